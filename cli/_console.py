@@ -1,0 +1,61 @@
+"""What all commands share: where words go, how bars look, which exit code means what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+#: Results go to standard output, everything else to standard error, so that results can be piped.
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    USAGE = 2  #: a wrong option, a path that does not exist
+    DATA = 3  #: the data does not allow it; the message names file, value and remedy
+    ENVIRONMENT = 4  #: no device, no space, no permission
+    INTERRUPTED = 5  #: stopped by the user or a signal; the same command goes on
+
+
+def fail(message: str, code: Exit = Exit.DATA) -> NoReturn:
+    """Say what is wrong in one paragraph and leave."""
+    # Plain text: a file name may hold square brackets, which rich would take for markup.
+    err.print(f"error: {message}", markup=False, highlight=False, style="red")
+    raise typer.Exit(code)
+
+
+def bars() -> Progress:
+    """An empty set of progress bars on standard error; plain lines when that is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def track(items: Iterable[T], *, title: str, total: int) -> Iterator[T]:
+    """A loop with a bar and the time left (a `medmamba.progress.Progress`)."""
+    with bars() as progress:
+        yield from progress.track(items, total=total, description=title)
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Show the library's notes: warnings always, the rest when asked to."""
+    handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[handler])

@@ -1,0 +1,57 @@
+"""The medmamba command: one application, one file per sub-command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from medmamba.cli._console import Exit, err, set_up_logging
+
+app = typer.Typer(
+    name="medmamba",
+    help="Medical image segmentation with Mamba networks: from a folder of labelled scans to predictions and scores.",
+    epilog="Exit codes: 0 done, 2 wrong usage, 3 the data does not allow it, 4 the machine does not, 5 interrupted "
+    "(the same command goes on).",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"medmamba {version('medmamba')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is going on.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    set_up_logging(verbose)
+
+
+def main() -> None:
+    """Run the command line; turn foreseeable errors into one paragraph and an exit code."""
+    try:
+        app()
+    except ValueError as error:
+        err.print(f"error: {error}", markup=False, highlight=False, style="red")
+        sys.exit(Exit.DATA)
+    except OSError as error:
+        err.print(f"error: {error}", markup=False, highlight=False, style="red")
+        sys.exit(Exit.ENVIRONMENT)
+    except KeyboardInterrupt:
+        err.print("interrupted", style="red")
+        sys.exit(Exit.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

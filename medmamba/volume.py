@@ -1,0 +1,182 @@
+"""A grid in space, and voxels on it.
+
+Frame: world coordinates are RAS millimetres (x to the patient's right, y to the front, z to the head), the frame of
+NIfTI. Arrays are indexed in array order ``[i, j, k]``, the order in which nibabel returns them; the affine
+maps the index of a voxel's centre to its world position. Nothing in this file reads or writes a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+#: Two grids count as the same one when no corner voxel moves further than this.
+GEOMETRY_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The grid of a 3D image: how many voxels along each axis and where each of them is.
+
+    Any invertible affine is allowed, shear included; an algorithm that needs orthogonal axes asks
+    ``is_orthogonal``. A 2D image is a grid with one slice.
+
+    Args:
+        shape: voxels along each of the three array axes, each at least 1.
+        affine: 4x4 matrix, float64, from voxel index to RAS millimetres.
+
+    Raises:
+        ValueError: if the shape does not have three positive entries, or the affine is not a finite, invertible
+            4x4 matrix with last row (0, 0, 0, 1).
+    """
+
+    shape: tuple[int, int, int]
+    affine: FloatArray
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"a grid needs three axes of at least one voxel, got shape {tuple(self.shape)}")
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.array_equal(affine[3], (0.0, 0.0, 0.0, 1.0)):
+            raise ValueError(f"an affine is a 4x4 matrix with last row 0 0 0 1, got {affine.tolist()}")
+        if not np.isfinite(affine).all():
+            raise ValueError(f"the affine holds NaN or infinite values: {affine[:3].tolist()}")
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        # Relative to the voxel size, so that micrometre voxels are not mistaken for a singular matrix.
+        if not lengths.all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
+            raise ValueError(
+                f"the affine is singular (voxel sizes {tuple(lengths.tolist())} mm, rows {affine[:3].tolist()}), "
+                "so voxels have no distinct positions; repair the header of the image"
+            )
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Geometry):
+            return NotImplemented
+        return self.shape == other.shape and np.array_equal(self.affine, other.affine)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine.tobytes()))
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each array axis, in millimetres."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
+    @property
+    def origin_mm(self) -> tuple[float, float, float]:
+        """World position of voxel (0, 0, 0), RAS millimetres."""
+        x, y, z = self.affine[:3, 3]
+        return float(x), float(y), float(z)
+
+    @property
+    def direction(self) -> FloatArray:
+        """3x3 matrix whose columns are the unit vectors of the array axes in RAS."""
+        return np.asarray(self.affine[:3, :3] / np.array(self.spacing_mm), dtype=np.float64)
+
+    @property
+    def orientation(self) -> str:
+        """Where each array axis points to, as three letters out of R/L, A/P, S/I, e.g. ``"LPS"``."""
+        direction = np.abs(self.direction)
+        # The assignment of axes to world directions with the largest total agreement: a greedy choice per axis
+        # could name one direction twice on an oblique grid.
+        permutations = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+        best = max(permutations, key=lambda p: float(sum(direction[p[axis], axis] for axis in range(3))))
+        letters = ("RL", "AP", "SI")
+        return "".join(letters[best[axis]][int(self.direction[best[axis], axis] < 0)] for axis in range(3))
+
+    def is_orthogonal(self, tolerance: float = 1e-3) -> bool:
+        """Whether the array axes are perpendicular to each other, to within ``tolerance`` (a cosine)."""
+        direction = self.direction
+        return bool(np.abs(direction.T @ direction - np.eye(3)).max() <= tolerance)
+
+    def corners_mm(self) -> FloatArray:
+        """World positions of the eight corner voxels' centres, (8, 3), RAS millimetres."""
+        index = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij")).reshape(3, -1)
+        return np.asarray((self.affine[:3, :3] @ index).T + self.affine[:3, 3], dtype=np.float64)
+
+    def distance_mm(self, other: Geometry) -> float:
+        """How far the two grids' corner voxels are apart at most; infinite for different shapes."""
+        if self.shape != other.shape:
+            return float("inf")
+        return float(np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max())
+
+    def allclose(self, other: Geometry, tolerance_mm: float = GEOMETRY_TOLERANCE_MM) -> bool:
+        """Whether both grids have the same shape and no voxel is further apart than the tolerance."""
+        return self.distance_mm(other) <= tolerance_mm
+
+    def difference(self, other: Geometry) -> str:
+        """In words, how ``other`` differs from this grid: for error messages."""
+        if self.shape != other.shape:
+            return f"shape {self.shape} against {other.shape}"
+        parts = []
+        if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=1e-4):
+            parts.append(f"spacing {_rounded(self.spacing_mm)} against {_rounded(other.spacing_mm)} mm")
+        if self.orientation != other.orientation:
+            parts.append(f"axes point {self.orientation} against {other.orientation}")
+        elif not np.allclose(self.direction, other.direction, atol=1e-4):
+            parts.append("axes are rotated against each other")
+        shift = float(np.linalg.norm(np.subtract(self.origin_mm, other.origin_mm)))
+        if shift > GEOMETRY_TOLERANCE_MM:
+            parts.append(f"origin shifted by {shift:.4g} mm")
+        return ", ".join(parts) or f"corners up to {self.distance_mm(other):.4g} mm apart"
+
+    def cropped(self, start: Sequence[int], stop: Sequence[int]) -> Geometry:
+        """The grid of the box ``[start, stop)`` in voxel indices of this grid.
+
+        Raises:
+            ValueError: if the box is empty or reaches outside the grid.
+        """
+        for begin, end, size in zip(start, stop, self.shape, strict=True):
+            if not 0 <= begin < end <= size:
+                raise ValueError(f"box from {tuple(start)} to {tuple(stop)} does not lie inside {self.shape}")
+        affine = self.affine.copy()
+        affine[:3, 3] = self.affine[:3, :3] @ np.asarray(start, dtype=np.float64) + self.affine[:3, 3]
+        i, j, k = (int(end) - int(begin) for begin, end in zip(start, stop, strict=True))
+        return Geometry((i, j, k), affine)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels on a grid.
+
+    Args:
+        array: (C, I, J, K), channels first; any real dtype.
+        geometry: the grid; its shape is (I, J, K).
+
+    Raises:
+        ValueError: if the array does not fit the grid.
+    """
+
+    array: NDArray[Any]
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape or self.array.shape[0] < 1:
+            raise ValueError(
+                f"a volume holds channels x {self.geometry.shape} voxels, got an array of {self.array.shape}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """How many values each voxel holds."""
+        return int(self.array.shape[0])
+
+    def with_array(self, array: NDArray[Any]) -> Volume:
+        """Other voxels on the same grid."""
+        return Volume(array, self.geometry)
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.5g}") for value in values)

@@ -1,0 +1,121 @@
+"""Frozen dataclasses to JSON and back, refusing what does not belong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON data (dicts, lists, numbers, strings) of a tree of dataclasses and tuples."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(cls: type[T], data: Any, where: str) -> T:
+    """Build the dataclass ``cls`` from JSON data.
+
+    Args:
+        cls: a dataclass whose fields are annotated with JSON types, tuples, Literals or dataclasses.
+        data: what ``json.load`` returned.
+        where: name of the place, for error messages, e.g. the path of the file.
+
+    Raises:
+        ValueError: for a missing or unknown key or a value of the wrong kind, naming the place.
+    """
+    return typing.cast(T, _build(cls, data, where))
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _build_dataclass(kind, data, where)
+    if origin in (types.UnionType, typing.Union):
+        if data is None and type(None) in arguments:
+            return None
+        (kind,) = (argument for argument in arguments if argument is not type(None))
+        return _build(kind, data, where)
+    if origin is typing.Literal:
+        if data not in arguments:
+            raise ValueError(f"{where}: must be one of {', '.join(map(repr, arguments))}, got {data!r}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise ValueError(f"{where}: must be a list, got {data!r}")
+        if arguments[-1] is Ellipsis:
+            return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+        if len(data) != len(arguments):
+            raise ValueError(f"{where}: must have {len(arguments)} entries, got {len(data)}")
+        return tuple(_build(a, d, f"{where}[{i}]") for i, (a, d) in enumerate(zip(arguments, data, strict=True)))
+    if origin is dict:
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: must be an object, got {data!r}")
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
+    if kind is Any:
+        return data
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
+        raise ValueError(f"{where}: must be of type {kind.__name__}, got {data!r}")
+    return data
+
+
+def _build_dataclass(cls: type[Any], data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: must be an object, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise ValueError(f"{where}: missing key {', '.join(missing)}")
+    try:
+        return cls(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in data.items()})
+    except ValueError as error:
+        # Values that are each fine but do not fit together are found by the class itself, which knows no file.
+        raise error if str(error).startswith(where) else ValueError(f"{where}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not JSON, naming file and line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Write a JSON file so that a reader meets the old or the new content, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

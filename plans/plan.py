@@ -1,0 +1,275 @@
+"""A plan: every decision between a folder of scans and a trained network, as data.
+
+Letters and orders. "Network axis order" is the order of axes in the arrays a network sees: ``axes[i]`` names the array
+axis (see `medmamba.volume`) that network axis ``i`` is taken from. nnU-Net reads volumes with the array axes reversed
+and moves the coarsest axis to the front; with ``axes`` that becomes one permutation, and patch size, spacing
+and strides are the numbers nnU-Net's own plan holds. A 2D plan works on slices across the first network axis:
+its patch size, spacing and strides have two entries, those of the other two axes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from medmamba.labels import Labels
+from medmamba.plans._json import from_json, read_json, to_json, write_json
+
+#: Rises with every change of meaning of a field.
+SCHEMA = 1
+
+Configuration = Literal["2d", "3d_fullres"]
+Normalization = Literal["zscore", "ct", "none", "rescale_0_1", "rgb_0_1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntensityStatistics:
+    """Intensities of one channel inside the foreground labels, over the training cases."""
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelPlan:
+    """How one image channel is normalised.
+
+    Args:
+        name: name of the channel in the data set.
+        normalization: the scheme, see `medmamba.data.preprocess`.
+        use_mask: normalise with the statistics of non-zero voxels and leave the others at zero.
+        intensities: statistics of the training cases' foreground.
+    """
+
+    name: str
+    normalization: Normalization
+    use_mask: bool
+    intensities: IntensityStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """Spline orders, and when the coarse axis is resampled on its own.
+
+    Args:
+        image_order: spline order for images.
+        label_order: spline order for the indicator of each label.
+        logits_order: spline order for network outputs on their way back to the case's grid.
+        coarse_axis_order: spline order along the coarse axis of anisotropic images.
+        anisotropy_threshold: an image is anisotropic when its largest spacing is more than this times its smallest.
+    """
+
+    image_order: int = 3
+    label_order: int = 1
+    logits_order: int = 1
+    coarse_axis_order: int = 0
+    anisotropy_threshold: float = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """The only thing planner and network agree on.
+
+    Args:
+        patch_size: voxels of the network's input, two or three entries.
+        strides: downsampling at the entry of each stage; the first is all ones.
+        kernel_sizes: convolution kernel of each stage, odd numbers.
+        features: channels of each stage.
+
+    Raises:
+        ValueError: if the lists do not fit together or the patch cannot be divided by the strides.
+    """
+
+    patch_size: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    features: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        stages = len(self.features)
+        if self.dims not in (2, 3) or stages < 2 or len(self.strides) != stages or len(self.kernel_sizes) != stages:
+            raise ValueError(
+                f"a topology needs a 2D or 3D patch and the same number (two or more) of strides, kernel sizes and "
+                f"features, got patch {self.patch_size} and {len(self.strides)}, {len(self.kernel_sizes)}, {stages}"
+            )
+        for row in (*self.strides, *self.kernel_sizes):
+            if len(row) != self.dims or min(row) < 1:
+                raise ValueError(f"strides and kernel sizes need {self.dims} positive entries, got {row}")
+        if any(size % 2 == 0 for row in self.kernel_sizes for size in row):
+            raise ValueError(f"kernel sizes must be odd, got {self.kernel_sizes}")
+        for axis, (size, divisor) in enumerate(zip(self.patch_size, self.total_stride, strict=True)):
+            if size < 1 or size % divisor:
+                nearest = max(divisor, round(size / divisor) * divisor)
+                raise ValueError(
+                    f"patch size {self.patch_size} must be divisible by the product of strides {self.total_stride}; "
+                    f"nearest for axis {axis} is {nearest}"
+                )
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+    @property
+    def total_stride(self) -> tuple[int, ...]:
+        """Product of all strides, per axis."""
+        product = [1] * self.dims
+        for row in self.strides:
+            product = [p * s for p, s in zip(product, row, strict=True)]
+        return tuple(product)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPlan:
+    """Which network of the registry, with which options."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """The recipe; defaults are nnU-Net's.
+
+    Args:
+        batch_size: patches per step.
+        batch_dice: compute the Dice loss over the whole batch instead of per patch.
+        epochs: number of epochs.
+        steps_per_epoch: optimiser steps in an epoch; between epochs the network is validated.
+        validation_steps: batches in a validation between epochs.
+        learning_rate: at the start; decays with ``(1 - progress) ** poly_exponent``.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: L2 penalty.
+        poly_exponent: see ``learning_rate``.
+        gradient_clip: largest norm of the gradient.
+        oversample_foreground: share of patches centred on a foreground voxel.
+        deep_supervision: compute the loss also on coarser outputs, weights 1, 1/2, 1/4, ...
+        mirror_axes: network axes of the patch that augmentation and prediction may flip.
+        rotation_degrees: largest rotation of augmentation about each axis.
+        seed: of everything random.
+    """
+
+    batch_size: int
+    batch_dice: bool
+    epochs: int = 1000
+    steps_per_epoch: int = 250
+    validation_steps: int = 50
+    learning_rate: float = 1e-2
+    momentum: float = 0.99
+    weight_decay: float = 3e-5
+    poly_exponent: float = 0.9
+    gradient_clip: float = 12.0
+    oversample_foreground: float = 0.33
+    deep_supervision: bool = True
+    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    rotation_degrees: float = 30.0
+    seed: int = 1234
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSettings:
+    """Sliding window: windows overlap by this share, and are averaged over flips of the mirror axes."""
+
+    overlap: float = 0.5
+    mirror: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything between a folder of scans and a trained network.
+
+    Args:
+        dataset: name of the data set.
+        dataset_root: where it was when the plan was made; not part of the digest.
+        configuration: ``2d`` or ``3d_fullres``.
+        channels: normalisation of each image channel.
+        labels: meaning of the label values.
+        axes: array axis that each network axis is taken from.
+        spacing_mm: voxel size after resampling, network axis order; the last two axes in a 2D plan.
+        median_shape: median size of a case after resampling, same order; for information.
+        resampling: spline orders.
+        network: the network.
+        topology: its shape.
+        train: the recipe.
+        inference: the sliding window.
+        file_ending: of the data set's images; predictions get the same.
+        schema: version of this format.
+    """
+
+    dataset: str
+    dataset_root: str
+    configuration: Configuration
+    channels: tuple[ChannelPlan, ...]
+    labels: Labels
+    axes: tuple[int, int, int]
+    spacing_mm: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    resampling: Resampling
+    network: NetworkPlan
+    topology: Topology
+    train: TrainSettings
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    file_ending: str = ".nii.gz"
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"plan has schema {self.schema}, this version of medmamba reads {SCHEMA}")
+        if sorted(self.axes) != [0, 1, 2]:
+            raise ValueError(f"axes must be a permutation of 0, 1, 2, got {self.axes}")
+        if len(self.spacing_mm) != self.topology.dims or min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing needs {self.topology.dims} positive entries, got {self.spacing_mm}")
+        if self.topology.dims != (2 if self.configuration == "2d" else 3):
+            raise ValueError(f"a {self.configuration} plan cannot have a patch of {self.topology.patch_size}")
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a plan, naming the key that is wrong.
+        """
+        return from_json(cls, read_json(path), str(path))
+
+    def save(self, path: Path) -> None:
+        """Write the plan as readable JSON."""
+        write_json(to_json(self), path)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with every decision, and not with the place of the data."""
+        return _digest(replace(self, dataset_root=""))
+
+    def preprocessing_digest(self) -> str:
+        """As `digest`, of those decisions alone that preprocessed cases depend on."""
+        return _digest((self.schema, self.channels, self.labels, self.axes, self.spacing_mm, self.resampling))
+
+    def override(self, key: str, value: Any) -> Plan:
+        """A plan with one field changed, e.g. ``plan.override("train.epochs", 250)``.
+
+        Raises:
+            ValueError: if there is no such field or the value does not fit it.
+        """
+        data = to_json(self)
+        *parents, last = key.split(".")
+        node = data
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        # Options of a network are its own business and may name anything.
+        if not isinstance(node, dict) or (last not in node and parents[-2:] != ["network", "options"]):
+            raise ValueError(f"the plan has no field {key!r}; open its JSON to see the names")
+        node[last] = value
+        return from_json(Plan, data, "plan")
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
