@@ -1,0 +1,288 @@
+"""Sixteen float32 lanes as one value in Numba code.
+
+Loops that a compiler may or may not vectorise are no ground to build on, so the scan's kernels spell their vectors out.
+LLVM maps the sixteen lanes to one AVX-512, two AVX or four SSE/NEON registers. No fast-math flag is set: NaN and
+infinities follow IEEE 754, and sums keep their order; only multiply-adds may fuse.
+
+Memory is named by its address, an integer: Numba counts references to arrays, and inside a loop that costs more than
+the arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, register_model
+
+#: Lanes of one vector: channels that are worked on together.
+LANES = 16
+
+_F32 = ir.FloatType()
+_I32 = ir.IntType(32)
+_VEC = ir.VectorType(_F32, LANES)
+_IVEC = ir.VectorType(_I32, LANES)
+_MASK = ir.VectorType(_I32, LANES)
+
+_LOG2E = math.log2(math.e)
+#: ln 2 in two parts; products of the first with small integers are exact in float32.
+_LN2_HIGH, _LN2_LOW = 0.693359375, math.log(2.0) - 0.693359375
+#: Adding it to a float32 leaves the rounded integer, plus the 126 of the exponent field, in the low bits.
+_ROUND = 1.5 * 2**23 + 126
+
+
+class Lanes(types.Type):
+    """Numba's name for the vector."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes16f32")
+
+
+lanes = Lanes()
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]  # numba has no types
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VEC)
+
+
+def _fit(function: Any, low: float, high: float, degree: int) -> list[float]:
+    """Coefficients, constant first, of the polynomial through the Chebyshev points: close to the best one."""
+    fitted = np.polynomial.chebyshev.Chebyshev.interpolate(function, degree, domain=[low, high])
+    return [float(c) for c in fitted.convert(kind=np.polynomial.Polynomial).coef]
+
+
+_EXP2 = _fit(np.exp2, -0.5, 0.5, 6)
+_EXP = _fit(np.exp, -0.5 * math.log(2.0) - 1e-6, 0.5 * math.log(2.0) + 1e-6, 6)
+#: log1p(w) = s p(s^2) with s = w / (2 + w) up to 1/3: 2 atanh(s) / s.
+_ATANH = _fit(lambda q: 2 * np.arctanh(np.sqrt(q)) / np.sqrt(q), 1e-9, 1 / 9, 5)
+
+
+class _Vectors:
+    """Writes vector instructions."""
+
+    def __init__(self, builder: Any) -> None:
+        self.b = builder
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(_VEC, [float(np.float32(value))] * LANES)
+
+    def call(self, name: str, *args: Any) -> Any:
+        kind = ir.FunctionType(_VEC, [_VEC] * len(args))
+        function = self.b.module.declare_intrinsic(f"llvm.{name}.v{LANES}f32", (), kind)
+        return self.b.call(function, args)
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        return self.call("fmuladd", x, y, z)
+
+    def at_least(self, low: float, x: Any) -> Any:
+        """The larger of two; NaN stays."""
+        return self.b.select(self.b.fcmp_ordered("<", x, self.constant(low)), self.constant(low), x)
+
+    def at_most(self, high: float, x: Any) -> Any:
+        return self.b.select(self.b.fcmp_ordered(">", x, self.constant(high)), self.constant(high), x)
+
+    def polynomial(self, x: Any, coefficients: list[float]) -> Any:
+        total = self.constant(coefficients[-1])
+        for c in reversed(coefficients[:-1]):
+            total = self.fma(total, x, self.constant(c))
+        return total
+
+    def _scale(self, rounded: Any) -> Any:
+        """2^(n - 1) from n + 126 in the low bits; 0 for n = -126, so that twice it flushes what is below 2^-125.5."""
+        bits = self.b.bitcast(rounded, _IVEC)
+        return self.b.bitcast(self.b.shl(bits, ir.Constant(_IVEC, [23] * LANES)), _VEC)
+
+    def exp2(self, x: Any) -> Any:
+        x = self.at_most(129.0, self.at_least(-126.0, x))
+        rounded = self.b.fadd(x, self.constant(_ROUND))
+        rest = self.b.fsub(x, self.b.fsub(rounded, self.constant(_ROUND)))
+        return self.b.fmul(self.polynomial(rest, [2 * c for c in _EXP2]), self._scale(rounded))
+
+    def exp(self, x: Any) -> Any:
+        """Of arguments up to 0 or a little above; more careful with large ones than exp2 of a product."""
+        x = self.at_most(89.0, self.at_least(-87.3, x))
+        rounded = self.fma(x, self.constant(_LOG2E), self.constant(_ROUND))
+        n = self.b.fsub(rounded, self.constant(_ROUND))
+        rest = self.fma(n, self.constant(-_LN2_LOW), self.fma(n, self.constant(-_LN2_HIGH), x))
+        return self.b.fmul(self.polynomial(rest, [2 * c for c in _EXP]), self._scale(rounded))
+
+    def sigmoid(self, x: Any) -> Any:
+        one = self.constant(1.0)
+        return self.b.fdiv(one, self.b.fadd(one, self.exp(self.b.fneg(x))))
+
+    def softplus(self, x: Any) -> Any:
+        """log(1 + exp(x)), and x itself above 20."""
+        small = self.exp(self.b.fneg(self.call("fabs", x)))
+        s = self.b.fdiv(small, self.b.fadd(self.constant(2.0), small))
+        log1p = self.b.fmul(s, self.polynomial(self.b.fmul(s, s), _ATANH))
+        return self.b.select(
+            self.b.fcmp_ordered(">", x, self.constant(20.0)), x, self.b.fadd(self.at_least(0.0, x), log1p)
+        )
+
+    def softplus_slope(self, x: Any) -> Any:
+        one = self.constant(1.0)
+        return self.b.select(self.b.fcmp_ordered(">", x, self.constant(20.0)), one, self.sigmoid(x))
+
+    def shuffle(self, x: Any, y: Any, picks: list[int]) -> Any:
+        return self.b.shuffle_vector(x, y, ir.Constant(_MASK, picks))
+
+
+def _element(builder: Any, address: Any, index: Any) -> Any:
+    """Pointer to an element of the floats that start at an address."""
+    return builder.gep(builder.inttoptr(address, _F32.as_pointer()), [index])
+
+
+def _vector(builder: Any, address: Any, index: Any) -> Any:
+    """Pointer to the sixteen floats from an element on."""
+    return builder.bitcast(_element(builder, address, index), _VEC.as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def load(_: Any, address: Any, index: Any) -> Any:
+    """Sixteen of the floats at an address, from an element on."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_vector(builder, *args), align=4)
+
+    return lanes(types.int64, types.int64), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def get(_: Any, address: Any, index: Any) -> Any:
+    """One of the floats at an address."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_element(builder, *args))
+
+    return types.float32(types.int64, types.int64), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def put(_: Any, address: Any, index: Any, value: Any) -> Any:
+    """Write one float."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _element(builder, *args[:2]))
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, types.float32), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def store(_: Any, address: Any, index: Any, value: Any) -> Any:
+    """Write sixteen floats, from an element on."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _vector(builder, *args[:2]), align=4)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, lanes), write
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    blank = ir.Constant(_VEC, ir.Undefined)
+    first = builder.insert_element(blank, value, ir.Constant(_I32, 0))
+    return _Vectors(builder).shuffle(first, blank, [0] * LANES)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def splat(_: Any, value: Any) -> Any:
+    """One float in all lanes."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0])
+
+    return lanes(types.float32), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def spread(_: Any, address: Any, index: Any) -> Any:
+    """One element in all lanes."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, builder.load(_element(builder, *args)))
+
+    return lanes(types.int64, types.int64), write
+
+
+def _operation(emit: Any, arity: int, text: str) -> Any:
+    """A function of vectors to a vector, as a Numba intrinsic."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit(_Vectors(builder), *args)
+
+    signature = lanes(*[lanes] * arity)
+
+    def one(_: Any, x: Any) -> Any:
+        return signature, write
+
+    def two(_: Any, x: Any, y: Any) -> Any:
+        return signature, write
+
+    def three(_: Any, x: Any, y: Any, z: Any) -> Any:
+        return signature, write
+
+    typed: Any = (one, two, three)[arity - 1]  # numba reads the number of arguments off the function
+    typed.__doc__ = text
+    return intrinsic(typed)
+
+
+add = _operation(lambda v, x, y: v.b.fadd(x, y), 2, "x + y.")
+sub = _operation(lambda v, x, y: v.b.fsub(x, y), 2, "x - y.")
+mul = _operation(lambda v, x, y: v.b.fmul(x, y), 2, "x y.")
+fma = _operation(lambda v, x, y, z: v.fma(x, y, z), 3, "x y + z.")
+exp2 = _operation(lambda v, x: v.exp2(x), 1, "2^x.")
+sigmoid = _operation(lambda v, x: v.sigmoid(x), 1, "1 / (1 + exp(-x)).")
+softplus = _operation(lambda v, x: v.softplus(x), 1, "log(1 + exp(x)); x itself above 20.")
+softplus_slope = _operation(lambda v, x: v.softplus_slope(x), 1, "Derivative of softplus.")
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def transpose(_: Any, source: Any, start: Any, stride: Any, target: Any, begin: Any, step: Any) -> Any:
+    """Copy sixteen rows of sixteen floats, transposed; rows start ``stride`` and ``step`` elements apart."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source, start, stride, target, begin, step = args
+        v = _Vectors(builder)
+        rows, where = [], start
+        for _row in range(LANES):
+            rows.append(builder.load(_vector(builder, source, where), align=4))
+            where = builder.add(where, stride)
+        low = [k for i in range(LANES // 2) for k in (i, LANES + i)]
+        high = [k for i in range(LANES // 2, LANES) for k in (i, LANES + i)]
+        half = LANES // 2
+        for _round in range(4):  # a perfect shuffle of the rows' elements, four times, is the transpose
+            pairs = [(rows[i], rows[i + half]) for i in range(half)]
+            rows = [v.shuffle(x, y, picks) for x, y in pairs for picks in (low, high)]
+        where = begin
+        for row in rows:
+            builder.store(row, _vector(builder, target, where), align=4)
+            where = builder.add(where, step)
+        return context.get_dummy_value()
+
+    wide = types.int64
+    return types.none(*[wide] * 6), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def sum_rows(_: Any, address: Any, start: Any) -> Any:
+    """Sum each of sixteen vectors that lie one after the other: lane i holds the sum of vector i."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        v = _Vectors(builder)
+        even, odd = list(range(0, 2 * LANES, 2)), list(range(1, 2 * LANES, 2))
+        rows = []
+        for i in range(LANES):
+            where = builder.add(args[1], ir.Constant(ir.IntType(64), i * LANES))
+            rows.append(builder.load(_vector(builder, args[0], where), align=4))
+        while len(rows) > 1:
+            pairs = zip(rows[::2], rows[1::2], strict=True)
+            rows = [builder.fadd(v.shuffle(x, y, even), v.shuffle(x, y, odd)) for x, y in pairs]
+        return rows[0]
+
+    return lanes(types.int64, types.int64), write

@@ -1,0 +1,160 @@
+"""Which backend runs a selective scan."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from ._arguments import check_arguments
+from .cpu_scan import selective_scan_cpu
+from .reference import selective_scan_reference
+
+_log = logging.getLogger(__name__)
+
+#: Names a backend for every call that does not name one itself.
+ENVIRONMENT_VARIABLE = "MEDMAMBA_SCAN_BACKEND"
+
+Backend = Callable[..., tuple[Tensor, Tensor]]
+
+_BACKENDS: dict[str, Backend] = {"cpu": selective_scan_cpu, "reference": selective_scan_reference}
+
+
+def backends() -> tuple[str, ...]:
+    """Names that ``selective_scan(backend=...)`` and the environment variable accept."""
+    return tuple(_BACKENDS)
+
+
+@cache
+def _announce(name: str, device: str, why: str) -> None:
+    """Say once for each device which backend runs."""
+    _log.info("selective scan on %s: backend %r (%s)", device, name, why)
+
+
+@cache
+def _warn_slow(device: str) -> None:
+    _log.warning("selective scan on %s: no fast backend for this device; the plain loop of 'reference' is slow", device)
+
+
+def _choose(asked: str | None, device: str) -> str:
+    """The backend's name: the argument, else the environment variable, else what suits the device."""
+    name, why = asked, "as asked"
+    if name is None:
+        name, why = os.environ.get(ENVIRONMENT_VARIABLE) or None, f"from {ENVIRONMENT_VARIABLE}"
+    if name is None:
+        name, why = ("cpu" if device == "cpu" else "reference"), "by device"
+        if device != "cpu" and not torch.compiler.is_compiling():
+            _warn_slow(device)
+    if name not in _BACKENDS:
+        raise ValueError(f"selective_scan: backend must be one of {', '.join(_BACKENDS)}, but is {name!r} ({why})")
+    if name == "cpu" and device != "cpu":
+        raise ValueError(f"selective_scan: backend 'cpu' must get tensors on the CPU, but u is on {device} ({why})")
+    if not torch.compiler.is_compiling():
+        _announce(name, device, why)
+    return name
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    return_last_state: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    return_last_state: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run a selective scan with the backend that suits the device.
+
+    Shapes and formulas: :func:`~medmamba.kernels.reference.selective_scan_reference`.
+
+    Args:
+        u: (B, D, L) input.
+        delta: (B, D, L) step sizes.
+        A: (D, N) decay, real; N from 1 to 256.
+        B: (D, N), (B, N, L) or (B, G, N, L).
+        C: like B.
+        D: (D,) weight of the path past the states.
+        z: (B, D, L) gate.
+        delta_bias: (D,) added to delta.
+        delta_softplus: whether softplus makes the step sizes positive.
+        initial_state: (B, D, N); None: zeros.
+        return_last_state: whether to return the state after the last step too.
+        backend: one of :func:`backends`; None: what the environment variable MEDMAMBA_SCAN_BACKEND names, else what
+            suits the device.
+
+    Returns:
+        y (B, D, L) in the type of u, or (y, last state) with the state (B, D, N).
+
+    Raises:
+        TypeError: if a tensor is not of a real floating point type.
+        ValueError: if shapes or devices do not fit together, or if there is no such backend.
+    """
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    run = _BACKENDS[_choose(backend, u.device.type)]
+    y, last_state = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+    return (y, last_state) if return_last_state else y

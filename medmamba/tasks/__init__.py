@@ -1,0 +1,1 @@
+"""What differs between segmentation and the tasks to come: batches, loss, score."""

@@ -1,0 +1,212 @@
+"""The compiled CPU backend against the oracle, and what PyTorch asks of an operator."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
+
+from medmamba.kernels import _cpu_job, cpu_scan, selective_scan
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch) -> None:
+    """What a kernel reads before it writes it becomes NaN in the results."""
+    fresh = _cpu_job._scratch
+
+    def poisoned(size: int) -> np.ndarray:
+        memory = fresh(size)
+        memory.fill(np.nan)
+        return memory
+
+    monkeypatch.setattr(_cpu_job, "_scratch", poisoned)
+
+
+def assert_close_to_exact(scan, arguments, *, softplus: bool = True, tolerance: float = 1e-5) -> None:
+    """The largest error against float64, over the largest value, is what a few roundings cost."""
+    results, expected = (
+        scan(arguments, "cpu", softplus=softplus),
+        scan(arguments, "reference", softplus=softplus, exact=True),
+    )
+    assert results.keys() == expected.keys()
+    for name, value in expected.items():
+        own = results[name].double()
+        assert own.shape == value.shape, name
+        if value.numel():
+            scale = float(value.abs().max())
+            assert float((own - value).abs().max()) <= tolerance * scale + 1e-9, name
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.integers(0, 3),
+    per_group=st.integers(1, 35),
+    states=st.integers(1, 18),
+    length=st.integers(0, 70),
+    groups=st.sampled_from([(1, 1), (2, 2), (1, 3), (2, 3), (None, 1), (2, None), (None, None)]),
+    optional=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape_agrees_with_the_oracle(batch, per_group, states, length, groups, optional, seed, arguments, scan):
+    channels = per_group if groups == (1, 1) else 6 * (per_group % 4 + 1)
+    given = arguments(batch, channels, states, length, groups=groups, optional=optional, seed=seed)
+    if not optional:
+        given["delta"] = given["delta"].abs() * 0.1
+    assert_close_to_exact(scan, given, softplus=optional)
+
+
+@pytest.mark.parametrize("states", [1, 16, 256])
+def test_any_number_of_states_agrees_with_the_oracle(states, arguments, scan) -> None:
+    assert_close_to_exact(scan, arguments(1, 17, states, 66))
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "z", "B", "C", "initial_state"])
+def test_strided_argument_gives_the_same_as_a_compact_one(name, arguments, scan) -> None:
+    given = arguments(2, 18, 4, 67)
+    expected = scan(given, "cpu")
+    strided = given | {name: given[name].transpose(1, 2).contiguous().transpose(1, 2)}
+    assert not strided[name].is_contiguous()
+    expanded = given[name].repeat_interleave(2, dim=-1)[..., ::2]
+    for variant in (strided, given | {name: expanded}):
+        for key, value in scan(variant, "cpu").items():
+            assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(kind, arguments, scan) -> None:
+    given = arguments(1, 18, 4, 67, kind=kind)
+    half, single = scan(given, "cpu"), scan({k: v.float() for k, v in given.items()}, "cpu")
+    assert half["last_state"].dtype == torch.float32
+    assert torch.equal(half["last_state"], single["last_state"])
+    assert torch.equal(half["y"], single["y"].to(kind))
+    assert all(half[f"grad/{name}"].dtype == kind for name in given)
+
+
+def test_float64_is_left_to_the_reference(arguments) -> None:
+    given = arguments(1, 3, 2, 5, kind=torch.float64)
+    assert torch.equal(selective_scan(**given, backend="cpu"), selective_scan(**given, backend="reference"))
+
+
+@pytest.mark.parametrize("channels", [5, 40])
+def test_result_is_the_same_for_any_number_of_threads(channels, arguments, scan, monkeypatch) -> None:
+    monkeypatch.setattr(_cpu_job, "SEGMENT", 128)
+    monkeypatch.setattr(_cpu_job, "SHARES", 1)
+    given, before, results = arguments(1, channels, 4, 1000, groups=(1, 1)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            results.append(scan(given, "cpu"))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for name, value in results[0].items():
+            assert torch.equal(other[name], value), name
+
+
+@pytest.mark.parametrize("groups", [(1, 1), (None, 1)])
+def test_lone_block_cut_along_its_length_agrees_with_the_oracle(groups, arguments, scan, monkeypatch) -> None:
+    monkeypatch.setattr(_cpu_job, "SEGMENT", 128)
+    assert_close_to_exact(scan, arguments(1, 5, 3, 700, groups=groups))
+
+
+def test_shares_of_the_gradient_of_b_are_summed_in_windows(arguments, scan, monkeypatch) -> None:
+    monkeypatch.setattr(_cpu_job, "SHARES", 1)
+    assert_close_to_exact(scan, arguments(2, 36, 3, 600, groups=(2, 1)))
+
+
+def test_scan_in_two_halves_is_the_scan(arguments) -> None:
+    given = arguments(2, 18, 4, 130)
+    y, state = selective_scan(**given, return_last_state=True, delta_softplus=True, backend="cpu")
+    along = ("u", "delta", "z", "B", "C")
+    first, second = ({**given, **{k: given[k][..., part] for k in along}} for part in (slice(0, 70), slice(70, None)))
+    y1, middle = selective_scan(**first, return_last_state=True, delta_softplus=True, backend="cpu")
+    y2, end = selective_scan(**second | {"initial_state": middle}, return_last_state=True, delta_softplus=True)
+    torch.testing.assert_close(torch.cat([y1, y2], 2), y, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(end, state, rtol=1e-5, atol=1e-6)
+
+
+def test_nan_and_infinity_reach_the_same_places_as_in_the_reference(arguments) -> None:
+    for value in (float("nan"), float("inf")):
+        for name in ("u", "delta", "z", "B", "C", "A"):
+            given = arguments(1, 17, 3, 40)
+            given[name] = given[name].clone()
+            given[name][(0, *[1] * (given[name].dim() - 1))] = value
+            ours, reference = (selective_scan(**given, delta_softplus=True, backend=b) for b in ("cpu", "reference"))
+            assert torch.equal(ours.isfinite(), reference.isfinite()), (name, value)
+
+
+def test_operator_keeps_its_promises_to_pytorch(arguments) -> None:
+    for groups in ((1, 1), (2, 2), (None, 1)):
+        given = arguments(1, 4, 2, 5, groups=groups)
+        names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+        leaves = [given[k].requires_grad_() for k in names]
+        torch.library.opcheck(cpu_scan._forward, (*leaves, True, True))
+        torch.library.opcheck(
+            cpu_scan._forward, (*[t.detach() for t in leaves[:5]], None, None, None, None, False, False)
+        )
+
+
+def test_compiled_model_gives_the_same(arguments, scan) -> None:
+    def model(u, delta, A, B, C, D, z):
+        y, state = selective_scan(u * 2, delta, A, B, C, D, z, delta_softplus=True, return_last_state=True)
+        return (y.square().sum() + state.sum()) * 0.5
+
+    given = arguments(1, 18, 3, 20)
+    names = ("u", "delta", "A", "B", "C", "D", "z")
+    results = []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        leaves = [given[k].clone().requires_grad_() for k in names]
+        loss = run(*leaves)
+        loss.backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for own, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, own)
+
+
+def test_second_derivative_is_refused_with_the_way_out(arguments) -> None:
+    given = {k: v.requires_grad_() for k, v in arguments(1, 3, 2, 4).items()}
+    (grad,) = torch.autograd.grad(selective_scan(**given, backend="cpu").sum(), given["u"], create_graph=True)
+    with pytest.raises(RuntimeError, match="use backend='reference'"):
+        grad.sum().backward()
+
+
+def test_gradient_is_none_where_none_is_wanted(arguments) -> None:
+    given = arguments(1, 3, 2, 4)
+    given["A"].requires_grad_()
+    selective_scan(**given, backend="cpu").sum().backward()
+    assert given["A"].grad is not None
+    assert given["u"].grad is None
+
+
+class Scans(Dataset):
+    def __init__(self, given) -> None:
+        self.given = given
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        torch.set_num_threads(2)
+        return selective_scan(**self.given, delta_softplus=True, backend="cpu")
+
+
+def test_worker_processes_can_scan_after_the_parent_did(arguments) -> None:
+    given, before = arguments(1, 40, 4, 65), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        expected = selective_scan(**given, delta_softplus=True, backend="cpu")
+    finally:
+        torch.set_num_threads(before)
+    loader = DataLoader(Scans(given), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    for result in loader:
+        assert torch.equal(result, expected)
+
+
+def test_forked_process_gets_threads_of_its_own(arguments) -> None:
+    _cpu_job._run([lambda: None] * 2)
+    assert _cpu_job._pool is None or _cpu_job._pool[0] == os.getpid()

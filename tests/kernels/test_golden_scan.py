@@ -1,0 +1,64 @@
+"""Every backend against the scan of the published implementation, outputs and gradients."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from medmamba.kernels import backends, selective_scan
+
+FOLDER = Path(os.environ.get("MEDMAMBA_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "golden"
+FILES = sorted(FOLDER.glob("op_selective_scan__*.safetensors"))
+if not FILES:
+    pytest.skip(f"no golden scan files in {FOLDER}; set MEDMAMBA_SHARED to their parent", allow_module_level=True)
+
+INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+#: Our error may be this many times what float32 costs the published implementation.
+MARGIN = 10
+#: What one rounding of the largest value costs; for results that the published implementation happens to hit exactly.
+FLOOR = 2.0**-23
+
+
+def read(path: Path, *, exact: bool) -> tuple[dict[str, torch.Tensor], dict]:
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        facts = json.loads(file.metadata()["json"])
+    return {k: v.double() if exact else v for k, v in tensors.items()}, facts
+
+
+def run(tensors: dict[str, torch.Tensor], facts: dict, backend: str) -> dict[str, torch.Tensor]:
+    leaves = {n: tensors[f"input/{n}"].clone().requires_grad_() for n in INPUTS if f"input/{n}" in tensors}
+    softplus = facts["config"]["delta_softplus"]
+    y, state = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
+    y.backward(tensors["input/upstream_grad"])
+    grads = {f"grad/{n}": torch.zeros_like(v) if v.grad is None else v.grad for n, v in leaves.items()}
+    return {"out": y.detach(), "last_state": state.detach(), **grads}
+
+
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem.split("__")[1])
+def test_backend_is_as_close_to_float64_as_float32_allows(path: Path, backend: str) -> None:
+    tensors, facts = read(path, exact=False)
+    results = run(tensors, facts, backend)
+    for name, error in facts["fp32_vs_fp64"].items():
+        key = name if name.startswith("grad/") else f"output64/{name}"
+        worst = float((results[name].double() - tensors[key].double()).abs().max())
+        allowed = MARGIN * error["max_abs"] + FLOOR * max(error["ref_absmax"], 1e-30)
+        assert worst <= allowed, f"{name}: off by {worst:.2e}, allowed {allowed:.2e}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem.split("__")[1])
+def test_reference_in_float64_is_the_published_scan(path: Path) -> None:
+    tensors, facts = read(path, exact=True)
+    results = run(tensors, facts, "reference")
+    for name, result in results.items():
+        key = name if name.startswith("grad/") else f"output64/{name}"
+        tolerance = 1e-12 if key.startswith("output64") else 1e-7  # gradients are stored as float32
+        torch.testing.assert_close(
+            result, tensors[key], rtol=tolerance, atol=tolerance * float(result.abs().max() + 1e-30)
+        )
