@@ -1,0 +1,76 @@
+"""``medmamba dataset``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medmamba.cli._console import Exit, out, track
+
+if TYPE_CHECKING:
+    from medmamba.io.check import Finding
+
+app = typer.Typer(help="Look after data sets.", no_args_is_help=True)
+
+_STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+#: Cases with the same finding are named up to here, and counted beyond.
+_NAMED = 5
+
+
+@app.callback()
+def _group() -> None:
+    """A group, also while it has one command."""
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(exists=True, help="Folder of the data set.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: a list of findings.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings as well.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Files to read at the same time.")] = 4,
+) -> None:
+    """List all problems of a data set at once, before anything is computed.
+
+    Reads every file of the training cases once and changes nothing: layout, readable files, grids of channels and
+    labels, label values, intensities that are not finite, duplicates, folds. Exits 3 when there are errors.
+
+    Example:
+        medmamba dataset check Task04_Hippocampus
+    """
+    from medmamba.io.check import check_dataset
+
+    findings = check_dataset(path, track, workers=workers)
+    counts = {kind: sum(finding.severity == kind for finding in findings) for kind in _STYLES}
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _show(findings)
+        summary = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in counts.items() if number)
+        out.print(_printable(f"{path}: {summary or 'no problems found'}"), markup=False, highlight=False)
+    if counts["error"] or (strict and counts["warning"]):
+        raise typer.Exit(Exit.DATA)
+
+
+def _show(findings: list[Finding]) -> None:
+    """One line for each thing that is wrong, however many cases have it."""
+    same: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in findings:
+        same.setdefault((finding.severity, finding.rule, finding.message), []).append(finding)
+    for (severity, rule, message), group in same.items():
+        cases = [finding.case for finding in group if finding.case]
+        if len(group) > 1 and cases:
+            more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
+            place = f"{len(cases)} cases ({', '.join(cases[:_NAMED])}{more})"
+        else:
+            place = " ".join(filter(None, (group[0].case, f"({group[0].file})" if group[0].file else "")))
+        out.print(f"{severity} [{rule}] ", style=_STYLES[severity], end="", markup=False, highlight=False)
+        out.print(_printable(f"{place}: {message}" if place else message), markup=False, highlight=False)
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that no terminal's encoding knows."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,164 @@
+"""The values in a dataset.json and in a splits_final.json, read and judged one by one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from medmamba.case import Case, Split
+from medmamba.io._errors import DatasetError
+from medmamba.labels import Label, Labels
+from medmamba.plans._json import read_json
+
+
+def is_msd(facts: dict[str, Any]) -> bool:
+    """Decathlon labels go from value to name, nnU-Net's from name to value."""
+    labels = facts.get("labels")
+    return (
+        isinstance(labels, dict)
+        and bool(labels)
+        and all(str(key).isdecimal() and isinstance(value, str) for key, value in labels.items())
+    )
+
+
+def channel_names(where: Path, names: Any) -> tuple[str, ...]:
+    """Names of the channels in order, from ``{"0": name, ...}``; an MSD release has them as a list.
+
+    Raises:
+        DatasetError: if they are not numbered from 0 without gaps.
+    """
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
+    if not isinstance(names, dict) or not names or any(not str(key).isdecimal() for key in names):
+        raise DatasetError(f'{where}: \'channel_names\' must name each channel, such as {{"0": "T2"}}, got {names!r}')
+    ordered = sorted(names.items(), key=lambda item: int(item[0]))
+    if [int(key) for key, _ in ordered] != list(range(len(ordered))):
+        raise DatasetError(f"{where}: channels must be numbered from 0 without gaps, got {', '.join(names)}")
+    return tuple(str(name) for _, name in ordered)
+
+
+def file_ending(where: Path, ending: Any, known: tuple[str, ...]) -> str:
+    """The ending of all files.
+
+    Raises:
+        DatasetError: if no files with it can be read.
+    """
+    if not isinstance(ending, str) or ending.lower() not in known:
+        raise DatasetError(f"{where}: 'file_ending' must be one of {', '.join(known)}, got {ending!r}")
+    return ending
+
+
+def msd_labels(where: Path, declared: dict[str, str]) -> Labels:
+    """Labels of the Decathlon, by value.
+
+    Raises:
+        DatasetError: if they contradict each other.
+    """
+    values = sorted((int(value), name) for value, name in declared.items())
+    return _labels(where, tuple(Label(name=name, values=(value,)) for value, name in values if value != 0), (), None)
+
+
+def nnunet_labels(where: Path, facts: dict[str, Any]) -> Labels:
+    """Labels of nnU-Net, in the author's order, which is that of the network's outputs.
+
+    Raises:
+        DatasetError: if a key is missing or wrong.
+    """
+    if "labels" not in facts:
+        raise DatasetError(f"{where} has no key 'labels', which says what the label values mean")
+    declared = facts["labels"]
+    if not isinstance(declared, dict) or declared.get("background") != 0:
+        raise DatasetError(f"{where}: 'labels' must map names to values and have 'background': 0, got {declared!r}")
+    foreground = []
+    for name, values in declared.items():
+        several = values if isinstance(values, list) else [values]
+        if not several or not all(map(_is_integer, several)):
+            raise DatasetError(f"{where}: label {name!r} must be an integer or a list of them, got {values!r}")
+        if name not in ("background", "ignore"):
+            foreground.append(Label(name=name, values=tuple(several)))
+    ignore = declared.get("ignore")
+    if isinstance(ignore, list):
+        raise DatasetError(f"{where}: label 'ignore' must be one integer, got {ignore!r}")
+    regions = any(isinstance(values, list) and len(values) > 1 for values in declared.values())
+    return _labels(where, tuple(foreground), _region_order(where, facts, foreground) if regions else (), ignore)
+
+
+def nnunet_cases(where: Path, listed: Any) -> list[Case]:
+    """nnU-Net's optional list of files, relative to the data set, with variables of the environment filled in.
+
+    Raises:
+        DatasetError: naming the first entry that is wrong.
+    """
+    if not isinstance(listed, dict):
+        raise DatasetError(f"{where}: 'dataset' must map case ids to their files, got a {type(listed).__name__}")
+    cases = []
+    for case, entry in listed.items():
+        images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+        if not _are_names(images) or not isinstance(label, str):
+            raise DatasetError(f"{where}: dataset[{case!r}] must have 'images' (a list of files) and 'label' (a file)")
+        places = [where.parent / os.path.expandvars(name) for name in (*images, label)]
+        cases.append(Case(id=case, images=tuple(places[:-1]), label=places[-1]))
+    return cases
+
+
+def msd_files(where: Path, listed: Any) -> list[tuple[Path, Path]]:
+    """Images and labels of the Decathlon's training cases.
+
+    Raises:
+        DatasetError: naming the first entry that is wrong.
+    """
+    if not isinstance(listed, list):
+        raise DatasetError(f"{where} must list its cases under 'training', as image and label")
+    files = []
+    for number, entry in enumerate(listed):
+        if not isinstance(entry, dict) or not _are_names([entry.get("image"), entry.get("label")]):
+            raise DatasetError(
+                f"{where}: training[{number}] must have 'image' and 'label' (one file each), got {entry!r}"
+            )
+        files.append((where.parent / entry["image"], where.parent / entry["label"]))
+    return files
+
+
+def splits(where: Path) -> tuple[Split, ...]:
+    """Folds the author fixed; none if there is no such file.
+
+    Raises:
+        DatasetError: if it is not a list of folds.
+    """
+    if not where.is_file():
+        return ()
+    folds = read_json(where)
+    if not isinstance(folds, list) or not all(
+        isinstance(fold, dict) and all(isinstance(fold.get(side), list) for side in ("train", "val")) for fold in folds
+    ):
+        raise DatasetError(f"{where} must be a list of folds, each with 'train' and 'val' (lists of case ids)")
+    return tuple(Split(train=tuple(map(str, fold["train"])), validation=tuple(map(str, fold["val"]))) for fold in folds)
+
+
+def _region_order(where: Path, facts: dict[str, Any], foreground: list[Label]) -> tuple[int, ...]:
+    order = facts.get("regions_class_order")
+    names = ", ".join(label.name for label in foreground)
+    if not order:
+        raise DatasetError(
+            f"{where}: labels with several values are regions, which need 'regions_class_order': the value that each "
+            f"of {names} paints, in this order, later ones over earlier ones"
+        )
+    if not isinstance(order, list) or not all(map(_is_integer, order)):
+        raise DatasetError(f"{where}: 'regions_class_order' must list one integer for each of {names}, got {order!r}")
+    return tuple(order)
+
+
+def _labels(where: Path, foreground: tuple[Label, ...], order: tuple[int, ...], ignore: int | None) -> Labels:
+    try:
+        return Labels(foreground=foreground, region_order=order, ignore=ignore)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from error
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_names(values: Any) -> TypeGuard[list[str]]:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)

@@ -1,0 +1,78 @@
+"""What the names of image files say: format, case, channel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from medmamba.io._errors import DatasetError
+from medmamba.io.images import suffixes
+
+ENDINGS = suffixes()
+#: nnU-Net's mark of a channel at the end of a file's stem.
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+def split_ending(path: Path) -> tuple[str, str]:
+    """Stem and ending of an image's name, ``.nii.gz`` being one ending.
+
+    >>> split_ending(Path("a.b_0000.nii.gz"))
+    ('a.b_0000', '.nii.gz')
+    """
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)], path.name[-len(ending) :]
+    return path.stem, path.suffix
+
+
+def channel_of(path: Path) -> tuple[str, int | None]:
+    """Case and channel number of a file; one without a number is a case of its own.
+
+    >>> channel_of(Path("anna_0001.nii.gz")), channel_of(Path("anna.nii.gz"))
+    (('anna', 1), ('anna', None))
+    """
+    stem, _ = split_ending(path)
+    match = _CHANNEL.match(stem)
+    return (match["case"], int(match["channel"])) if match else (stem, None)
+
+
+def images_in(folder: Path, ending: str | None = None) -> list[Path]:
+    """Image files of a folder, sorted, links that lead nowhere too; what file managers leave behind is passed over."""
+    if not folder.is_dir():
+        return []
+    endings = ENDINGS if ending is None else (ending.lower(),)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(endings) and not path.name.startswith(".") and not path.is_dir()
+    )
+
+
+def by_case(paths: Iterable[Path], *, numbered: bool = True) -> dict[str, dict[int | None, Path]]:
+    """Files by case and channel number; where two claim one place, the last of them is there.
+
+    Args:
+        paths: sorted.
+        numbered: whether four digits at the end of a name are the channel's number or part of the case's id.
+    """
+    cases: dict[str, dict[int | None, Path]] = {}
+    for path in paths:
+        case, channel = channel_of(path) if numbered else (split_ending(path)[0], None)
+        cases.setdefault(case, {})[channel] = path
+    return cases
+
+
+def refuse_doubles(folder: Path, paths: Iterable[Path], cases: dict[str, dict[int | None, Path]]) -> None:
+    """Refuse files that claim the same channel of the same case.
+
+    Raises:
+        DatasetError: naming them: two formats of one name, or a file with and one without a channel's number.
+    """
+    kept = {path for files in cases.values() if None not in files or len(files) == 1 for path in files.values()}
+    doubles = [path.name for path in paths if path not in kept]
+    if doubles:
+        raise DatasetError(
+            f"{folder} holds files for which there is a second one of the same case and channel: "
+            f"{', '.join(doubles[:10])}; remove one of the two"
+        )

@@ -1,0 +1,169 @@
+"""What is wrong within one case: each of its files is read once, and no problem hides another."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmamba.case import Case
+from medmamba.io._errors import ImageFileError, LabelValueError
+from medmamba.io._findings import Facts
+from medmamba.io.datasets import Survey
+from medmamba.io.images import read, read_label
+from medmamba.labels import Labels
+from medmamba.volume import GEOMETRY_TOLERANCE_MM, Geometry, Volume
+
+#: Hounsfield units reach from air at -1000 to metal; images inside these bounds were rescaled.
+NOT_HOUNSFIELD = (0.0, 255.0)
+
+
+def scan(case: Case, dataset: Survey) -> Facts:
+    """Read all files of a case and judge them."""
+    facts = Facts(case.id)
+    incomplete = dataset.incomplete.get(case.id)
+    if incomplete:
+        facts.add("error", "channels", f"{incomplete}; add or remove files")
+    names = dataset.channels or ()
+    channels = unreadable = 0
+    for file in case.images:
+        volume = _read_image(file, facts)
+        if volume is None:
+            unreadable += 1
+            channels += 1  # as far as anybody can tell
+            continue
+        for number, plane in enumerate(volume.array, start=channels):
+            name = names[number] if number < len(names) and not incomplete else f"number {number}"
+            _check_intensities(name, plane, file, facts)
+        channels += volume.channels
+        _check_grid(volume.geometry, file, facts)
+    if names and channels != len(names) and not incomplete and not unreadable:
+        declared = f"the data set declares {len(names)} ({', '.join(names)})"
+        facts.add("error", "channels", f"has {channels} channels, {declared}; add or remove channels")
+    if len(set(facts.digests)) < len(facts.digests):
+        facts.add("warning", "same-channels", "two channels are the same image; was one copied under a wrong name?")
+    _check_label(case, dataset.labels, facts)
+    return facts
+
+
+def _read_image(file: Path, facts: Facts) -> Volume | None:
+    try:
+        return read(file)
+    except FileNotFoundError as error:
+        facts.add("error", "missing-image", _reason(error, file) + "; restore it or leave out the case", file)
+    except (ValueError, OSError, MemoryError) as error:
+        facts.add("error", "unreadable", _reason(error, file), file)
+    return None
+
+
+def _reason(error: Exception, file: Path) -> str:
+    """What happened, without the name of the file, which the finding has already."""
+    return error.reason if isinstance(error, ImageFileError) else str(error).removeprefix(f"{file}: ") or repr(error)
+
+
+def _check_intensities(name: str, values: NDArray[np.float32], file: Path, facts: Facts) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        count = int((~finite).sum())
+        share = f"{count} of {values.size} intensities ({100 * count / values.size:.2g} %)"
+        facts.add("error", "not-finite", f"channel {name}: {share} are NaN or infinite; repair the image", file)
+        return
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        facts.add("warning", "constant-channel", f"channel {name} is {low:g} everywhere; is a modality missing?", file)
+        return
+    # Images that are constant are alike without being the same.
+    facts.digests.append(hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest())
+    if name.lower() == "ct" and NOT_HOUNSFIELD[0] <= low and high <= NOT_HOUNSFIELD[1]:
+        facts.add(
+            "warning",
+            "not-hounsfield",
+            f"channel {name} reaches from {low:g} to {high:g}, which are not Hounsfield units; take the original image",
+            file,
+        )
+
+
+def _check_grid(geometry: Geometry, file: Path, facts: Facts) -> None:
+    if facts.geometry is None:
+        facts.geometry = geometry
+        if not geometry.is_orthogonal():
+            facts.add(
+                "warning",
+                "sheared",
+                "voxel axes are not perpendicular, as in a scan with a tilted gantry, but spacing and resampling "
+                "take them to be; resample the image to perpendicular axes",
+                file,
+            )
+    elif not facts.geometry.allclose(geometry):
+        difference = facts.geometry.difference(geometry)
+        facts.add("error", "channel-grids", f"against the first channel: {difference}; resample it to that grid", file)
+
+
+def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
+    if case.label is None or not case.label.is_file():
+        facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
+        return
+    try:
+        label = read_label(case.label)
+    except LabelValueError as error:
+        facts.add("error", "label-not-integer", error.reason, case.label)
+        return
+    except (ValueError, OSError, MemoryError) as error:
+        facts.add("error", "unreadable", _reason(error, case.label), case.label)
+        return
+    values = [int(value) for value in np.unique(label.array)]
+    facts.values = frozenset(values)
+    if labels is not None:
+        _check_values(values, labels, case.label, facts)
+    if not any(value > 0 and (labels is None or value != labels.ignore) for value in values):
+        facts.add("warning", "empty-label", "label holds background only; is that meant?", case.label)
+    if facts.geometry is not None:
+        _check_alignment(facts.geometry, label.geometry, case.label, facts)
+
+
+def _check_values(values: list[int], labels: Labels, file: Path, facts: Facts) -> None:
+    unknown = [value for value in values if value not in labels.allowed_values]
+    unused = [value for value in labels.values if value not in values]
+    declared = list(labels.allowed_values)
+    if not unknown:
+        return
+    remedy = "declare them in dataset.json, or map them to declared values"
+    if len(unknown) == len(unused):  # such as BraTS, where enhancing tumour is 4 in some editions and 3 in others
+        pairs = ", ".join(f"{old} to {new}" for old, new in zip(unknown, unused, strict=True))
+        remedy += f" (perhaps {pairs}, if they mean the same)"
+    facts.add(
+        "error",
+        "label-values",
+        f"label holds {some_values(unknown)}, declared are {declared}; {remedy}",
+        file,
+    )
+
+
+def some_values(values: list[int]) -> str:
+    """The first ten values, and how many more there are."""
+    return str(values[:10]) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
+
+
+def _check_alignment(image: Geometry, label: Geometry, file: Path, facts: Facts) -> None:
+    apart = image.distance_mm(label)
+    if apart <= GEOMETRY_TOLERANCE_MM:
+        return
+    difference = image.difference(label)
+    if image.shape == label.shape and image.orientation != label.orientation:
+        facts.add(
+            "error",
+            "mirrored",
+            f"label is mirrored or rotated against its image: {difference}; find out which header is right",
+            file,
+        )
+    elif apart <= min(image.spacing_mm) / 2:
+        facts.add(
+            "warning",
+            "slightly-shifted",
+            f"label and image differ by less than half a voxel: {difference}; the image's grid is used for both",
+            file,
+        )
+    else:
+        facts.add("error", "misaligned", f"label lies on another grid than its image: {difference}; resample it", file)

@@ -1,0 +1,286 @@
+"""Everything that is wrong with a data set, found in one pass and told at once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from medmamba.io._errors import DatasetError
+from medmamba.io._findings import Facts, Finding, Severity, some
+from medmamba.io._names import images_in
+from medmamba.io._scan import scan, some_values
+from medmamba.io.datasets import Survey, labels_of_values, survey
+from medmamba.labels import Labels
+from medmamba.progress import Progress, silent
+
+__all__ = ["FEW_CASES", "Finding", "Severity", "check_dataset"]
+
+#: A structure in fewer cases than this is hardly learned and leaves folds without it.
+FEW_CASES = 5
+#: A voxel size that is this many times another case's is more likely centimetres than another scanner.
+ODD_SPACING = 8.0
+
+
+def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) -> list[Finding]:
+    """List all problems of a data set.
+
+    Every file of a training case is read once, and nothing is written. Test images are not read.
+
+    Args:
+        path: its folder.
+        progress: shows how far it is.
+        workers: threads that read files.
+
+    Returns:
+        Findings, errors first; empty when all is well.
+    """
+    try:
+        dataset = survey(path)
+    except (ValueError, FileNotFoundError) as error:
+        return [Finding(severity="error", rule="layout", message=str(error))]
+    findings = [Finding(severity="error", rule="layout", message=str(problem)) for problem in dataset.problems]
+    findings += [
+        *_check_description(dataset),
+        *_check_leftovers(dataset),
+        *_check_ids(dataset),
+        *_check_splits(dataset),
+    ]
+    with _header_remarks(dataset) as remarks, ThreadPoolExecutor(workers) as pool:
+        scanned = pool.map(lambda case: scan(case, dataset), dataset.training)
+        facts = list(progress(scanned, title="Checking cases", total=len(dataset.training)))
+    for fact in facts:
+        findings += fact.findings
+    findings += remarks
+    findings += [*_check_duplicates(facts), *_check_grids(facts), *_check_structures(dataset, facts)]
+    order = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda finding: (order[finding.severity], finding.rule, finding.case or ""))
+
+
+def _check_description(dataset: Survey) -> Iterator[Finding]:
+    file = str(dataset.root / "dataset.json")
+    found = len(dataset.training)
+    if not found:
+        yield Finding(
+            severity="error",
+            rule="no-cases",
+            message=f"{dataset.root} has no training cases; put images and labels where datasets.md says",
+        )
+    if dataset.layout != "folders" and dataset.announced != found:
+        said = "missing" if dataset.announced is None else str(dataset.announced)
+        yield Finding(
+            severity="warning",
+            rule="num-training",
+            message=f"numTraining is {said}, {found} training cases were found and are used; correct the number, "
+            "nnU-Net itself would stop",
+            file=file,
+        )
+    labels = dataset.labels
+    if labels is None:
+        return
+    values = [value for value in labels.values if value > 0]
+    if values != list(range(1, len(values) + 1)):
+        yield Finding(
+            severity="note",
+            rule="label-gaps",
+            message=f"label values {values} have gaps, which is fine here; nnU-Net needs 1 to {len(values)}",
+            file=file,
+        )
+    if labels.ignore is not None and labels.ignore != max(labels.allowed_values):
+        yield Finding(
+            severity="error",
+            rule="ignore-label",
+            message=f"the ignore value {labels.ignore} must be the highest, but {max(labels.values)} is a label; use "
+            f"{max(labels.values) + 1}",
+            file=file,
+        )
+    yield from _check_region_order(labels, file)
+
+
+def _check_region_order(labels: Labels, file: str) -> Iterator[Finding]:
+    """A label map with regions painted into it must give the same regions when it is read."""
+    if not labels.has_regions:
+        return
+    painted = {
+        value: next(
+            paint
+            for label, paint in zip(reversed(labels.foreground), reversed(labels.region_order), strict=True)
+            if value in label.values
+        )
+        for value in labels.values
+        if value > 0
+    }
+    for label in labels.foreground:
+        lost = [value for value, paint in painted.items() if (value in label.values) != (paint in label.values)]
+        if lost:
+            larger_first = sorted(labels.foreground, key=lambda region: -len(region.values))
+            becomes = ", ".join(f"{value} becomes {painted[value]}" for value in lost)
+            yield Finding(
+                severity="error",
+                rule="region-order",
+                message=f"region {label.name} is lost when regions are painted in the order of 'labels' with "
+                f"regions_class_order {list(labels.region_order)} ({becomes}); put larger regions first, such as "
+                f"{', '.join(region.name for region in larger_first)}, and let each paint a value of its own",
+                file=file,
+            )
+
+
+def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
+    if dataset.layout == "msd":  # its list says which files count
+        return
+    labels = {case.label for case in dataset.training if case.label is not None}
+    for folder in sorted({label.parent for label in labels if label.parent.is_dir()}):
+        orphans = [path.name for path in images_in(folder, dataset.file_ending) if path not in labels]
+        if orphans:
+            yield Finding(
+                severity="warning",
+                rule="label-without-image",
+                message=f"labels without an image: {some(orphans)}; add the images or remove the labels",
+                file=str(folder),
+            )
+
+
+def _check_ids(dataset: Survey) -> Iterator[Finding]:
+    same: dict[str, list[str]] = defaultdict(list)
+    for case in (*dataset.training, *dataset.test):
+        same[case.id.lower()].append(case.id)
+    for ids in same.values():
+        if len(set(ids)) > 1:
+            yield Finding(
+                severity="error",
+                rule="ids-collide",
+                message=f"case ids {', '.join(sorted(set(ids)))} are one where case does not count; rename all but one",
+            )
+        elif len(ids) > 1:
+            yield Finding(
+                severity="error", rule="ids-collide", message=f"case id {ids[0]} occurs {len(ids)} times; rename one"
+            )
+
+
+def _check_splits(dataset: Survey) -> Iterator[Finding]:
+    known = {case.id for case in dataset.training}
+    file = str(dataset.root / "splits_final.json")
+    for number, split in enumerate(dataset.splits):
+        train, validation = set(split.train), set(split.validation)
+        unknown, both = sorted((train | validation) - known), sorted(train & validation)
+        problems = [
+            f"names cases that do not exist: {some(unknown)}" if unknown else "",
+            f"has cases on both sides: {some(both)}" if both else "",
+            "has nothing to learn from" if not train else "",
+            "has nothing to validate on" if not validation else "",
+        ]
+        for problem in filter(None, problems):
+            yield Finding(
+                severity="error", rule="splits", message=f"fold {number} {problem}; correct the file", file=file
+            )
+
+
+def _check_duplicates(facts: Iterable[Facts]) -> Iterator[Finding]:
+    owners: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        for digest in fact.digests:
+            owners[digest].add(fact.case)
+    # Cases that share several channels are told of once.
+    for cases in sorted({tuple(sorted(cases)) for cases in owners.values() if len(cases) > 1}):
+        yield Finding(
+            severity="warning",
+            rule="duplicate-image",
+            message=f"cases {some(cases)} hold the same image; keep one, or all on one side of every fold: scores are "
+            "too good otherwise",
+        )
+
+
+def _check_grids(facts: Iterable[Facts]) -> Iterator[Finding]:
+    grids = {fact.case: fact.geometry for fact in facts if fact.geometry is not None}
+    if not grids:
+        return
+    counts = Counter(grid.orientation for grid in grids.values())
+    if len(counts) > 1:
+        listed = ", ".join(f"{orientation} in {count}" for orientation, count in counts.most_common())
+        yield Finding(
+            severity="warning",
+            rule="mixed-orientation",
+            message=f"voxel axes point in different directions ({listed} cases); the network sees arrays as they are "
+            "stored, so reorient all images and labels alike",
+        )
+    flat = [case for case, grid in grids.items() if min(grid.shape) == 1]
+    if 0 < len(flat) < len(grids):
+        yield Finding(
+            severity="warning",
+            rule="mixed-dimensions",
+            message=f"{len(flat)} of {len(grids)} cases are single slices ({some(flat)}), the others volumes; train "
+            "one network for each",
+        )
+    # Sorted, so that a case stored with other axes is not taken for one with other voxels.
+    usual = np.median([sorted(grid.spacing_mm) for grid in grids.values()], axis=0)
+    for case, grid in grids.items():
+        ratio = np.array(sorted(grid.spacing_mm)) / usual
+        if ratio.max() > ODD_SPACING or ratio.min() < 1 / ODD_SPACING:
+            here, there = (" x ".join(f"{size:g}" for size in sizes) for sizes in (sorted(grid.spacing_mm), usual))
+            yield Finding(
+                severity="warning",
+                rule="odd-spacing",
+                message=f"voxels measure {here} mm, those of the usual case {there} mm; is it another unit?",
+                case=case,
+            )
+
+
+def _check_structures(dataset: Survey, facts: Iterable[Facts]) -> Iterator[Finding]:
+    seen = [fact.values for fact in facts if fact.values is not None]
+    labels = dataset.labels
+    if not seen:
+        return
+    if dataset.layout == "folders":
+        try:
+            labels = labels_of_values(dataset.root / "labels", frozenset[int]().union(*seen))
+        except DatasetError as error:
+            yield Finding(severity="error", rule="label-values", message=str(error))
+            return
+    for label in labels.foreground if labels is not None else ():
+        count = sum(bool(values & set(label.values)) for values in seen)
+        if count < min(FEW_CASES, len(seen)):
+            rule = "absent-label" if count == 0 else "rare-label"
+            yield Finding(
+                severity="warning",
+                rule=rule,
+                message=f"label {label.name} {some_values(list(label.values))} occurs in {count} of {len(seen)} cases; "
+                "a network cannot learn what it hardly sees",
+            )
+
+
+@contextmanager
+def _header_remarks(dataset: Survey) -> Iterator[list[Finding]]:
+    """What the readers say of headers, as findings instead of lines on the terminal."""
+    findings: list[Finding] = []
+    owners = {file: case.id for case in dataset.training for file in (*case.images, case.label) if file is not None}
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            file = record.args[0] if isinstance(record.args, tuple) and record.args else None
+            message = record.getMessage()
+            findings.append(
+                Finding(
+                    severity="warning" if record.levelno >= logging.WARNING else "note",
+                    rule="header",
+                    message=message.removeprefix(f"{file}: "),
+                    case=owners.get(file) if isinstance(file, Path) else None,
+                    file=str(file) if isinstance(file, Path) else None,
+                )
+            )
+
+    logger = logging.getLogger("medmamba.io")
+    collector, propagated, level = Collector(logging.INFO), logger.propagate, logger.level
+    logger.addHandler(collector)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    try:
+        yield findings
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagated
+        logger.setLevel(level)

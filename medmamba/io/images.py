@@ -1,0 +1,184 @@
+"""Reading and writing images, whatever their format.
+
+`medmamba.volume` says what comes out: RAS millimetres and array order, whatever the file's own convention.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmamba.case import Case
+from medmamba.io import itk, nifti
+from medmamba.io._errors import MAX_VOXELS, ImageFileError, LabelValueError
+from medmamba.volume import Geometry, Volume
+
+log = logging.getLogger(__name__)
+
+_FORMATS: dict[str, ModuleType] = {
+    ".nii.gz": nifti,
+    ".nii": nifti,
+    ".nrrd": itk,
+    ".mha": itk,
+    ".mhd": itk,
+}
+
+#: Label values may be this far from an integer in a file of floats.
+ROUNDING = 1e-3
+#: Voxels outside of these sizes are more likely in other units than millimetres.
+PLAUSIBLE_SPACING_MM = (0.01, 20.0)
+
+
+def suffixes() -> tuple[str, ...]:
+    """Endings of the files that can be read and written."""
+    return tuple(_FORMATS)
+
+
+def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read an image.
+
+    Args:
+        path: the file; odd headers that can still be used are logged.
+        max_voxels: files that claim more are refused before memory is asked for.
+
+    Returns:
+        (C, I, J, K) float32, stored scaling applied. A file with a fourth axis or with vectors gives its channels, a 2D
+        image one slice.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageFileError: if it cannot be read as an image of real numbers on an invertible grid, saying why.
+    """
+    array, geometry = _format(path).read(path, max_voxels=max_voxels)
+    _note_spacing(path, geometry)
+    return Volume(np.ascontiguousarray(array, dtype=np.float32), geometry)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """The grid of an image, without its voxels; errors as `read`."""
+    geometry: Geometry = _format(path).read_geometry(path)
+    return geometry
+
+
+def read_label(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+    """Read a label map.
+
+    Args:
+        path: the file.
+        max_voxels: as in `read`.
+
+    Returns:
+        (1, I, J, K) integers, of the type they are stored in; those of a file of floats are rounded.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        LabelValueError: if it holds values that are not integers.
+        ImageFileError: as `read`, and if it has several channels.
+    """
+    array, geometry = _format(path).read(path, max_voxels=max_voxels)
+    if len(array) != 1:
+        raise ImageFileError(path, f"a label map has one value per voxel, this has {len(array)} channels")
+    if not np.issubdtype(array.dtype, np.integer):
+        array = _rounded(path, array)
+    return Volume(np.ascontiguousarray(array), geometry)
+
+
+def read_case(case: Case) -> Volume:
+    """Read the images of a case.
+
+    Returns:
+        All channels in the case's order, float32, on the grid of the first.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ImageFileError: if a file cannot be read, or lies on another grid than the first.
+    """
+    volumes = [read(path) for path in case.images]
+    first = volumes[0]
+    for path, volume in zip(case.images[1:], volumes[1:], strict=True):
+        if not first.geometry.allclose(volume.geometry):
+            raise ImageFileError(
+                path,
+                f"channels of a case must lie on one grid, but against {case.images[0].name} this has "
+                f"{first.geometry.difference(volume.geometry)}; resample it to the first channel's grid",
+            )
+    if len(volumes) == 1:
+        return first
+    return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry)
+
+
+def write(volume: Volume, path: Path, *, like: Path | None = None) -> None:
+    """Write an image so that nobody ever meets half of it.
+
+    Integers are stored in the smallest unsigned type that holds them (signed when there are negative values), other
+    numbers as float32.
+
+    Args:
+        volume: what to write.
+        path: its suffix decides the format.
+        like: an image on the same grid. Its header's geometry is copied bit for bit when it has the same format, so
+            that every other program sees the two in the same place.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        ImageFileError: if the suffix is unknown, or ``like`` lies on another grid.
+    """
+    target = _format(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} into")
+    if like is not None:
+        grid = read_geometry(like)
+        if not grid.allclose(volume.geometry):
+            raise ImageFileError(like, f"the image to write lies on another grid: {grid.difference(volume.geometry)}")
+        if _format(like) is not target:
+            like = None
+    target.write(volume.with_array(_storable(volume.array)), path, like)
+
+
+def _format(path: Path) -> ModuleType:
+    name = path.name.lower()
+    for suffix, module in _FORMATS.items():
+        if name.endswith(suffix):
+            return module
+    raise ImageFileError(path, f"images end in {', '.join(_FORMATS)}; convert the file to one of these")
+
+
+def _rounded(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """Integers of a label map that is stored as floats."""
+    with np.errstate(invalid="ignore"):  # infinite minus infinite is no number, and so no integer
+        rounded = np.round(array)
+        wrong = ~(np.abs(array - rounded) <= ROUNDING) | (np.abs(array) >= np.iinfo(np.int64).max)
+    if wrong.any():
+        examples = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:5])
+        raise LabelValueError(
+            path,
+            f"label values must be integers, {int(wrong.sum())} voxels are not (such as {examples}); the map was "
+            "probably interpolated: resample it again with nearest neighbour",
+        )
+    return rounded.astype(np.int32 if np.abs(rounded).max() <= np.iinfo(np.int32).max else np.int64)
+
+
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.integer):
+        return array.astype(np.float32)
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    unsigned, signed = (np.uint8, np.uint16, np.uint32, np.uint64), (np.int8, np.int16, np.int32, np.int64)
+    kinds = unsigned if low >= 0 else signed
+    return array.astype(next(kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max))
+
+
+def _note_spacing(path: Path, geometry: Geometry) -> None:
+    low, high = PLAUSIBLE_SPACING_MM
+    spacing = geometry.spacing_mm
+    thick = max(spacing) > high and min(geometry.shape) > 1  # a single slice may stand for any thickness
+    if min(spacing) < low or thick:
+        sizes = " x ".join(f"{size:g}" for size in spacing)
+        unit = "micrometres" if thick else "metres"
+        log.warning("%s: voxels of %s mm look like %s; check the header", path, sizes, unit)

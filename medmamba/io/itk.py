@@ -1,0 +1,214 @@
+"""NRRD and MetaImage through SimpleITK, whose world is LPS: x to the left, y to the back."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
+from numpy.typing import NDArray
+
+from medmamba.io._errors import MAX_VOXELS, ImageFileError, check_content, check_size, check_stored
+from medmamba.volume import FloatArray, Geometry, Volume
+
+#: Headers are text and shorter than this.
+_HEADER_BYTES = 65536
+
+
+def lps_to_ras(affine: FloatArray) -> FloatArray:
+    """A matrix from voxel index to LPS millimetres as one to RAS millimetres.
+
+    Left and posterior are minus right and minus anterior, so the same step leads back.
+
+    >>> lps_to_ras(np.eye(4)).diagonal().tolist()
+    [-1.0, -1.0, 1.0, 1.0]
+    """
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[NDArray[Any], Geometry]:
+    """Voxels (C, I, J, K) and the grid.
+
+    Channels are a fourth axis or the components of each voxel, not both.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageFileError: if it is damaged, too large, has voxels that are not real numbers or a singular grid.
+    """
+    information = _information(path)
+    _check_kind(path, information)
+    size, components = information.GetSize(), information.GetNumberOfComponents()
+    # MetaImage and NRRD call themselves complete before their voxels are looked for.
+    item_bytes = sitk.Image([1, 1], information.GetPixelIDValue(), components).GetSizeOfPixelComponent()
+    check_size(path, (*size, components) if components > 1 else size, item_bytes, max_voxels=max_voxels)
+    _check_voxels_are_there(path, int(np.prod(size, dtype=np.int64)) * components * item_bytes)
+    geometry = _geometry(path, information)
+    try:
+        with _plain_name(path) as name:
+            image = sitk.ReadImage(name)
+    except RuntimeError as error:
+        raise ImageFileError(path, f"the voxels cannot be read ({_last_line(error)}); copy the file again") from error
+    array = sitk.GetArrayFromImage(image)
+    if components > 1:
+        array = np.moveaxis(array, -1, 0)
+    elif image.GetDimension() < 4:
+        array = array[None]
+    # SimpleITK's arrays have the last axis first.
+    channels = array.shape[0]
+    return np.moveaxis(array.reshape(channels, *reversed(geometry.shape)), (1, 2, 3), (3, 2, 1)), geometry
+
+
+def read_geometry(path: Path) -> Geometry:
+    """The grid alone; errors as `read`."""
+    return _geometry(path, _information(path))
+
+
+def write(volume: Volume, path: Path, like: Path | None) -> None:
+    """Write a volume with the spacing, origin and direction of ``like``, or those of its grid."""
+    _check_name(path)
+    array = volume.array.transpose(0, 3, 2, 1)
+    source = _information(like) if like is not None else None
+    flat = source is not None and source.GetDimension() == 2
+    if flat:
+        array = array[:, 0]
+    if volume.channels == 1:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]))
+    else:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
+    if source is not None:
+        dims = image.GetDimension()
+        full = source.GetDimension()
+        direction = np.array(source.GetDirection()).reshape(full, full)[:dims, :dims]
+        image.SetSpacing(source.GetSpacing()[:dims])
+        image.SetOrigin(source.GetOrigin()[:dims])
+        image.SetDirection(direction.ravel().tolist())
+    else:
+        affine = lps_to_ras(volume.geometry.affine)
+        image.SetSpacing(volume.geometry.spacing_mm)
+        image.SetOrigin(affine[:3, 3].tolist())
+        image.SetDirection((affine[:3, :3] / np.array(volume.geometry.spacing_mm)).ravel().tolist())
+    # In a folder of its own: MetaImage may be a header and a file of voxels that the header names.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing.") as folder:
+        try:
+            with _plain_name(Path(folder) / path.name, written=True) as name:
+                sitk.WriteImage(image, name, useCompression=True)
+        except RuntimeError as error:
+            raise ImageFileError(path, f"cannot be written ({_last_line(error)})") from error
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the header last
+            os.replace(file, path.with_name(file.name))
+
+
+@contextmanager
+def _plain_name(path: Path, *, written: bool = False) -> Iterator[str]:
+    """A name of the same file that is valid UTF-8: with any other, SimpleITK ends the whole process."""
+    if _is_utf8(str(path)):
+        yield str(path)
+        return
+    _check_name(path)
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "folder"
+        link.symlink_to(path.parent.absolute(), target_is_directory=True)
+        if _is_utf8(path.name):
+            yield str(link / path.name)
+        elif written:
+            plain = f"image{path.suffix}"
+            yield str(link / plain)
+            os.replace(path.with_name(plain), path)
+        else:
+            alias = Path(folder) / f"image{path.suffix}"
+            alias.symlink_to(path.absolute())
+            yield str(alias)
+
+
+def _check_name(path: Path) -> None:
+    """A header that names its file of voxels cannot go by another name itself."""
+    if not _is_utf8(path.name) and path.suffix.lower() == ".mhd":
+        raise ImageFileError(path, "the name of a .mhd file must be valid UTF-8; rename it and its file of voxels")
+
+
+def _is_utf8(name: str) -> bool:
+    """Python keeps bytes of a file name that are no UTF-8 as lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _information(path: Path) -> Any:
+    check_content(path)
+    reader = sitk.ImageFileReader()
+    try:
+        with _plain_name(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ImageFileError(path, f"the header cannot be read ({_last_line(error)}); copy the file again") from error
+    return reader
+
+
+def _check_kind(path: Path, information: Any) -> None:
+    """Refuse voxels that are not real numbers, and more than one axis of channels."""
+    kind = sitk.GetPixelIDValueAsString(information.GetPixelIDValue())
+    if "complex" in kind.lower():
+        raise ImageFileError(path, f"voxels of type {kind} are not real numbers; take magnitude or phase")
+    # Three unsigned bytes per voxel may be three channels; only NRRD can say that they are a colour.
+    kinds = [information.GetMetaData(key) for key in information.GetMetaDataKeys() if key.startswith("NRRD_kinds")]
+    if any(kind.upper().startswith(("RGB", "HSV", "XYZ-COLOR")) for kind in kinds):
+        raise ImageFileError(path, "voxels of type RGB are not real numbers; convert the image to greyscale")
+    if information.GetNumberOfComponents() > 1 and information.GetDimension() == 4 and information.GetSize()[3] > 1:
+        raise ImageFileError(
+            path,
+            f"channels are a fourth axis or components of each voxel, but this has {information.GetSize()[3]} times "
+            f"{information.GetNumberOfComponents()}; split the file",
+        )
+
+
+def _check_voxels_are_there(path: Path, promised_bytes: int) -> None:
+    """ITK asks for memory before it looks for the voxels."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    stored = path.stat().st_size
+    detached = re.search(rb"(?im)^(?:ElementDataFile *=|data ?file:) *([^\r\n]+?) *\r?$", header)
+    if detached and detached[1] not in (b"LOCAL", b"LIST") and b"%" not in detached[1]:
+        data = path.parent / os.fsdecode(detached[1])
+        if not data.is_file():
+            raise ImageFileError(path, f"this is a header whose voxels are in {data.name}, which is missing; copy both")
+        stored += data.stat().st_size
+    elif detached and detached[1] != b"LOCAL":
+        return  # several files: left to ITK
+    encoding = re.search(rb"(?im)^(?:encoding:|CompressedData *=) *(\w+)", header)
+    method = encoding[1].lower() if encoding else b"raw"
+    if method in (b"raw", b"false", b"gzip", b"gz", b"true"):
+        check_stored(path, promised_bytes, stored, compressed=method in (b"gzip", b"gz", b"true"))
+
+
+def _geometry(path: Path, information: Any) -> Geometry:
+    dims = information.GetDimension()
+    if dims not in (2, 3, 4):
+        raise ImageFileError(path, f"images have two or three dimensions and channels, this has {dims} axes")
+    used = min(dims, 3)
+    direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
+    direction[:used, :used] = np.array(information.GetDirection()).reshape(dims, dims)[:used, :used]
+    spacing[:used] = information.GetSpacing()[:used]
+    origin[:used] = information.GetOrigin()[:used]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * spacing
+    affine[:3, 3] = origin
+    size = [int(n) for n in information.GetSize()[:used]] + [1] * (3 - used)
+    try:
+        return Geometry((size[0], size[1], size[2]), lps_to_ras(affine))
+    except ValueError as error:
+        raise ImageFileError(path, f"{error}. Repair spacing and direction in the header") from error
+
+
+def _last_line(error: RuntimeError) -> str:
+    """SimpleITK's messages end with what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
