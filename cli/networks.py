@@ -1,0 +1,36 @@
+"""``medmamba networks``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from medmamba.cli._console import out
+
+
+def networks(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: a list of objects.")] = False,
+) -> None:
+    """List the networks that can be planned for and trained.
+
+    Options of a network are set in its plan: `medmamba train PLAN --set network.options.residual=true`.
+    """
+    from medmamba.networks import describe, names
+
+    entries = [describe(name) for name in names()]
+    if as_json:
+        keys = ("name", "task", "dims", "summary", "source", "options")
+        out.print_json(json.dumps([{key: getattr(entry, key) for key in keys} for entry in entries]))
+        return
+    table = Table("network", "for", "what it is")
+    for entry in entries:
+        dims = ", ".join(f"{count}D" for count in entry.dims)
+        options = ", ".join(f"{name}={value}" for name, value in entry.options.items())
+        # Lines below each other, because a terminal of 80 columns is not wide enough for more than three columns.
+        about = [entry.summary, f"options: {options}" if options else "", entry.source]
+        table.add_row(entry.name, f"{entry.task}\n{dims}", Text("\n".join(line for line in about if line)))
+    out.print(table)

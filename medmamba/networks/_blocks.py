@@ -1,0 +1,148 @@
+"""Convolutional building blocks in two and three dimensions.
+
+Letters: B batch, C channels, S spatial axes. Names of sub-modules are those of the published networks, so that their
+weights fit without renaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor, nn
+
+#: Negative slope of every LeakyReLU, here and in the initialisation that compensates for it.
+SLOPE = 0.01
+
+_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def conv(in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] | None = None) -> nn.Module:
+    """Convolution with bias that keeps the size at stride 1; the kernel's length decides the dimensions."""
+    dims = len(kernel)
+    return _CONV[dims](
+        in_channels,
+        out_channels,
+        tuple(kernel),
+        stride=tuple(stride) if stride is not None else 1,
+        padding=tuple(size // 2 for size in kernel),
+    )
+
+
+def pointwise(in_channels: int, out_channels: int, dims: int, stride: Sequence[int] | None = None) -> nn.Module:
+    """1x1 convolution with bias."""
+    return conv(in_channels, out_channels, (1,) * dims, stride)
+
+
+def transposed_conv(in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:
+    """Upsampling by exactly the stride, with bias."""
+    return _TRANSPOSED[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride))
+
+
+def norm(channels: int, dims: int) -> nn.Module:
+    """Instance normalisation with learned scale and shift."""
+    return _NORM[dims](channels, eps=1e-5, affine=True)
+
+
+def activation() -> nn.Module:
+    """LeakyReLU, in place."""
+    return nn.LeakyReLU(SLOPE, inplace=True)
+
+
+def check_size(x: Tensor, total_stride: Sequence[int]) -> None:
+    """Refuse an input (B, C, *S) whose size the strides do not divide.
+
+    Raises:
+        ValueError: naming size and strides.
+    """
+    size = tuple(x.shape[2:])
+    if len(size) != len(total_stride) or any(n % s for n, s in zip(size, total_stride, strict=True)):
+        raise ValueError(f"input size {size} must be divisible by the product of strides {tuple(total_stride)}")
+
+
+class ConvNorm(nn.Module):
+    """Convolution and instance norm: (B, C_in, *S) to (B, C_out, *S / stride)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.conv = conv(in_channels, out_channels, kernel, stride)
+        self.norm = norm(out_channels, len(kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised features, before the activation."""
+        return cast(Tensor, self.norm(self.conv(x)))
+
+
+class ResidualEntry(nn.Module):
+    """Residual block whose skip is a strided 1x1 convolution: changes width and resolution.
+
+    conv, norm, act, conv, norm, plus skip, act.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        dims = len(kernel)
+        self.conv1 = conv(in_channels, out_channels, kernel, stride)
+        self.norm1 = norm(out_channels, dims)
+        self.conv2 = conv(out_channels, out_channels, kernel)
+        self.norm2 = norm(out_channels, dims)
+        self.conv3 = pointwise(in_channels, out_channels, dims, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *S) to (B, C_out, *S / stride)."""
+        y = F.leaky_relu(self.norm1(self.conv1(x)), SLOPE, inplace=True)
+        return F.leaky_relu(self.norm2(self.conv2(y)) + self.conv3(x), SLOPE, inplace=True)
+
+
+class ResidualBlock(nn.Module):
+    """Residual block with an identity skip: keeps width and resolution."""
+
+    def __init__(self, channels: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(channels, channels, kernel)
+        self.conv2 = ConvNorm(channels, channels, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) to (B, C, *S)."""
+        y = F.leaky_relu(self.conv1(x), SLOPE, inplace=True)
+        return F.leaky_relu(self.conv2(y) + x, SLOPE, inplace=True)
+
+
+def residual_stage(
+    in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] | None, blocks: int
+) -> nn.Sequential:
+    """An entry block and ``blocks - 1`` blocks that keep width and resolution."""
+    rest = (ResidualBlock(out_channels, kernel) for _ in range(blocks - 1))
+    return nn.Sequential(ResidualEntry(in_channels, out_channels, kernel, stride), *rest)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour interpolation by the stride, then a 1x1 convolution: no checkerboard."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.conv = pointwise(in_channels, out_channels, len(stride))
+        self.factors = tuple(float(step) for step in stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *S) to (B, C_out, *S * stride)."""
+        # A 1x1 convolution and copying of voxels commute, so it runs before, on fewer voxels.
+        return F.interpolate(self.conv(x), scale_factor=self.factors, mode="nearest")
+
+
+def initialise(module: nn.Module) -> None:
+    """nnU-Net's initialisation of 2D and 3D convolutions: He for the LeakyReLU's slope, zero bias.
+
+    For ``network.apply``; linear layers, 1D convolutions and everything inside a Mamba block keep their own.
+    """
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

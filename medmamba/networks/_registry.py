@@ -1,0 +1,149 @@
+"""Networks by name.
+
+A network is a class (or a function that makes one) registered under a name; the registry imports every public file
+beside it, and what other distributions announce as entry points of the group ``medmamba.networks``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+from medmamba.plans.plan import Topology
+
+ENTRY_POINTS = "medmamba.networks"
+Task = Literal["segmentation"]
+Factory = Callable[..., nn.Module]
+F = TypeVar("F", bound=Factory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What the registry knows of a network.
+
+    Args:
+        name: what plans and the command line call it.
+        task: what it is for.
+        dims: the dimensions it can be built for.
+        summary: one line.
+        source: paper that describes it.
+        factory: makes it, see `create`.
+        options: its own options and their defaults, beside what every network takes.
+    """
+
+    name: str
+    task: Task
+    dims: tuple[int, ...]
+    summary: str
+    source: str
+    factory: Factory
+    options: dict[str, Any]
+
+
+_entries: dict[str, Entry] = {}
+
+
+def register(
+    name: str, *, task: Task = "segmentation", dims: tuple[int, ...] = (2, 3), source: str = ""
+) -> Callable[[F], F]:
+    """Enter a network under a name; the first line of its docstring becomes the summary.
+
+    What it enters is called with the channels of image and logits and the topology; its keyword-only arguments, which
+    need defaults, are the network's options.
+
+    Args:
+        name: what plans call it.
+        task: what it is for.
+        dims: the dimensions it can be built for.
+        source: the paper, as one would cite it in a line.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def enter(factory: F) -> F:
+        if name in _entries:
+            raise ValueError(f"two networks want the name {name!r}: {_entries[name].factory} and {factory}")
+        parameters = inspect.signature(factory).parameters.values()
+        options = {
+            parameter.name: parameter.default
+            for parameter in parameters
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "deep_supervision"
+        }
+        summary = (inspect.getdoc(factory) or "").partition("\n")[0]
+        _entries[name] = Entry(
+            name=name, task=task, dims=dims, summary=summary, source=source, factory=factory, options=options
+        )
+        return factory
+
+    return enter
+
+
+def create(name: str, in_channels: int, out_channels: int, topology: Topology, **options: Any) -> nn.Module:
+    """Make a network.
+
+    Args:
+        name: one of `names`.
+        in_channels: channels of the image.
+        out_channels: channels of the logits.
+        topology: patch size, strides, kernel sizes and features; decides between 2D and 3D.
+        options: the network's own, see `describe`.
+
+    Returns:
+        A freshly initialised network from (B, in_channels, *S) to logits (B, out_channels, *S), or a list of logits,
+        finest first, while its ``decoder.deep_supervision`` is on.
+
+    Raises:
+        ValueError: for an unknown name or option, naming those there are; for an option of the wrong kind; for
+            dimensions that the network cannot be built for.
+    """
+    entry = describe(name)
+    unknown = sorted(set(options) - set(entry.options))
+    if unknown:
+        known = ", ".join(entry.options) or "none"
+        raise ValueError(f"network {name!r} has no option {', '.join(unknown)}; its options are: {known}")
+    for option, value in options.items():
+        kind = type(entry.options[option])
+        # Options come from files and command lines, where "no" is a word, and every word is true.
+        if kind in (bool, int, float, str) and type(value) is not kind and (kind, type(value)) != (float, int):
+            raise ValueError(f"option {option} of network {name!r} must be of type {kind.__name__}, got {value!r}")
+    if topology.dims not in entry.dims:
+        can = " or ".join(f"{dims}D" for dims in entry.dims)
+        raise ValueError(f"network {name!r} is {can} only and cannot take patches of {topology.patch_size}")
+    return entry.factory(in_channels, out_channels, topology, **options)
+
+
+def names(task: Task | None = None) -> tuple[str, ...]:
+    """Names of all networks, or of those for a task, sorted."""
+    _import_all()
+    return tuple(sorted(name for name, entry in _entries.items() if task in (None, entry.task)))
+
+
+def describe(name: str) -> Entry:
+    """What is known of a network.
+
+    Raises:
+        ValueError: if there is none of this name, listing those there are.
+    """
+    _import_all()
+    if name not in _entries:
+        raise ValueError(f"there is no network {name!r}; choose one of {', '.join(names())}")
+    return _entries[name]
+
+
+@cache
+def _import_all() -> None:
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"medmamba.networks.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()

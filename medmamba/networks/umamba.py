@@ -1,0 +1,197 @@
+"""U-Mamba: a residual U-Net with Mamba blocks at the bottleneck or after every encoder stage.
+
+Letters: B batch, C channels, S spatial axes, L tokens.
+
+References:
+    Ma, Li and Wang, "U-Mamba: Enhancing Long-range Dependency for Biomedical Image Segmentation", 2024. The wiring is
+    that of the authors' code since March 2024, which differs from the paper's figure (no residual around the Mamba
+    block, upsampling by interpolation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from medmamba.networks._blocks import Upsample, check_size, initialise, pointwise, residual_stage
+from medmamba.networks._registry import register
+from medmamba.networks.mamba import MambaBlock
+from medmamba.plans.plan import Topology
+
+Placement = Literal["bottleneck", "encoder"]
+
+
+class MambaLayer(nn.Module):
+    """LayerNorm and a Mamba block over the voxels of a feature map; no residual.
+
+    Computes in the precision of its weights whatever the autocast: scans of U-Mamba reach magnitudes that 16 bits
+    cannot hold.
+
+    Args:
+        width: of a token: the channels, or the voxels of the feature map when channels are the tokens.
+        channel_tokens: the sequence runs over channels instead of voxels; ties the layer to one map size.
+    """
+
+    def __init__(self, width: int, *, channel_tokens: bool = False) -> None:
+        super().__init__()
+        self.channel_tokens = channel_tokens
+        self.norm = nn.LayerNorm(width)
+        self.mamba = MambaBlock(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) to (B, C, *S), float32 as a rule: see the class."""
+        with torch.autocast(x.device.type, enabled=False):
+            flat = x.to(self.norm.weight.dtype).flatten(2)
+            tokens = flat if self.channel_tokens else flat.transpose(1, 2)
+            mixed = self.mamba(self.norm(tokens))
+            return cast(Tensor, (mixed if self.channel_tokens else mixed.transpose(1, 2)).reshape(x.shape))
+
+
+class Encoder(nn.Module):
+    """Residual stages of falling resolution, each followed by a Mamba layer where there is one."""
+
+    def __init__(self, in_channels: int, topology: Topology, blocks: Sequence[int], placement: Placement) -> None:
+        super().__init__()
+        features, kernels = topology.features, topology.kernel_sizes
+        self.stem = residual_stage(in_channels, features[0], kernels[0], None, blocks[0])
+        self.stages = nn.ModuleList(
+            residual_stage(features[max(stage - 1, 0)], features[stage], kernels[stage], topology.strides[stage], count)
+            for stage, count in enumerate(blocks)
+        )
+        layers = [_layer_at(stage, topology) if placement == "encoder" else None for stage in range(len(blocks))]
+        self.mamba_layers = nn.ModuleList(layer if layer is not None else nn.Identity() for layer in layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C_in, *S) to the feature maps of all stages, finest first."""
+        x = self.stem(x)
+        maps = []
+        for stage, layer in zip(self.stages, self.mamba_layers, strict=True):
+            x = layer(stage(x))
+            maps.append(x)
+        return maps
+
+
+class Decoder(nn.Module):
+    """Upsample, join with the encoder's map, refine; logits at every resolution.
+
+    Args:
+        out_channels: of the logits.
+        topology: of the encoder.
+        blocks: residual blocks per stage, coarsest first.
+        deep_supervision: return logits of all resolutions; may be set at any time.
+    """
+
+    def __init__(self, out_channels: int, topology: Topology, blocks: Sequence[int], *, deep_supervision: bool) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        dims, features = topology.dims, topology.features
+        upsample, stages, heads = [], [], []
+        # The authors' 2D networks have no skip connection at full resolution.
+        self.joins_finest = dims == 3
+        for count, stage in zip(blocks, reversed(range(len(features) - 1)), strict=True):
+            width = features[stage]
+            joined = width if stage == 0 and not self.joins_finest else 2 * width
+            upsample.append(Upsample(features[stage + 1], width, topology.strides[stage + 1]))
+            stages.append(residual_stage(joined, width, topology.kernel_sizes[stage], None, count))
+            heads.append(pointwise(width, out_channels, dims))
+        self.upsample_layers = nn.ModuleList(upsample)
+        self.stages = nn.ModuleList(stages)
+        self.seg_layers = nn.ModuleList(heads)
+
+    def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
+        """Maps of all stages, finest first, to logits (B, K, *S), or a list of them, finest first."""
+        x = maps[-1]
+        logits = []
+        last = len(self.stages) - 1
+        for index, (up, stage, head) in enumerate(zip(self.upsample_layers, self.stages, self.seg_layers, strict=True)):
+            x = up(x)
+            if index < last or self.joins_finest:
+                x = torch.cat([x, maps[-2 - index].to(x.dtype)], dim=1)
+            x = stage(x)
+            if self.deep_supervision or index == last:
+                logits.append(head(x))
+        return logits[::-1] if self.deep_supervision else logits[-1]
+
+
+class UMamba(nn.Module):
+    """A residual U-Net with Mamba layers.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: channels of the logits.
+        topology: shape of the network; 2D or 3D. With ``placement="encoder"`` coarse stages take channels as tokens,
+            which ties the network to the topology's patch size.
+        placement: one Mamba layer at the bottleneck (U-Mamba Bot), or one after each encoder stage (U-Mamba Enc; every
+            second one in 2D).
+        deep_supervision: return logits of all resolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        topology: Topology,
+        *,
+        placement: Placement,
+        deep_supervision: bool = True,
+    ) -> None:
+        super().__init__()
+        stages = len(topology.features)
+        # The authors halve the depth of the coarser half of the network.
+        encoder_blocks = [2 if stage < math.ceil(stages / 2) else 1 for stage in range(stages)]
+        decoder_blocks = [2 if stage < math.ceil((stages - 1) / 2 + 0.5) else 1 for stage in range(stages - 1)]
+        self.encoder = Encoder(in_channels, topology, encoder_blocks, placement)
+        self.mamba_layer = MambaLayer(topology.features[-1]) if placement == "bottleneck" else nn.Identity()
+        self.decoder = Decoder(out_channels, topology, decoder_blocks, deep_supervision=deep_supervision)
+        self._total_stride = topology.total_stride
+        tied = any(getattr(layer, "channel_tokens", False) for layer in self.encoder.mamba_layers)
+        self._only_size = topology.patch_size if tied else None
+        self.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first.
+
+        Raises:
+            ValueError: if the size cannot be divided by the strides, or the network is tied to another.
+        """
+        size = tuple(x.shape[2:])
+        if self._only_size is not None and size != self._only_size:
+            raise ValueError(
+                f"this network was built for patches of {self._only_size} voxels and cannot take {size}: its coarse "
+                "Mamba layers take channels as tokens; use sliding windows of that size, or plan again"
+            )
+        check_size(x, self._total_stride)
+        maps = self.encoder(x)
+        maps[-1] = self.mamba_layer(maps[-1])
+        return cast("Tensor | list[Tensor]", self.decoder(maps))
+
+
+def _layer_at(stage: int, topology: Topology) -> MambaLayer | None:
+    """U-Mamba Enc's Mamba layer after a stage, None where it has none."""
+    stages = len(topology.features)
+    if topology.dims == 2 and stage % 2 == stages % 2:
+        return None  # in 2D only the last stage and every second one before it
+    strides = [math.prod(row[axis] for row in topology.strides[: stage + 1]) for axis in range(topology.dims)]
+    voxels = math.prod(size // stride for size, stride in zip(topology.patch_size, strides, strict=True))
+    if voxels <= topology.features[stage]:
+        return MambaLayer(voxels, channel_tokens=True)
+    return MambaLayer(topology.features[stage])
+
+
+SOURCE = "Ma, Li, Wang: U-Mamba, 2024"
+
+
+@register("umamba_bot", source=SOURCE)
+def umamba_bot(in_channels: int, out_channels: int, topology: Topology) -> UMamba:
+    """Residual U-Net with a Mamba layer at the bottleneck."""
+    return UMamba(in_channels, out_channels, topology, placement="bottleneck")
+
+
+@register("umamba_enc", source=SOURCE)
+def umamba_enc(in_channels: int, out_channels: int, topology: Topology) -> UMamba:
+    """Residual U-Net with Mamba layers in the encoder; tied to its patch size."""
+    return UMamba(in_channels, out_channels, topology, placement="encoder")

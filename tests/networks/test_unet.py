@@ -1,0 +1,72 @@
+"""The baseline computes what nnU-Net's own network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import nn
+
+from medmamba.networks.unet import UNet
+from medmamba.plans.plan import Topology
+
+TOPOLOGIES = [
+    Topology(patch_size=(16, 24), strides=((1, 1), (2, 2), (2, 2)), kernel_sizes=((3, 3),) * 3, features=(4, 6, 8)),
+    Topology(
+        patch_size=(4, 12, 8),
+        strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+        kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+        features=(4, 6, 8),
+    ),
+]
+
+
+def layers(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Modules with weights of their own, in order."""
+    return [m for module in modules for m in module.modules() if list(m.parameters(recurse=False))]
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=["2d", "3d"])
+def test_plain_unet_with_the_same_weights_gives_the_same_logits(topology: Topology) -> None:
+    architectures = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+    flat = topology.dims == 2
+    theirs = architectures.PlainConvUNet(
+        input_channels=2,
+        n_stages=3,
+        features_per_stage=topology.features,
+        conv_op=nn.Conv2d if flat else nn.Conv3d,
+        kernel_sizes=topology.kernel_sizes,
+        strides=topology.strides,
+        n_conv_per_stage=(2,) * 3,
+        num_classes=3,
+        n_conv_per_stage_decoder=(2,) * 2,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm2d if flat else nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+    )
+    ours = UNet(2, 3, topology)
+    decoder = theirs.decoder
+    from_, to = (
+        layers((theirs.encoder, decoder.transpconvs, decoder.stages, decoder.seg_layers)),
+        layers((ours.stages, ours.decoder.upsample_layers, ours.decoder.stages, ours.decoder.seg_layers)),
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for source, target in zip(from_, to, strict=True):
+            assert type(source) is type(target)
+            for parameter in source.parameters():
+                parameter.normal_()
+            target.load_state_dict(source.state_dict())
+        x = torch.randn(2, 2, *topology.patch_size)
+        for expected, output in zip(theirs(x), ours(x), strict=True):
+            torch.testing.assert_close(output, expected)
+
+
+def test_residual_encoder_is_deeper() -> None:
+    plain, residual = (UNet(2, 3, TOPOLOGIES[0], residual=residual) for residual in (False, True))
+    convolutions = [sum(isinstance(m, nn.Conv2d) for m in network.stages.modules()) for network in (plain, residual)]
+    assert convolutions == [2 * 3, 2 * (1 + 3 + 4) + 3]  # two a block, and one on the skip of each stage

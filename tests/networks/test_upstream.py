@@ -1,0 +1,69 @@
+"""Weights of the original implementations, and those that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from medmamba import networks
+from medmamba.networks.mamba import MambaBlock
+from medmamba.plans.plan import Topology
+
+CONFIG: dict[str, Any] = {
+    "patch": [8, 8],
+    "strides": [[1, 1], [2, 2]],
+    "kernels": [[3, 3], [3, 3]],
+    "features_per_stage": [4, 6],
+    "in_ch": 1,
+    "ncls": 2,
+}
+
+
+TOPOLOGY = Topology(patch_size=(8, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6))
+
+
+def test_tensors_that_checkpoints_hold_twice_are_dropped() -> None:
+    single = dict(networks.create("umamba_bot", 1, 2, TOPOLOGY).state_dict())
+    repeated = {f"decoder.{key}": tensor for key, tensor in single.items() if key.startswith("encoder.")}
+    for key, tensor in single.items():
+        for name, number in (("conv", 0), ("norm", 1)):
+            for block in ("conv1", "conv2"):
+                if f".{block}.{name}." in key:
+                    repeated[key.replace(f".{block}.{name}.", f".{block}.all_modules.{number}.")] = tensor
+    assert any("all_modules" in key for key in repeated)
+    network = networks.from_upstream("umamba_bot", CONFIG, single | repeated)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, single[key])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("ln.weight", "mamba.A_log", "encoder.stem.0.conv1.weight"),
+        ("encoder.mamba_layers.0.mamba.A_log", "decoder.transpconvs.0.weight"),
+    ],
+)
+def test_first_version_of_umamba_is_refused_with_the_reason(keys: tuple[str, ...]) -> None:
+    with pytest.raises(networks.UpstreamError, match="first version"):
+        networks.from_upstream("umamba_bot", CONFIG, {key: torch.zeros(4) for key in keys})
+
+
+def test_missing_and_unexpected_weights_are_named() -> None:
+    state = dict(MambaBlock(8).state_dict())
+    state["extra"] = state.pop("D")
+    with pytest.raises(networks.UpstreamError, match=r"missing D; unexpected extra"):
+        networks.from_upstream("mamba", {"d_model": 8}, state)
+
+
+def test_weights_of_another_shape_are_named() -> None:
+    with pytest.raises(networks.UpstreamError, match=r"A_log \(16, 16\) instead of \(8, 16\)"):
+        networks.from_upstream("mamba", {"d_model": 4}, MambaBlock(8).state_dict())
+
+
+def test_unknown_options_and_systems_are_refused() -> None:
+    with pytest.raises(networks.UpstreamError, match="layer_idx"):
+        networks.from_upstream("mamba", {"d_model": 8, "layer_idx": 3}, {})
+    with pytest.raises(ValueError, match="umamba_bot, umamba_enc, mamba"):
+        networks.from_upstream("vmamba", {}, {})
