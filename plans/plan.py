@@ -154,6 +154,8 @@ class TrainSettings:
         deep_supervision: compute the loss also on coarser outputs, weights 1, 1/2, 1/4, ...
         mirror_axes: network axes of the patch that augmentation and prediction may flip.
         rotation_degrees: largest rotation of augmentation about each axis.
+        in_plane_augmentation: rotate, scale and deform a 3D patch within its slices only (across the first network
+            axis), because its slices lie too far apart to be mixed.
         seed: of everything random.
     """
 
@@ -171,6 +173,7 @@ class TrainSettings:
     deep_supervision: bool = True
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     rotation_degrees: float = 30.0
+    in_plane_augmentation: bool = False
     seed: int = 1234
 
 

@@ -1,0 +1,171 @@
+"""``medmamba plan``: measure a data set and decide how to train on it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from medmamba.cli._console import Exit, err, fail, out, track
+
+if TYPE_CHECKING:
+    from medmamba.plans.workspace import PlannedResult
+
+
+def plan(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            readable=True,
+            resolve_path=True,
+            help="Folder of the data set, with its dataset.json; it is only read.",
+            show_default=False,
+        ),
+    ],
+    network: Annotated[
+        str, typer.Option("--network", "-n", help="Network to train; a wrong name lists the right ones.")
+    ] = "umamba_bot",
+    configuration: Annotated[
+        Literal["2d", "3d_fullres", "all"] | None,
+        typer.Option(
+            "--configuration",
+            "-c",
+            help="Slices, volumes, or a plan for each.",
+            show_default="3d_fullres, 2d for slices",
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        float,
+        typer.Option(min=0.1, metavar="GB", help="GPU memory that training may take; more makes larger patches."),
+    ] = 8.0,
+    work: Annotated[
+        Path,
+        typer.Option(envvar="MEDMAMBA_WORK", file_okay=False, help="Folder for everything that is computed."),
+    ] = Path("medmamba-work"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a plan that is there and differs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure a data set and decide how to train on it, with a reason for each decision.
+
+    The data set is measured once (sizes, spacings, intensities of the labelled voxels); later calls reuse the
+    measurements as long as its files stay the same. From them follow, by nnU-Net's rules, voxel size, patch and batch
+    size, the depth of the network and how images are normalised and augmented. The outcome is a file, plan.json, that
+    can be read and edited before training; an edited plan is never overwritten without --force.
+
+    For example:
+
+        medmamba plan data/Dataset004_Hippocampus
+
+        medmamba plan data/Dataset004_Hippocampus --network umamba_enc --gpu-memory 24
+
+        medmamba plan data/Dataset004_Hippocampus --configuration all --json
+    """
+    from medmamba import networks
+    from medmamba.io import open_dataset
+    from medmamba.plans.planner import possible_configurations
+    from medmamba.plans.workspace import Workspace, measured, plan_dataset
+
+    known = networks.names("segmentation")
+    if network not in known:
+        fail(f"there is no segmentation network {network!r}; choose one of {', '.join(known)}", Exit.USAGE)
+    data = open_dataset(dataset)
+    fingerprint, _ = measured(data, Workspace(work, data.name), track)
+    possible = possible_configurations(fingerprint)
+    chosen = possible if configuration == "all" else (configuration or possible[0],)
+    results = [plan_dataset(data, network, each, work=work, gpu_memory_gb=gpu_memory, force=force) for each in chosen]
+    weights = [_weights(result) for result in results]
+    if as_json:
+        plans = [_as_json(result, n) for result, n in zip(results, weights, strict=True)]
+        typer.echo(json.dumps({"dataset": data.name, "plans": plans}, indent=2))
+    else:
+        for result, n in zip(results, weights, strict=True):
+            _show(result, len(data.training), n)
+    if any(result.outcome == "kept" for result in results):
+        raise typer.Exit(Exit.USAGE)
+
+
+def _next_command(result: PlannedResult) -> str:
+    single = any(decision.what == "folds" and "all" in decision.value for decision in result.decisions)
+    return f"medmamba train {shlex.quote(str(result.path))} --fold {'all' if single else 0}"
+
+
+def _as_json(result: PlannedResult, weights: int) -> dict[str, Any]:
+    return {
+        "configuration": result.plan.configuration,
+        "network": result.plan.network.name,
+        "weights": weights,
+        "outcome": result.outcome,
+        "digest": result.plan.digest(),
+        "plan": str(result.path),
+        "fingerprint": str(result.fingerprint_path),
+        "differences": list(result.differences),
+        # Those of the plan in the file: an edited plan has decisions that nobody gave a reason for.
+        "decisions": [
+            {"what": decision.what, "value": decision.value, "reason": decision.reason}
+            for decision in (result.decisions if result.outcome != "kept" else ())
+        ],
+        "next": _next_command(result),
+    }
+
+
+def _weights(result: PlannedResult) -> int:
+    """How many weights the planned network has; finds out early when it cannot be built."""
+    import torch
+
+    from medmamba import networks
+
+    plan = result.plan
+    # Without memory for the weights, which takes no time.
+    with torch.device("meta"):
+        try:
+            network = networks.create(
+                plan.network.name,
+                len(plan.channels),
+                plan.labels.output_channels,
+                plan.topology,
+                **plan.network.options,
+            )
+        except ValueError as error:
+            fail(f"{result.path} was made, but its network cannot be built: {error}")
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _show(result: PlannedResult, cases: int, weights: int) -> None:
+    plan = result.plan
+    if result.outcome == "kept":
+        err.print(
+            f"kept: {result.path} differs from what would be planned now:",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+        for line in result.differences:
+            err.print(f"  {line}", markup=False, highlight=False)
+        err.print(
+            f"Train with it as it is ({_next_command(result)}), or add --force to replace it.",
+            markup=False,
+            highlight=False,
+        )
+        return
+    title = f"{plan.dataset}: {plan.configuration} plan for {plan.network.name} from {cases} training cases"
+    out.print(title, style="bold", markup=False, highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for decision in result.decisions:
+        style = "yellow" if decision.what == "warning" else "cyan"
+        table.add_row(Text(decision.what, style), Text(decision.value), Text(decision.reason, "dim"))
+    table.add_row(Text("network", "cyan"), plan.network.name, Text(f"{weights / 1e6:.3g} million weights", "dim"))
+    # The console does not wrap lines, so that paths can be copied; the columns of a table must.
+    out.print(table, soft_wrap=False)
+    for line in result.differences:
+        out.print(f"replaced {line}", markup=False, highlight=False)
+    state = "as before" if result.outcome == "unchanged" else result.outcome
+    out.print(f"plan         {result.path} ({state}, digest {plan.digest()})", markup=False, highlight=False)
+    out.print(f"measurements {result.fingerprint_path}", markup=False, highlight=False)
+    out.print(f"next         {_next_command(result)}\n", markup=False, highlight=False)

@@ -1,0 +1,212 @@
+"""What the planner decided and why, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from medmamba.case import Dataset
+from medmamba.plans.budget import MAX_SHARE_OF_DATASET, BatchSize
+from medmamba.plans.fingerprint import Fingerprint
+from medmamba.plans.grid import Grid
+from medmamba.plans.plan import ChannelPlan, Normalization, Plan
+from medmamba.plans.splits import FOLDS, folds
+from medmamba.plans.topology import MIN_FEATURE_MAP_EDGE, share_of_case
+
+#: Normalise with the statistics of non-zero voxels when cropping leaves less than this share of a case.
+MASK_BELOW_RELATIVE_SIZE = 0.75
+
+#: A patch that covers less than this share of a case sees too little of its surroundings.
+LOW_RESOLUTION_BELOW_SHARE = 0.25
+
+_SCHEMES: dict[Normalization, str] = {
+    "ct": "clipped to the foreground's 0.5 to 99.5 percentile, then its z-score",
+    "none": "as it is",
+    "rescale_0_1": "minimum to maximum of a case becomes 0 to 1",
+    "rgb_0_1": "0 to 255 becomes 0 to 1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One decision of the planner, to be shown.
+
+    Args:
+        what: what was decided, a word or two.
+        value: the outcome, in words.
+        reason: why, in one line.
+    """
+
+    what: str
+    value: str
+    reason: str
+
+
+def decisions(
+    plan: Plan,
+    fingerprint: Fingerprint,
+    dataset: Dataset,
+    *,
+    grid: Grid,
+    batch: BatchSize,
+    low_resolution_mm: tuple[float, ...] | None,
+    memory_gb: float,
+) -> tuple[Decision, ...]:
+    """Every decision in a plan, in the order in which they follow from each other.
+
+    Args:
+        plan: the outcome.
+        fingerprint: of the data set.
+        dataset: where the folds come from.
+        grid: that cases are resampled to.
+        batch: the size of a batch and its limits.
+        low_resolution_mm: spacing of a stage at low resolution, if one would be advised.
+        memory_gb: that was planned for.
+    """
+    share = share_of_case(plan.topology, plan.median_shape)
+    found = [
+        *_labels(plan, fingerprint),
+        *_channels(plan.channels, fingerprint.median_relative_size),
+        Decision(what="axes", value="array axes {}, {}, {}".format(*plan.axes), reason=grid.axes_reason),
+        Decision(what="spacing", value=f"{times(plan.spacing_mm)} mm", reason=grid.spacing_reason),
+        Decision(
+            what="median size",
+            value=f"{times(grid.median_shape)} voxels",
+            reason=f"{times(grid.original_shape)} before resampling; cropped to non-zero voxels",
+        ),
+        _patch(plan, share, memory_gb),
+        _stages(plan),
+        _batch(batch, memory_gb),
+        _dice(plan, share),
+        _augmentation(plan),
+        _folds(dataset),
+    ]
+    if low_resolution_mm:
+        found.append(
+            Decision(
+                what="low resolution",
+                value=f"a stage at {times(low_resolution_mm)} mm would be advised; not available yet",
+                reason=f"a patch covers {share:.0%} of the median case, less than {LOW_RESOLUTION_BELOW_SHARE:.0%}",
+            )
+        )
+    return tuple(found)
+
+
+def times(values: Iterable[float]) -> str:
+    """Sizes as people write them: ``128 x 96 x 0.5``."""
+    return " x ".join(f"{float(value):.4g}" for value in values)
+
+
+def _labels(plan: Plan, fingerprint: Fingerprint) -> list[Decision]:
+    labels, cases = plan.labels, len(fingerprint.cases)
+    present = {
+        label.name: sum(any(str(value) in case.label_voxels for value in label.values) for case in fingerprint.cases)
+        for label in labels.foreground
+    }
+    found = [
+        Decision(
+            what="labels",
+            value=f"{len(labels.foreground)} besides background{', may overlap' if labels.has_regions else ''}",
+            reason=", ".join(f"{name} in {n}" for name, n in present.items()) + f" of {cases} cases",
+        )
+    ]
+    absent = [name for name, n in present.items() if not n]
+    if absent:
+        found.append(
+            Decision(
+                what="warning",
+                value=f"no voxel of {', '.join(absent)}",
+                reason="a network cannot learn a label that occurs in no training case; check names and values",
+            )
+        )
+    return found
+
+
+def _channels(channels: tuple[ChannelPlan, ...], relative_size: float) -> list[Decision]:
+    """One line for all channels that are treated alike."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for channel in channels:
+        if channel.normalization == "zscore":
+            value = "z-score over non-zero voxels" if channel.use_mask else "z-score over all voxels"
+            reason = (
+                f"usual for all but CT; the box of non-zero voxels is {relative_size:.0%} of a case "
+                f"(mask below {MASK_BELOW_RELATIVE_SIZE:.0%})"
+            )
+        else:
+            value, reason = _SCHEMES[channel.normalization], f"the channel is called {channel.name}"
+        alike.setdefault((value, reason), []).append(channel.name)
+    return [
+        Decision(what=f"channel {', '.join(names)}", value=value, reason=reason)
+        for (value, reason), names in alike.items()
+    ]
+
+
+def _patch(plan: Plan, share: float, memory_gb: float) -> Decision:
+    memory = f"{memory_gb:g} GB, as nnU-Net counts memory"
+    if all(patch >= median for patch, median in zip(plan.topology.patch_size, plan.median_shape, strict=True)):
+        covers, reason = "the whole median case", f"trains in {memory}; rounded up to what the strides divide"
+    else:
+        covers, reason = (
+            f"{share:.0%} of the median case",
+            f"the largest of a case's proportions that trains in {memory}",
+        )
+    return Decision(what="patch", value=f"{times(plan.topology.patch_size)} voxels, {covers}", reason=reason)
+
+
+def _stages(plan: Plan) -> Decision:
+    features = plan.topology.features
+    return Decision(
+        what="stages",
+        value=f"{len(features)}, {features[0]} to {features[-1]} features, strides {times(plan.topology.total_stride)}",
+        reason=f"halved along the finest axes first, while feature maps keep {MIN_FEATURE_MAP_EDGE} voxels",
+    )
+
+
+def _batch(batch: BatchSize, memory_gb: float) -> Decision:
+    if batch.patches == batch.fits:
+        reason = f"as many as train in {memory_gb:g} GB"
+    elif batch.patches == batch.share_of_dataset:
+        reason = f"{MAX_SHARE_OF_DATASET:.0%} of the data set's voxels; memory would hold {batch.fits}"
+    else:
+        reason = f"never fewer, though they are more than {MAX_SHARE_OF_DATASET:.0%} of the data set's voxels"
+    return Decision(what="batch", value=f"{batch.patches} patches", reason=reason)
+
+
+def _dice(plan: Plan, share: float) -> Decision:
+    if not plan.train.batch_dice:
+        return Decision(
+            what="Dice loss", value="per patch", reason="patches cover enough of a case, as nnU-Net sees it"
+        )
+    reason = (
+        "slices often lack a structure, and Dice of an absent structure is noise"
+        if plan.topology.dims == 2
+        else f"patches cover {share:.0%} of a case and often lack a structure"
+    )
+    return Decision(what="Dice loss", value="over the batch", reason=reason)
+
+
+def _augmentation(plan: Plan) -> Decision:
+    recipe = plan.train
+    if plan.topology.dims == 2:
+        reason = "slices are elongated" if recipe.rotation_degrees < 180 else "slices are about as long as wide"
+    elif recipe.in_plane_augmentation:
+        reason = "the patch is more than 3 times as wide as it has slices"
+    else:
+        reason = "the patch is no more than 3 times as wide as it has slices"
+    where = " within slices" if recipe.in_plane_augmentation else ""
+    value = f"rotation up to {recipe.rotation_degrees:g} degrees{where}, mirroring"
+    return Decision(what="augmentation", value=value, reason=reason)
+
+
+def _folds(dataset: Dataset) -> Decision:
+    cases = len(dataset.training)
+    if not dataset.splits and cases < 2:
+        return Decision(what="folds", value="only 'all'", reason=f"{cases} training case cannot be divided")
+    splits = folds(dataset)
+    if dataset.splits:
+        reason = "fixed by the author of the data set"
+    elif len(splits) < FOLDS:
+        reason = f"as many as training cases, {FOLDS} need at least {FOLDS}"
+    else:
+        reason = f"{cases} cases shuffled as nnU-Net does; each case is judged on once"
+    return Decision(what="folds", value=str(len(splits)), reason=reason)

@@ -1,0 +1,275 @@
+"""A fingerprint: what was measured about a data set, and enough to see whether it still describes it.
+
+The measurements are nnU-Net's: cases are cropped to the box of their non-zero voxels, and the intensities of foreground
+voxels are described by the same random sample. Shapes and spacings are in array order (see `medmamba.volume`), where
+nnU-Net stores them reversed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmamba.case import Case, Dataset
+from medmamba.io import read_case, read_label
+from medmamba.labels import Labels
+from medmamba.plans._json import from_json, read_json, to_json, write_json
+from medmamba.plans.intensities import Sample, foreground_samples, statistics
+from medmamba.plans.plan import IntensityStatistics
+from medmamba.progress import Progress, silent
+from medmamba.volume import Volume
+
+#: Rises with every change of meaning of a field.
+SCHEMA = 1
+
+#: Foreground voxels drawn from the whole data set, evenly over its cases.
+FOREGROUND_SAMPLES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseFingerprint:
+    """What was measured about one training case.
+
+    Args:
+        id: name of the case.
+        shape: voxels along each array axis.
+        cropped_shape: the same of the box of non-zero voxels.
+        spacing_mm: voxel size along each array axis.
+        label_voxels: how often each value occurs in the label file, by value.
+        source: signature of the case's files (see `case_signature`).
+    """
+
+    id: str
+    shape: tuple[int, int, int]
+    cropped_shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    label_voxels: dict[str, int]
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What was measured about the training cases of a data set.
+
+    Args:
+        dataset: name of the data set.
+        dataset_root: where it was.
+        channels: names of the image channels.
+        cases: the training cases, in the order of the data set.
+        intensities: of the foreground voxels, per channel.
+        median_relative_size: median over the cases of voxels after cropping / voxels before.
+        schema: version of this format.
+
+    Raises:
+        ValueError: if there are no cases, or not one entry of intensities per channel.
+    """
+
+    dataset: str
+    dataset_root: str
+    channels: tuple[str, ...]
+    cases: tuple[CaseFingerprint, ...]
+    intensities: tuple[IntensityStatistics, ...]
+    median_relative_size: float
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"fingerprint has schema {self.schema}, this version of medmamba reads {SCHEMA}")
+        if not self.cases or len(self.intensities) != len(self.channels):
+            raise ValueError(
+                f"a fingerprint needs at least one case and intensities of each channel, got {len(self.cases)} cases "
+                f"and {len(self.intensities)} for channels {', '.join(self.channels)}"
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Fingerprint:
+        """Read a fingerprint.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a fingerprint, naming the key that is wrong.
+        """
+        return from_json(cls, read_json(path), str(path))
+
+    def save(self, path: Path) -> None:
+        """Write the fingerprint as readable JSON."""
+        write_json(to_json(self), path)
+
+    def describes(self, dataset: Dataset) -> bool:
+        """Whether these are the measurements of this data set's training cases as they are on disk now."""
+        measured = {case.id: case.source for case in self.cases}
+        return self.channels == dataset.channels and measured == {
+            case.id: case_signature(case) for case in dataset.training
+        }
+
+    def check_labels(self, labels: Labels) -> None:
+        """See whether the label files hold nothing but what the labels explain.
+
+        Raises:
+            ValueError: for values without a meaning, naming the cases.
+        """
+        allowed = {str(value) for value in labels.allowed_values}
+        strange = {case.id: sorted(set(case.label_voxels) - allowed, key=int) for case in self.cases}
+        strange = {case: values for case, values in strange.items() if values}
+        if strange:
+            shown = "; ".join(f"{case} holds {', '.join(values)}" for case, values in list(strange.items())[:5])
+            raise ValueError(
+                f"label files may hold {', '.join(map(str, labels.allowed_values))}, but {len(strange)} of "
+                f"{len(self.cases)} cases hold other values: {shown}{' ...' if len(strange) > 5 else ''}; correct the "
+                "files, or name the values in dataset.json"
+            )
+
+
+def case_signature(case: Case) -> str:
+    """Twelve hexadecimal digits that change when a file of the case is exchanged or edited.
+
+    Made of name, size and time of last change, so that telling whether a data set is still the same takes
+    milliseconds. Folders do not count: a data set that is moved with its file times stays the same.
+
+    Raises:
+        FileNotFoundError: if a file is gone.
+    """
+    files = [*case.images, *([case.label] if case.label else [])]
+    facts = []
+    for path in files:
+        status = path.stat()
+        facts.append(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int | None = None) -> Fingerprint:
+    """Measure the training cases of a data set.
+
+    Args:
+        dataset: read in place, nothing is written.
+        progress: told about each case.
+        workers: cases that are read at the same time; as many as there are processors, but at most 8, when None.
+
+    Raises:
+        FileNotFoundError: if a file of a case is missing.
+        ValueError: if there are no training cases, a case cannot be measured, or no case has any foreground.
+    """
+    cases = dataset.training
+    if not cases:
+        raise ValueError(f"{dataset.root} has no training cases: there is nothing to learn from")
+    samples = FOREGROUND_SAMPLES // len(cases)
+    measured: dict[str, _Measurement] = {}
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(_measure, case, dataset.channels, samples) for case in cases]
+        try:
+            for future in progress(as_completed(futures), title="Measuring cases", total=len(futures)):
+                measurement = future.result()
+                measured[measurement.case.id] = measurement
+        except BaseException:
+            # Otherwise the error, or Ctrl-C, would wait for all cases that are still in the queue.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    # In the order of the data set, whichever case was read first.
+    ordered = [measured[case.id] for case in cases]
+    if not any(sample.drawn for measurement in ordered for sample in measurement.foreground):
+        raise ValueError(
+            f"no case of {dataset.root} has a voxel labelled as foreground: there is nothing to learn; check the label "
+            "files"
+        )
+    return Fingerprint(
+        dataset=dataset.name,
+        dataset_root=str(dataset.root),
+        channels=dataset.channels,
+        cases=tuple(measurement.case for measurement in ordered),
+        intensities=tuple(
+            statistics([measurement.foreground[channel] for measurement in ordered])
+            for channel in range(len(dataset.channels))
+        ),
+        median_relative_size=float(np.median([np.prod(m.case.cropped_shape) / np.prod(m.case.shape) for m in ordered])),
+    )
+
+
+class _Measurement(NamedTuple):
+    case: CaseFingerprint
+    foreground: tuple[Sample, ...]
+
+
+def _measure(case: Case, channels: tuple[str, ...], samples: int) -> _Measurement:
+    if case.label is None:
+        raise ValueError(f"training case {case.id!r} has no label file")
+    image, label = read_case(case), read_label(case.label)
+    _check(case, channels, image, label)
+    box = nonzero_box(image.array)
+    i, j, k = (part.stop - part.start for part in box)
+    return _Measurement(
+        CaseFingerprint(
+            id=case.id,
+            shape=image.geometry.shape,
+            cropped_shape=(i, j, k),
+            spacing_mm=image.geometry.spacing_mm,
+            label_voxels=_label_voxels(label.array[0]),
+            source=case_signature(case),
+        ),
+        foreground_samples(image.array[:, *box], label.array[0][box], samples),
+    )
+
+
+def _label_voxels(label: NDArray[Any]) -> dict[str, int]:
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        values, voxels = np.unique(label, return_counts=True)
+        return {str(int(value)): int(n) for value, n in zip(values, voxels, strict=True)}
+    # Sorting a whole CT takes seconds, counting it slice by slice a tenth of that.
+    counts = np.zeros(high + 1, dtype=np.int64)
+    for part in label:
+        counts += np.bincount(part.ravel().astype(np.int64), minlength=high + 1)
+    return {str(value): int(n) for value, n in enumerate(counts) if n}
+
+
+def _check(case: Case, channels: tuple[str, ...], image: Volume, label: Volume) -> None:
+    if image.channels != len(channels):
+        raise ValueError(
+            f"case {case.id!r} has {image.channels} channels, the data set has {len(channels)}: {', '.join(channels)}"
+        )
+    if label.channels != 1:
+        raise ValueError(f"a label map holds one value per voxel, {case.label} holds {label.channels}")
+    # Headers of image and label often differ in the last digits, or by a rounded origin; half a voxel is another place.
+    if image.geometry.distance_mm(label.geometry) > min(image.geometry.spacing_mm) / 2:
+        difference = image.geometry.difference(label.geometry)
+        raise ValueError(
+            f"image and label of case {case.id!r} are not on the same grid: {difference}; resample {case.label} to the "
+            "image's grid"
+        )
+    for name, channel in zip(channels, image.array, strict=True):
+        broken = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+        if broken:
+            raise ValueError(
+                f"channel {name!r} of case {case.id!r} holds {broken} voxels that are NaN or infinite "
+                f"({broken / channel.size:.2%}); replace them, for example with the background's intensity"
+            )
+
+
+def nonzero_box(array: NDArray[Any]) -> tuple[slice, slice, slice]:
+    """The smallest box around the voxels that are not zero in some channel.
+
+    nnU-Net also fills holes in the mask of those voxels; that does not change the box.
+
+    Args:
+        array: (C, I, J, K).
+
+    Returns:
+        One slice per array axis; the whole image when every voxel is zero.
+    """
+    nonzero = np.any(array != 0, axis=0)
+    if not nonzero.any():
+        i, j, k = nonzero.shape
+        return slice(0, i), slice(0, j), slice(0, k)
+    ends = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        inside = np.flatnonzero(nonzero.any(axis=others))
+        ends.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    i_range, j_range, k_range = ends
+    return i_range, j_range, k_range

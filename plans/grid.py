@@ -1,0 +1,105 @@
+"""The grid that cases are resampled to: order of axes, voxel size, and the size of a typical case on it.
+
+The rules are nnU-Net's and see the data set in nnU-Net's order of axes (array axes reversed, see
+`medmamba.plans.plan`), so that ties are broken the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmamba.plans.fingerprint import Fingerprint
+
+FloatArray = NDArray[np.float64]
+
+#: An axis is coarse when its spacing, or its shortness, is more than this times that of the others.
+ANISOTROPY = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where patches are taken from; network axis order.
+
+    Args:
+        axes: array axis of each network axis.
+        axes_reason: why in this order.
+        spacing_mm: voxel size after resampling.
+        spacing_reason: why this size.
+        median_shape: median size of the cases after cropping and resampling.
+        original_shape: median size after cropping alone.
+    """
+
+    axes: tuple[int, int, int]
+    axes_reason: str
+    spacing_mm: FloatArray
+    spacing_reason: str
+    median_shape: FloatArray
+    original_shape: FloatArray
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the cases are single slices, so that there is nothing to convolve along the first axis."""
+        return bool(self.median_shape[0] == 1)
+
+
+def target_grid(fingerprint: Fingerprint) -> Grid:
+    """The grid for the cases of a data set."""
+    spacings = np.array([case.spacing_mm[::-1] for case in fingerprint.cases])
+    shapes = np.array([case.cropped_shape[::-1] for case in fingerprint.cases])
+    spacing, spacing_reason = _target_spacing(spacings, shapes)
+    median_shape = np.median([_resampled(size, old, spacing) for size, old in zip(shapes, spacings, strict=True)], 0)
+    order, axes_reason = _slices_first(spacing, median_shape)
+    i, j, k = (2 - axis for axis in order)
+    return Grid(
+        axes=(i, j, k),
+        axes_reason=axes_reason,
+        spacing_mm=spacing[order],
+        spacing_reason=spacing_reason,
+        median_shape=median_shape[order],
+        original_shape=np.median(shapes, 0)[order],
+    )
+
+
+def _resampled(shape: NDArray[np.int64], spacing_mm: FloatArray, target_mm: FloatArray) -> list[int]:
+    return [round(old / new * size) for old, new, size in zip(spacing_mm, target_mm, shape, strict=True)]
+
+
+def _target_spacing(spacings_mm: FloatArray, shapes: NDArray[np.int64]) -> tuple[FloatArray, str]:
+    """The median, but a finer one along a coarse axis: cases with more slices should not lose too many of them."""
+    cases = "1 case" if len(spacings_mm) == 1 else f"{len(spacings_mm)} cases"
+    target = np.percentile(spacings_mm, 50, 0)
+    size = np.percentile(shapes, 50, 0)
+    coarse = int(np.argmax(target))
+    others = [axis for axis in range(3) if axis != coarse]
+    coarsest_other = float(target[others].max())
+    is_coarse = target[coarse] > ANISOTROPY * coarsest_other
+    is_short = size[coarse] * ANISOTROPY < size[others].min()
+    if not (is_coarse and is_short):
+        return target, f"median of {cases}"
+    reason = f"median of {cases}; across the coarse slices their 10th percentile (median {target[coarse]:.4g} mm)"
+    fine = np.percentile(spacings_mm[:, coarse], 10)
+    # The coarse axis stays the coarsest, by a hair, because the order of axes depends on it.
+    target[coarse] = fine if fine >= coarsest_other else coarsest_other + 1e-5
+    return target, reason
+
+
+def _slices_first(spacing_mm: FloatArray, median_shape: FloatArray) -> tuple[list[int], str]:
+    """The axis across the slices goes first, the others keep their order.
+
+    nnU-Net looks at the spacing alone. That takes volumes for slices when the thickness in the header of a single slice
+    is less than its pixel size, so an axis of one voxel comes before a coarse one here.
+    """
+    single = np.flatnonzero(median_shape == 1)
+    coarse = int(np.argmax(spacing_mm))
+    if len(single) and coarse not in single:
+        coarse = int(single[0])
+    if len(single):
+        reason = "the cases are single slices across the first"
+    elif spacing_mm.max() / spacing_mm.min() < 1 + 1e-6:
+        reason = "all have the same spacing, so nnU-Net's order is kept"
+    else:
+        reason = "the coarsest goes first, so that 2D patches are the sharpest slices"
+    return [coarse, *(axis for axis in range(3) if axis != coarse)], reason

@@ -1,0 +1,90 @@
+"""Which cases to learn from and which to be judged on: nnU-Net's five folds, or the author's own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medmamba.case import Dataset, Split
+
+FOLDS = 5
+SEED = 12345
+
+
+def folds(dataset: Dataset) -> tuple[Split, ...]:
+    """The folds of a data set: those its author fixed, or else five, as nnU-Net shuffles them.
+
+    With fewer than five training cases there are as many folds as cases, each judged on one of them.
+
+    Raises:
+        ValueError: if there are fewer than two training cases, or the author's folds name cases that do not exist,
+            have an empty side, or judge on cases they learn from.
+    """
+    if dataset.splits:
+        _check(dataset)
+        return dataset.splits
+    ids = sorted(case.id for case in dataset.training)
+    if len(ids) < 2:
+        raise ValueError(
+            f"{dataset.root} has {len(ids)} training cases, folds need at least 2; label more cases, or learn from and "
+            "judge on the same with fold 'all'"
+        )
+    order = np.arange(len(ids))
+    np.random.RandomState(SEED).shuffle(order)
+    parts = np.array_split(order, min(FOLDS, len(ids)))
+    splits = []
+    for part in parts:
+        judged = set(part.tolist())
+        splits.append(
+            Split(
+                train=tuple(case for index, case in enumerate(ids) if index not in judged),
+                validation=tuple(case for index, case in enumerate(ids) if index in judged),
+            )
+        )
+    return tuple(splits)
+
+
+def split(dataset: Dataset, fold: int | str) -> Split:
+    """One fold by its number, from 0; ``"all"`` learns from all training cases and is judged on the same.
+
+    Raises:
+        ValueError: if there is no such fold.
+    """
+    if fold == "all":
+        ids = tuple(sorted(case.id for case in dataset.training))
+        if not ids:
+            raise ValueError(f"{dataset.root} has no training cases: there is nothing to learn from")
+        return Split(train=ids, validation=ids)
+    splits = folds(dataset)
+    number = int(fold) if isinstance(fold, int) or fold.isdecimal() else -1
+    if not 0 <= number < len(splits):
+        raise ValueError(
+            f"{dataset.name} has folds 0 to {len(splits) - 1}{_why_so_few(dataset, splits)}, got {fold!r}; "
+            "choose one of them, or 'all' to learn from every case"
+        )
+    return splits[number]
+
+
+def _why_so_few(dataset: Dataset, splits: tuple[Split, ...]) -> str:
+    if dataset.splits:
+        return " (fixed by its author)"
+    return f" (it has {len(dataset.training)} training cases)" if len(splits) < FOLDS else ""
+
+
+def _check(dataset: Dataset) -> None:
+    known = {case.id for case in dataset.training}
+    for number, fold in enumerate(dataset.splits):
+        unknown = sorted({*fold.train, *fold.validation} - known)
+        if unknown:
+            raise ValueError(
+                f"fold {number} of {dataset.name} names cases that it does not have: {', '.join(unknown[:5])}"
+                f"{' ...' if len(unknown) > 5 else ''}; correct the splits file in {dataset.root}"
+            )
+        if not fold.train or not fold.validation:
+            side = "learn from" if not fold.train else "be judged on"
+            raise ValueError(f"fold {number} of {dataset.name} has no cases to {side}; correct it in {dataset.root}")
+        both = sorted(set(fold.train) & set(fold.validation))
+        if both:
+            raise ValueError(
+                f"fold {number} of {dataset.name} learns from cases it is judged on: {', '.join(both[:5])}"
+                f"{' ...' if len(both) > 5 else ''}; correct the splits file in {dataset.root}"
+            )

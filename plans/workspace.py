@@ -1,0 +1,236 @@
+"""The work folder: where fingerprints, plans and preprocessed cases of a data set are kept.
+
+    <root>/<data set>/fingerprint.json
+    <root>/<data set>/<configuration>__<network>/plan.json
+    <root>/<data set>/preprocessed/<digest>/
+
+The data set itself is only ever read.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from medmamba.case import Dataset
+from medmamba.io import open_dataset
+from medmamba.plans._json import to_json
+from medmamba.plans.fingerprint import Fingerprint, fingerprint
+from medmamba.plans.plan import Configuration, Plan
+from medmamba.plans.planner import Decision, make_plan, possible_configurations
+from medmamba.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+
+#: Names of folders stay well below the 255 bytes that file systems allow.
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The files of one data set in a work folder.
+
+    Args:
+        root: the work folder; it need not exist.
+        dataset: name of the data set, made safe for file names.
+    """
+
+    root: Path
+    dataset: str
+
+    @property
+    def folder(self) -> Path:
+        """Everything about the data set."""
+        return self.root / safe_name(self.dataset)
+
+    @property
+    def fingerprint(self) -> Path:
+        """What was measured."""
+        return self.folder / "fingerprint.json"
+
+    def plan(self, configuration: Configuration, network: str) -> Path:
+        """The plan of one configuration and network."""
+        return self.folder / f"{configuration}__{safe_name(network)}" / "plan.json"
+
+    def cache(self, plan: Plan) -> Path:
+        """Folder of the cases preprocessed as the plan says; plans that preprocess alike share it."""
+        return self.folder / "preprocessed" / plan.preprocessing_digest()
+
+
+def safe_name(name: str) -> str:
+    """A name as a folder can bear it: letters and digits of any script, ``-``, ``_`` and inner dots.
+
+    >>> safe_name("Liver / MR (T2)")
+    'Liver_MR_T2'
+    """
+    kept = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._")
+    while len(kept.encode()) > _LONGEST_NAME:
+        kept = kept[:-1]
+    return kept or "dataset"
+
+
+def measured(
+    dataset: Dataset, workspace: Workspace, progress: Progress = silent, *, workers: int | None = None
+) -> tuple[Fingerprint, bool]:
+    """The data set's fingerprint: the one in the work folder if it still describes the data, else a new one.
+
+    Args:
+        dataset: to be described.
+        workspace: where the fingerprint is kept.
+        progress: told about each case that is measured.
+        workers: see `medmamba.plans.fingerprint.fingerprint`.
+
+    Returns:
+        The fingerprint, and whether it was there already.
+
+    Raises:
+        ValueError: if the data set cannot be measured, or the work folder belongs to another one of the same name.
+    """
+    path = workspace.fingerprint
+    if path.is_file():
+        kept = _kept(path)
+        if kept and kept.describes(dataset):
+            return kept, True
+        if kept and kept.dataset_root != str(dataset.root) and Path(kept.dataset_root).is_dir():
+            raise ValueError(
+                f"{workspace.folder} holds plans of another data set named {dataset.name!r}, in {kept.dataset_root}; "
+                "give one of the two another work folder"
+            )
+        log.info("%s no longer describes %s; measuring again", path, dataset.root)
+    new = fingerprint(dataset, progress, workers=workers)
+    new.save(path)
+    return new, False
+
+
+def _kept(path: Path) -> Fingerprint | None:
+    try:
+        return Fingerprint.load(path)
+    except ValueError as error:
+        # It holds measurements only, which can be made again.
+        log.warning("%s; measuring again", error)
+        return None
+
+
+Outcome = Literal["written", "unchanged", "replaced", "kept"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedResult:
+    """What came of planning.
+
+    Args:
+        plan: the plan in the file.
+        decisions: how a new plan is made; not those of a plan that was kept.
+        path: of the plan.
+        fingerprint_path: of the fingerprint.
+        fingerprint_reused: the data set was measured before and has not changed.
+        outcome: the file was ``written`` new, was there and is ``unchanged``, was ``replaced``, or differs from the
+            new plan and was ``kept``.
+        differences: one line for each field in which the file differs, or differed, from the new plan.
+    """
+
+    plan: Plan
+    decisions: tuple[Decision, ...]
+    path: Path
+    fingerprint_path: Path
+    fingerprint_reused: bool
+    outcome: Outcome
+    differences: tuple[str, ...] = ()
+
+
+def plan_dataset(
+    dataset: Path | Dataset,
+    network: str,
+    configuration: Configuration | None = None,
+    *,
+    work: Path,
+    gpu_memory_gb: float = 8.0,
+    network_options: dict[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> PlannedResult:
+    """Measure a data set, plan for it, and keep both in the work folder.
+
+    A plan that is already there and differs, because somebody edited it or it was made with other options, is kept.
+
+    Args:
+        dataset: the folder, or the data set opened.
+        network: name in the registry of networks.
+        configuration: slices or volumes; None means volumes where the data has any.
+        work: the work folder.
+        gpu_memory_gb: memory that training may take.
+        network_options: passed on to the network.
+        force: replace a plan that differs.
+        progress: told about each case that is measured.
+
+    Raises:
+        FileNotFoundError: if the data set, or a file of it, is missing.
+        ValueError: if the data do not allow it (see `medmamba.plans.planner.make_plan`), or the plan that is there
+            cannot be read and ``force`` is off.
+    """
+    data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+    workspace = Workspace(work, data.name)
+    description, reused = measured(data, workspace, progress)
+    chosen = configuration or possible_configurations(description)[0]
+    plan, decisions = make_plan(
+        description,
+        data,
+        network=network,
+        configuration=chosen,
+        gpu_memory_gb=gpu_memory_gb,
+        network_options=network_options,
+    )
+    path = workspace.plan(chosen, network)
+    plan, outcome, changes = _store(plan, path, force)
+    return PlannedResult(
+        plan=plan,
+        decisions=decisions,
+        path=path,
+        fingerprint_path=workspace.fingerprint,
+        fingerprint_reused=reused,
+        outcome=outcome,
+        differences=changes,
+    )
+
+
+def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[str, ...]]:
+    """Write the plan unless another one is there; the plan that is in the file then, and how it came about."""
+    if not path.is_file():
+        plan.save(path)
+        return plan, "written", ()
+    try:
+        old = Plan.load(path)
+    except ValueError as error:
+        if not force:
+            raise
+        plan.save(path)
+        return plan, "replaced", (str(error),)
+    # Where the data lie is no decision: a data set that was moved does not make a plan differ.
+    changes = differences(replace(old, dataset_root=plan.dataset_root), plan)
+    if changes and not force:
+        return old, "kept", changes
+    if changes or old.dataset_root != plan.dataset_root:
+        plan.save(path)
+    return plan, "replaced" if changes else "unchanged", changes
+
+
+def differences(old: Plan, new: Plan) -> tuple[str, ...]:
+    """One line for each field in which two plans differ, e.g. ``train.epochs: 250, new 1000``."""
+    return tuple(_differences(to_json(old), to_json(new), ""))
+
+
+def _differences(old: Any, new: Any, place: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in {**old, **new}:
+            inner = f"{place}.{key}" if place else key
+            if key not in old or key not in new:
+                lines.append(f"{inner}: {old.get(key, 'absent')}, new {new.get(key, 'absent')}")
+            else:
+                lines += _differences(old[key], new[key], inner)
+        return lines
+    return [] if old == new else [f"{place}: {old}, new {new}"]

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmamba import Label, Labels
+from medmamba.plans import (
+    ChannelPlan,
+    IntensityStatistics,
+    NetworkPlan,
+    Plan,
+    Resampling,
+    Topology,
+    TrainSettings,
+)
+from medmamba.plans._json import from_json, read_json, to_json, write_json
+
+TOPOLOGY = Topology(
+    patch_size=(16, 32, 24),
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+    kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+    features=(8, 16, 32),
+)
+STATISTICS = IntensityStatistics(
+    mean=1.5, median=1.0, std=0.1, min=-7.0, max=9.0, percentile_00_5=-5.0, percentile_99_5=8.0
+)
+PLAN = Plan(
+    dataset="Phantoms",
+    dataset_root="/data/phantoms",
+    configuration="3d_fullres",
+    channels=(ChannelPlan(name="CT", normalization="ct", use_mask=False, intensities=STATISTICS),),
+    labels=Labels(
+        foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_order=(1, 2)
+    ),
+    axes=(2, 1, 0),
+    spacing_mm=(5.0, 0.1, 1 / 3),
+    median_shape=(20.0, 300.5, 310.0),
+    resampling=Resampling(),
+    network=NetworkPlan(name="segmamba", options={"depths": [2, 2], "drop": None}),
+    topology=TOPOLOGY,
+    train=TrainSettings(batch_size=2, batch_dice=False),
+)
+
+
+def test_reading_what_was_written_gives_the_same_plan(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "a" / "plan.json")
+    assert Plan.load(tmp_path / "a" / "plan.json") == PLAN
+
+
+def test_a_plan_written_by_hand_may_leave_out_defaults(tmp_path: Path) -> None:
+    data = to_json(PLAN)
+    for key in ("inference", "file_ending", "schema"):
+        del data[key]
+    del data["train"]["epochs"]
+    assert from_json(Plan, data, "plan") == PLAN
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda d: d.update(patch=1), "plan.json: unknown key patch; known are dataset"),
+        (lambda d: d.pop("axes"), "plan.json: missing key axes"),
+        (
+            lambda d: d.update(configuration="4d"),
+            "plan.json.configuration: must be one of '2d', '3d_fullres', got '4d'",
+        ),
+        (lambda d: d["train"].update(epochs="many"), "plan.json.train.epochs: must be of type int, got 'many'"),
+        (lambda d: d["train"].update(epochs=True), "plan.json.train.epochs: must be of type int, got True"),
+        (lambda d: d["train"].update(batch_dice=1), "plan.json.train.batch_dice: must be of type bool, got 1"),
+        (lambda d: d.update(axes=[0, 1]), "plan.json.axes: must have 3 entries, got 2"),
+        (lambda d: d.update(axes=[0, 1, 1]), "plan.json: axes must be a permutation"),
+        (lambda d: d.update(axes=3), "plan.json.axes: must be a list, got 3"),
+        (lambda d: d.update(train=[]), "plan.json.train: must be an object"),
+        (lambda d: d.update(schema=2), "plan.json: plan has schema 2"),
+        (lambda d: d.update(spacing_mm=[1, 1]), "plan.json: spacing needs 3 positive entries"),
+        (lambda d: d.update(spacing_mm=[1, 0, 1]), "plan.json: spacing needs 3 positive entries"),
+        (lambda d: d.update(configuration="2d"), "plan.json: a 2d plan cannot have a patch of (16, 32, 24)"),
+        (lambda d: d["topology"].update(patch_size=[15, 32, 24]), "plan.json.topology: patch size (15, 32, 24)"),
+        (lambda d: d["channels"][0]["intensities"].pop("std"), "plan.json.channels[0].intensities: missing key std"),
+    ],
+)
+def test_a_wrong_plan_is_refused_with_the_place(tmp_path: Path, edit: Callable[[Any], Any], words: str) -> None:
+    data = to_json(PLAN)
+    edit(data)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="plan") as caught:
+        Plan.load(path)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert str(caught.value).count(str(tmp_path)) == 1
+
+
+def test_whole_numbers_may_stand_for_fractions() -> None:
+    data = to_json(PLAN)
+    data["spacing_mm"] = [5, 1, 1]
+    assert from_json(Plan, data, "plan").spacing_mm == (5.0, 1.0, 1.0)
+
+
+def test_the_digest_changes_with_decisions_and_not_with_the_place() -> None:
+    assert len(PLAN.digest()) == 12
+    assert replace(PLAN, dataset_root="/elsewhere").digest() == PLAN.digest()
+    assert PLAN.override("train.epochs", 7).digest() != PLAN.digest()
+
+
+def test_the_digest_survives_a_file(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").digest() == PLAN.digest()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "changes"),
+    [
+        ("train.epochs", 7, False),
+        ("network.name", "umamba_bot", False),
+        ("topology.patch_size", [16, 32, 32], False),
+        ("spacing_mm", [5.0, 0.2, 0.2], True),
+        ("axes", [0, 1, 2], True),
+        ("resampling.image_order", 1, True),
+    ],
+)
+def test_the_digest_of_preprocessing_sees_only_what_cases_depend_on(key: str, value: Any, changes: bool) -> None:
+    assert (PLAN.override(key, value).preprocessing_digest() != PLAN.preprocessing_digest()) == changes
+
+
+def test_override_changes_one_field() -> None:
+    assert PLAN.override("train.epochs", 7) == replace(PLAN, train=replace(PLAN.train, epochs=7))
+    assert PLAN.override("network.options.width", 9).network.options == {"depths": [2, 2], "drop": None, "width": 9}
+
+
+@pytest.mark.parametrize("key", ["epochs", "train.epoch", "train.epochs.more", "", "train."])
+def test_override_refuses_unknown_fields(key: str) -> None:
+    with pytest.raises(ValueError, match="no field"):
+        PLAN.override(key, 7)
+
+
+def test_override_refuses_values_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"plan\.train\.epochs: must be of type int"):
+        PLAN.override("train.epochs", "many")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"features": (8,)}, "same number"),
+        ({"patch_size": (16,)}, "2D or 3D"),
+        ({"strides": ((1, 1, 1), (1, 2), (2, 2, 2))}, "3 positive entries"),
+        ({"strides": ((1, 1, 1), (0, 2, 2), (2, 2, 2))}, "3 positive entries"),
+        ({"kernel_sizes": ((2, 3, 3), (3, 3, 3), (3, 3, 3))}, "odd"),
+        ({"patch_size": (16, 32, 25)}, "nearest for axis 2 is 24"),
+        ({"patch_size": (16, 32, 0)}, "nearest for axis 2 is 4"),
+    ],
+)
+def test_a_topology_that_does_not_fit_together_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(TOPOLOGY, **changes)
+
+
+def test_total_stride_is_the_product() -> None:
+    assert TOPOLOGY.total_stride == (2, 4, 4)
+    assert TOPOLOGY.dims == 3
+
+
+def test_a_file_that_is_not_json_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text('{\n"a": 1,\n}')
+    with pytest.raises(ValueError, match=r"plan\.json is not valid JSON: .* in line 3"):
+        read_json(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="not a text file in UTF-8"):
+        read_json(path)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    write_json({"a": 1}, path)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json({"a": float("nan")}, path)
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+from medmamba import Case, Dataset, Label, Labels, Split
+from medmamba.plans.splits import folds, split
+
+
+def dataset(ids: list[str], splits: tuple[Split, ...] = ()) -> Dataset:
+    return Dataset(
+        name="Phantoms",
+        root=Path("/data/phantoms"),
+        layout="nnunet",
+        channels=("MRI",),
+        labels=Labels(foreground=(Label(name="ball", values=(1,)),)),
+        training=tuple(Case(id=one, images=(Path(f"{one}.nii.gz"),), label=Path(f"{one}.nii.gz")) for one in ids),
+        splits=splits,
+    )
+
+
+@pytest.mark.parametrize("cases", [5, 7, 23, 200])
+def test_five_folds_are_those_of_nnunet(cases: int) -> None:
+    ids = [f"case_{(index * 7919) % 1000:04}" for index in range(cases)]
+    theirs = generate_crossval_split(list(np.sort(ids)), seed=12345, n_splits=5)
+    assert [(list(fold.train), list(fold.validation)) for fold in folds(dataset(ids))] == [
+        (fold["train"], fold["val"]) for fold in theirs
+    ]
+
+
+def test_fewer_than_five_cases_make_as_many_folds() -> None:
+    found = folds(dataset(["a", "b", "c"]))
+    assert sorted(fold.validation for fold in found) == [("a",), ("b",), ("c",)]
+    assert all(sorted(fold.train + fold.validation) == ["a", "b", "c"] for fold in found)
+
+
+def test_one_case_cannot_be_divided() -> None:
+    with pytest.raises(ValueError, match=r"1 training cases.*at least 2.*'all'"):
+        folds(dataset(["a"]))
+
+
+def test_folds_of_the_author_win() -> None:
+    own = (Split(train=("a", "b"), validation=("c",)),)
+    assert folds(dataset(["a", "b", "c"], own)) == own
+    assert split(dataset(["a", "b", "c"], own), 0) == own[0]
+
+
+def test_fold_all_learns_from_and_is_judged_on_everything() -> None:
+    assert split(dataset(["b", "a"]), "all") == Split(train=("a", "b"), validation=("a", "b"))
+    with pytest.raises(ValueError, match="no training cases"):
+        split(dataset([]), "all")
+
+
+def test_a_fold_can_be_named_by_its_digits() -> None:
+    data = dataset([f"{n}" for n in range(10)])
+    assert split(data, "3") == split(data, 3) == folds(data)[3]
+
+
+@pytest.mark.parametrize("fold", [5, -1, "5", "-1", "first", ""])
+def test_unknown_folds_are_refused(fold: int | str) -> None:
+    with pytest.raises(ValueError, match=r"folds 0 to 4, got .*'all'"):
+        split(dataset([f"{n}" for n in range(10)]), fold)
+
+
+def test_the_refusal_says_why_there_are_few_folds() -> None:
+    with pytest.raises(ValueError, match=r"folds 0 to 2 \(it has 3 training cases\)"):
+        split(dataset(["a", "b", "c"]), 4)
+    with pytest.raises(ValueError, match=r"folds 0 to 0 \(fixed by its author\)"):
+        split(dataset(["a", "b"], (Split(train=("a",), validation=("b",)),)), 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (Split(train=("a", "z"), validation=("b",)), "does not have: z"),
+        (Split(train=("a", "b"), validation=("b",)), "judged on: b"),
+        (Split(train=("a",), validation=()), "no cases to be judged on"),
+        (Split(train=(), validation=("a",)), "no cases to learn from"),
+    ],
+)
+def test_impossible_folds_of_the_author_are_refused(own: Split, words: str) -> None:
+    with pytest.raises(ValueError, match=f"fold 1 .*{words}"):
+        folds(dataset(["a", "b"], (Split(train=("a",), validation=("b",)), own)))

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medmamba.plans import Plan
+from medmamba.plans import fingerprint as fingerprint_module
+from medmamba.plans.planner import make_plan
+from medmamba.plans.workspace import Workspace, differences, measured, plan_dataset, safe_name
+
+
+@pytest.fixture
+def balls(scans: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A writer that has written two cases."""
+    monkeypatch.setattr(fingerprint_module, "FOREGROUND_SAMPLES", 1000)
+    index = np.indices((24, 24, 24))
+    for radius in (6, 8):
+        label = ((index - 12) ** 2).sum(0) < radius**2
+        scans.add((10 + 5 * label)[None], label)
+    return scans
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("Hippocampus", "Hippocampus"),
+        ("Liver / MR (T2)", "Liver_MR_T2"),
+        ("../../etc", "etc"),
+        ("..", "dataset"),
+        ("", "dataset"),
+        ("a:b*c?", "a_b_c"),
+        ("脑MRI", "脑MRI"),
+        ("v1.2", "v1.2"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_names_become_safe_for_folders(name: str, folder: str) -> None:
+    assert safe_name(name) == folder
+
+
+def test_the_layout_is_as_documented(tmp_path: Path, measured_dataset: Any) -> None:
+    fingerprint, dataset = measured_dataset([(60, 60, 60)], [(1.0, 1.0, 1.0)])
+    plan, _ = make_plan(fingerprint, dataset, network="segmamba")
+    workspace = Workspace(tmp_path, "My data")
+    assert workspace.fingerprint == tmp_path / "My_data" / "fingerprint.json"
+    assert workspace.plan("2d", "segmamba") == tmp_path / "My_data" / "2d__segmamba" / "plan.json"
+    assert workspace.cache(plan) == tmp_path / "My_data" / "preprocessed" / plan.preprocessing_digest()
+
+
+def test_measurements_are_reused_until_the_data_change(balls: Any, tmp_path: Path) -> None:
+    dataset, workspace = balls.dataset(), Workspace(tmp_path / "work", "Phantoms")
+    first, reused = measured(dataset, workspace)
+    assert not reused
+    assert measured(dataset, workspace) == (first, True)
+    os.utime(dataset.training[0].label, ns=(0, 0))
+    again, reused = measured(dataset, workspace)
+    assert not reused
+    assert again.cases[0].source != first.cases[0].source
+    assert measured(dataset, workspace) == (again, True)
+
+
+def test_unreadable_measurements_are_made_again(balls: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, workspace = balls.dataset(), Workspace(tmp_path / "work", "Phantoms")
+    workspace.fingerprint.parent.mkdir(parents=True)
+    workspace.fingerprint.write_text('{"schema": 99}')
+    found, reused = measured(dataset, workspace)
+    assert not reused
+    assert "measuring again" in caplog.text
+    assert measured(dataset, workspace) == (found, True)
+
+
+def test_another_data_set_of_the_same_name_is_refused(balls: Any, tmp_path: Path) -> None:
+    dataset, workspace = balls.dataset(), Workspace(tmp_path / "work", "Phantoms")
+    measured(dataset, workspace)
+    other = replace(dataset, root=tmp_path, training=dataset.training[:1])
+    with pytest.raises(ValueError, match=f"another data set named 'Phantoms', in {dataset.root}.*another work folder"):
+        measured(other, workspace)
+
+
+def test_planning_writes_a_plan_and_planning_again_leaves_it(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    first = plan_dataset(dataset, "segmamba", work=work)
+    assert (first.outcome, first.fingerprint_reused) == ("written", False)
+    assert first.path == work / "Phantoms" / "3d_fullres__segmamba" / "plan.json"
+    assert Plan.load(first.path) == first.plan
+    before = first.path.stat().st_mtime_ns
+    second = plan_dataset(dataset, "segmamba", work=work)
+    assert (second.outcome, second.fingerprint_reused, second.plan) == ("unchanged", True, first.plan)
+    assert first.path.stat().st_mtime_ns == before
+
+
+def test_an_edited_plan_is_kept_unless_forced(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    path = plan_dataset(dataset, "segmamba", "2d", work=work).path
+    edited = json.loads(path.read_text())
+    edited["train"]["epochs"] = 50
+    path.write_text(json.dumps(edited))
+    kept = plan_dataset(dataset, "segmamba", "2d", work=work)
+    assert (kept.outcome, kept.plan.train.epochs) == ("kept", 50)
+    assert kept.differences == ("train.epochs: 50, new 1000",)
+    assert Plan.load(path).train.epochs == 50
+    forced = plan_dataset(dataset, "segmamba", "2d", work=work, force=True)
+    assert (forced.outcome, forced.differences) == ("replaced", kept.differences)
+    assert Plan.load(path).train.epochs == 1000
+
+
+def test_a_plan_that_cannot_be_read_is_named_and_can_be_replaced(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    path = plan_dataset(dataset, "segmamba", work=work).path
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"plan\.json is not valid JSON"):
+        plan_dataset(dataset, "segmamba", work=work)
+    assert plan_dataset(dataset, "segmamba", work=work, force=True).outcome == "replaced"
+    assert Plan.load(path).network.name == "segmamba"
+
+
+def test_a_moved_data_set_only_changes_where_it_is(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    before = plan_dataset(dataset, "segmamba", work=work)
+    root = balls.root.rename(tmp_path / "elsewhere")
+    training = tuple(
+        replace(case, images=tuple(root / path.name for path in case.images), label=root / case.label.name)
+        for case in dataset.training
+    )
+    after = plan_dataset(replace(dataset, root=root, training=training), "segmamba", work=work)
+    assert (after.outcome, after.fingerprint_reused) == ("unchanged", True)
+    assert Plan.load(after.path).dataset_root == str(root)
+    assert after.plan.digest() == before.plan.digest()
+
+
+def test_differences_name_the_field(measured_dataset: Any) -> None:
+    fingerprint, dataset = measured_dataset([(60, 60, 60)], [(1.0, 1.0, 1.0)])
+    plan, _ = make_plan(fingerprint, dataset, network="segmamba")
+    other, _ = make_plan(fingerprint, dataset, network="segmamba", network_options={"depth": 2})
+    assert differences(plan, plan) == ()
+    assert differences(plan, other) == ("network.options.depth: absent, new 2",)
