@@ -1,0 +1,192 @@
+"""``medmamba evaluate``: how good segmentations are."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from medmamba.cli._console import Exit, err, fail, out, track
+
+if TYPE_CHECKING:
+    from medmamba.scores import Report, Summary
+
+
+def evaluate(
+    prediction: Annotated[
+        Path,
+        typer.Argument(exists=True, help="Segmentation to judge, or a folder of them.", show_default=False),
+    ],
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            help="Reference segmentation, a folder of them, or a data set, whose training labels are taken.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            exists=True,
+            help="Data set or dataset.json with names, regions and ignore value of the labels.",
+            show_default="the dataset.json beside the references or predictions, else every value in the references",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="What to measure; repeat for several. A wrong name lists all.",
+            show_default="dice and hd95",
+        ),
+    ] = None,
+    missing: Annotated[
+        Literal["fail", "skip"],
+        typer.Option(
+            help="A reference without a usable prediction gets the worst values (fail) or is left out (skip)."
+        ),
+    ] = "fail",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            file_okay=False,
+            help="Folder for report.json and report.csv.",
+            show_default="the folder of the predictions",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=1, help="Cases to work on at the same time; each needs memory.")
+    ] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compare segmentations with references and report how good they are.
+
+    Files belong together when their names are equal up to the ending. Dice is the overlap: 1 is perfect, 0 is none.
+    HD95 is the distance in mm within which 95 % of both surfaces lie. Other metrics are iou, precision, sensitivity,
+    nsd_1mm and nsd_2mm (share of the surface within that distance), assd (mean distance) and hd (largest distance).
+
+    The interval tells where the mean would lie with other cases like these. A score is undefined when neither
+    segmentation holds the label, and infinite when only one does and a distance is asked for; both are counted beside
+    the mean, never hidden in it. A prediction on another grid than its reference is a failure: nothing is resampled.
+
+    Exit code 3 says that cases failed; the report is written all the same.
+
+    For example:
+
+        medmamba evaluate predictions/ data/Dataset004_Hippocampus --missing skip
+
+        medmamba evaluate predictions/ data/Dataset900_Phantom/labelsTs --metric dice --metric nsd_1mm
+
+        medmamba evaluate mine.nii.gz theirs.nii.gz --json
+    """
+    from medmamba.evaluate import evaluate as score
+    from medmamba.evaluate import find_labels, labels_in, match_files
+    from medmamba.io import open_dataset
+    from medmamba.metrics import METRICS
+
+    names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        fail(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}", Exit.USAGE)
+    matches = match_files(prediction, reference)
+    meaning = open_dataset(labels).labels if labels else find_labels(prediction, reference)
+    if meaning is None:
+        meaning = labels_in(matches.pairs, track)
+    report = score(
+        matches.pairs,
+        meaning,
+        metrics=names,
+        missing=missing,
+        extra=matches.extra,
+        workers=workers,
+        progress=track,
+    )
+    paths = report.save(output or (prediction if prediction.is_dir() else prediction.parent))
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+    else:
+        show_report(report)
+        out.print(f"report {paths[0]}\ntable  {paths[1]}", markup=False, highlight=False)
+    _complain(report)
+    if report.failed:
+        raise typer.Exit(Exit.DATA)
+
+
+def show_report(report: Report) -> None:
+    """Print the summaries of a report, a table per metric."""
+    for metric in report.metrics:
+        # The console does not wrap lines, so that paths can be copied; the columns of a table must.
+        out.print(
+            _table(metric, [summary for summary in report.summaries if summary.metric == metric]), soft_wrap=False
+        )
+        out.print()
+    if all(summary.interval is None for summary in report.summaries):
+        out.print("No intervals: they need at least five cases.", style="dim")
+    if any(summary.infinite for summary in report.summaries):
+        out.print("Infinite distances are not in the mean; read it together with their number.", style="dim")
+    worst = report.worst(3)
+    if len(report.cases) > len(worst) > 0:
+        words = ", ".join(f"{case} ({_figure(value)})" for case, value in worst)
+        out.print(f"worst  {words}", markup=False, highlight=False)
+
+
+def _table(metric: str, summaries: list[Summary]) -> Table:
+    from medmamba.metrics import METRICS
+
+    title, unit = METRICS[metric].title, METRICS[metric].unit
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"{title} ({unit})" if unit else title, overflow="fold", min_width=16)
+    rows = {
+        "mean": [_figure(summary.mean) for summary in summaries],
+        "95 % interval": [_interval(summary) for summary in summaries],
+        "median": [_figure(summary.median) for summary in summaries],
+        "cases": [str(summary.n) for summary in summaries],
+        "undefined": [str(summary.undefined or "") for summary in summaries],
+        "infinite": [str(summary.infinite or "") for summary in summaries],
+    }
+    # Columns with nothing to tell are left out.
+    shown = {name: cells for name, cells in rows.items() if any(cells)}
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, summary in enumerate(summaries):
+        table.add_row(Text(summary.label, "cyan"), *(cells[number] for cells in shown.values()))
+    return table
+
+
+def _interval(summary: Summary) -> str:
+    return "" if summary.interval is None else " to ".join(_figure(bound) for bound in summary.interval)
+
+
+def _figure(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _complain(report: Report) -> None:
+    """What is wrong with single cases, on standard error."""
+    without = [case for case in report.cases if "no prediction" in case.notes]
+    if without:
+        names = ", ".join(case.id for case in without[:5]) + (", ..." if len(without) > 5 else "")
+        fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
+        _note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
+    for case in report.failed:
+        if case not in without:
+            _note(f"failed {case.id}: {case.notes[0]}")
+    if report.extra_predictions:
+        names = ", ".join(report.extra_predictions[:5]) + (", ..." if len(report.extra_predictions) > 5 else "")
+        _note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")
+
+
+def _note(message: str) -> None:
+    err.print(message, style="yellow", markup=False, highlight=False)

@@ -1,0 +1,313 @@
+"""A picture of a segmentation on its image: three slices through the largest structure.
+
+Display is radiological: the patient's right is on the left of axial and coronal views, the front of the head (or the
+belly) is up in axial and on the left in sagittal views. Slices follow the axes of the grid; for an oblique grid the
+nearest body directions are written at the borders, and the angle below.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from medmamba.labels import Labels
+from medmamba.volume import Geometry, Volume
+
+FloatArray = NDArray[np.float64]
+
+#: The bright ones of Okabe and Ito's colours, which people with any colour vision can tell apart.
+COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#E69F00")
+#: The segmentation of this name is drawn as outlines, so that the other one shows below it.
+REFERENCE = "reference"
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """One way to look at a volume in RAS order: which axes run along the picture, and from where to where.
+
+    Args:
+        name: of the view.
+        across: axis from left to right.
+        up: axis from bottom to top.
+        through: axis into the picture.
+        flip_across: whether ``across`` runs against its axis.
+    """
+
+    name: str
+    across: int
+    up: int
+    through: int
+    flip_across: bool
+
+    def slice(self, array: NDArray[Any], position: int) -> NDArray[Any]:
+        """(rows, columns) picture, its first row on top."""
+        plane: NDArray[Any] = array.take(position, axis=self.through)
+        # The two axes that are left keep their order.
+        plane = plane if self.up < self.across else plane.T
+        plane = plane[::-1]
+        return plane[:, ::-1] if self.flip_across else plane
+
+    @property
+    def borders(self) -> tuple[str, str, str, str]:
+        """Body directions at left, right, bottom and top."""
+        right, top = "RAS"[self.across], "RAS"[self.up]
+        left, bottom = _OPPOSITE[right], _OPPOSITE[top]
+        return (right, left, bottom, top) if self.flip_across else (left, right, bottom, top)
+
+
+_VIEWS = (
+    _View(name="axial", across=0, up=1, through=2, flip_across=True),
+    _View(name="coronal", across=0, up=2, through=1, flip_across=True),
+    _View(name="sagittal", across=1, up=2, through=0, flip_across=True),
+)
+
+
+def overlay(
+    image: Volume,
+    segmentations: dict[str, Volume],
+    labels: Labels,
+    path: Path,
+    *,
+    title: str = "",
+    channel_names: Sequence[str] = (),
+    channels: Sequence[int] = (),
+    window: tuple[float, float] | None = None,
+) -> Path:
+    """Draw slices of an image with one or two segmentations on it.
+
+    Args:
+        image: what was segmented.
+        segmentations: label maps by name, on the image's grid. The one called ``reference`` is outlined, the other one
+            filled.
+        labels: what the values mean; a structure is drawn over those before it, so regions come largest first.
+        path: PNG to write.
+        title: above the picture, such as the id of the case.
+        channel_names: names of the image's channels.
+        channels: channels to show, a row each; the first two by default.
+        window: values shown as black and white; by default the 1st and 99.5th percentile of each channel.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: if a segmentation lies on another grid, or there are more than the reference and one other.
+    """
+    filled = [name for name in segmentations if name != REFERENCE]
+    if len(filled) > 1:
+        raise ValueError(f"one segmentation can be filled besides the {REFERENCE}, got {', '.join(filled)}")
+    for name, volume in segmentations.items():
+        if not volume.geometry.allclose(image.geometry):
+            difference = volume.geometry.difference(image.geometry)
+            raise ValueError(f"the {name} lies on another grid than the image of {title or 'the case'}: {difference}")
+    shown = tuple(channels) or tuple(range(min(2, image.channels)))
+    scene = _Scene(image, segmentations, labels)
+    figure = _draw(scene, shown, channel_names, window, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=110, facecolor=figure.get_facecolor())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+class _Scene:
+    """Image and segmentations in RAS order, cut to where there is something to see."""
+
+    def __init__(self, image: Volume, segmentations: dict[str, Volume], labels: Labels) -> None:
+        self.labels = labels
+        self.geometry = image.geometry
+        order, flips = _to_ras(image.geometry)
+        self.spacing_mm = tuple(image.geometry.spacing_mm[axis] for axis in order)
+        pixels = _reordered(image.array, order, flips)
+        maps = {name: _reordered(volume.array[:1], order, flips)[0] for name, volume in segmentations.items()}
+        marked = np.isin(maps[REFERENCE] if REFERENCE in maps else next(iter(maps.values())), labels.values[1:])
+        if not marked.any():
+            marked = np.logical_or.reduce([np.isin(part, labels.values[1:]) for part in maps.values()])
+        box = _box((pixels != 0).any(axis=0) | marked)
+        self.pixels = pixels[:, *box]
+        self.maps = {name: part[box] for name, part in maps.items()}
+        self.centre = _centre(marked[box])
+        # What the slices are called in the file, undoing the cut and the flips.
+        self.slice_names = []
+        for ras, axis in enumerate(order):
+            at = box[ras].start + self.centre[ras]
+            self.slice_names.append(f"{'ijk'[axis]} = {image.geometry.shape[axis] - 1 - at if flips[ras] else at}")
+
+    @property
+    def views(self) -> tuple[_View, ...]:
+        """Those in which there is more than a line to see."""
+        shape = self.pixels.shape[1:]
+        return tuple(view for view in _VIEWS if shape[view.across] > 1 and shape[view.up] > 1) or _VIEWS[:1]
+
+    def size_mm(self, axis: int) -> float:
+        """How far the scene reaches along a RAS axis."""
+        return float(self.pixels.shape[1 + axis] * self.spacing_mm[axis])
+
+
+def _draw(
+    scene: _Scene,
+    channels: tuple[int, ...],
+    channel_names: Sequence[str],
+    window: tuple[float, float] | None,
+    title: str,
+) -> Figure:
+    widths = [scene.size_mm(view.across) for view in scene.views]
+    height = max(scene.size_mm(view.up) for view in scene.views)
+    # About 11 inches for all views side by side, and room for the words.
+    inches = 11 / sum(widths)
+    figure = Figure(figsize=(11.6, len(channels) * height * inches + 1.25), facecolor="black")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(channels), len(widths), squeeze=False, width_ratios=widths)
+    total = float(figure.get_figheight())
+    figure.subplots_adjust(0.03, 0.85 / total, 0.99, 1 - 0.4 / total, wspace=0.02, hspace=0.02)
+    for row, channel in enumerate(channels):
+        low, high = window or _window(scene.pixels[channel])
+        for view, axes in zip(scene.views, grid[row], strict=True):
+            picture = view.slice(scene.pixels[channel], scene.centre[view.through])
+            _show(axes, scene, view, picture, (low, high))
+            if row == 0:
+                axes.set_title(f"{view.name}, {scene.slice_names[view.through]}", color="0.8", fontsize=9, pad=3)
+        name = channel_names[channel] if channel < len(channel_names) else f"channel {channel}"
+        grid[row][0].text(-0.03, 0.5, name, transform=grid[row][0].transAxes, rotation=90, **_WORDS)
+    figure.suptitle(title, color="white", fontsize=12, y=1 - 0.06 / total, va="top")
+    _legend(figure, scene, total)
+    return figure
+
+
+_WORDS: dict[str, Any] = {"color": "0.8", "fontsize": 9, "ha": "center", "va": "center"}
+
+
+def _show(axes: Axes, scene: _Scene, view: _View, picture: NDArray[Any], window: tuple[float, float]) -> None:
+    aspect = scene.spacing_mm[view.up] / scene.spacing_mm[view.across]
+    axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, interpolation="bilinear")
+    axes.set_axis_off()
+    axes.set_anchor("C")
+    for name, volume in scene.maps.items():
+        plane = view.slice(volume, scene.centre[view.through])
+        if name != REFERENCE:
+            axes.imshow(_paint(plane, scene.labels), aspect=aspect, interpolation="nearest")
+    for name, volume in scene.maps.items():
+        plane = view.slice(volume, scene.centre[view.through])
+        if name == REFERENCE:
+            _outline(axes, plane, scene.labels)
+    for letter, (x, y) in zip(view.borders, ((0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98)), strict=True):
+        axes.text(x, y, letter, transform=axes.transAxes, **_WORDS)
+
+
+def _paint(plane: NDArray[Any], labels: Labels) -> FloatArray:
+    """(rows, columns, RGBA) half transparent colours, later structures over earlier ones."""
+    colours = np.zeros((*plane.shape, 4))
+    for number, label in enumerate(labels.foreground):
+        colours[np.isin(plane, label.values)] = to_rgba(COLOURS[number % len(COLOURS)], 0.5)
+    return colours
+
+
+def _outline(axes: Axes, plane: NDArray[Any], labels: Labels) -> None:
+    # A margin, or structures that touch the border of the picture would have open outlines.
+    rows, columns = (np.arange(-1, size + 1) for size in plane.shape)
+    for number, label in enumerate(labels.foreground):
+        mask = np.pad(np.isin(plane, label.values), 1)
+        if mask.any():
+            colour = COLOURS[number % len(COLOURS)]
+            lines = axes.contour(columns, rows, mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.4)
+            lines.set_path_effects([withStroke(linewidth=2.6, foreground="black")])
+    axes.set_xlim(-0.5, plane.shape[1] - 0.5)
+    axes.set_ylim(plane.shape[0] - 0.5, -0.5)
+
+
+def _legend(figure: Figure, scene: _Scene, total: float) -> None:
+    entries: list[Any] = [
+        Patch(color=COLOURS[number % len(COLOURS)], label=label.name.replace("_", " "))
+        for number, label in enumerate(scene.labels.foreground[: 2 * len(COLOURS)])
+    ]
+    for name in scene.maps:
+        if name == REFERENCE:
+            entries.append(Line2D([], [], color="0.9", linewidth=1.6, label=f"{name} (line)"))
+        else:
+            entries.append(Patch(facecolor="0.5", label=f"{name} (filled)"))
+    figure.legend(
+        handles=entries,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.28 / total),
+        ncols=min(len(entries), 8),
+        frameon=False,
+        labelcolor="0.9",
+        fontsize=9,
+    )
+    notes = "radiological display: the patient's right is on the left"
+    angle = _obliqueness_degrees(scene.geometry)
+    if angle > 2:
+        notes += f"; slices follow the scan, {angle:.0f}° off the body axes"
+    figure.text(0.5, 0.15 / total, notes, **_WORDS | {"fontsize": 8})
+
+
+def _window(channel: NDArray[Any]) -> tuple[float, float]:
+    inside = channel[np.isfinite(channel) & (channel != 0)]
+    if not inside.size:
+        return 0.0, 1.0
+    low, high = np.percentile(inside, (1, 99.5))
+    # A skull-stripped background is darker than the darkest tissue.
+    return float(min(low, max(0.0, low - 0.2 * (high - low)))), float(max(high, low + 1e-6))
+
+
+def _to_ras(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """For each RAS axis, the array axis nearest to it and whether that runs the other way."""
+    codes = geometry.orientation
+    order, flips = [], []
+    for letters in ("RL", "AP", "SI"):
+        axis = next(axis for axis in range(3) if codes[axis] in letters)
+        order.append(axis)
+        flips.append(codes[axis] == letters[1])
+    return (order[0], order[1], order[2]), (flips[0], flips[1], flips[2])
+
+
+def _reordered(array: NDArray[Any], order: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> NDArray[Any]:
+    turned = array.transpose(0, *(1 + axis for axis in order))
+    return turned[:, *(slice(None, None, -1 if flip else 1) for flip in flips)]
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Bounding box with a small margin; everything when the mask is empty."""
+    box = []
+    for axis, size in enumerate(mask.shape):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not inside.size:
+            return tuple(slice(0, whole) for whole in mask.shape)
+        margin = math.ceil(0.02 * size)
+        box.append(slice(max(0, int(inside[0]) - margin), min(size, int(inside[-1]) + 1 + margin)))
+    return tuple(box)
+
+
+def _centre(marked: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The slices with most of the largest connected structure; the middle when there is none."""
+    if not marked.any():
+        return tuple(size // 2 for size in marked.shape)
+    largest = cc3d.largest_k(np.ascontiguousarray(marked), k=1, connectivity=26) > 0
+    return tuple(
+        int(largest.sum(axis=tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)
+    )
+
+
+def _obliqueness_degrees(geometry: Geometry) -> float:
+    """The largest angle between an array axis and the body axis it is named after."""
+    order, _ = _to_ras(geometry)
+    cosines = [abs(float(geometry.direction[ras, axis])) for ras, axis in enumerate(order)]
+    return math.degrees(math.acos(min(1.0, *cosines)))

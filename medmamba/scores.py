@@ -1,0 +1,308 @@
+"""A table of scores (case by label by metric), what it says in sum, and how it is kept.
+
+The policy for values that are no plain numbers, printed with every report:
+
+- undefined (NaN): both masks empty, or nothing to divide by. Left out of mean, deviation and median, and counted.
+- infinite: a distance to an empty mask. Left out of mean and deviation, which it would make meaningless, and counted;
+  it takes part in the median. A mean distance says little unless the number of infinite ones stands next to it.
+- no usable prediction: the worst value (share 0, distance infinite) for every label, unless told to skip such cases.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from medmamba.labels import Labels
+from medmamba.metrics import METRICS
+from medmamba.plans._json import write_json
+
+FloatArray = NDArray[np.float64]
+
+#: Rises with every change of meaning of a field of report.json.
+SCHEMA = 1
+#: What the summary over all labels is called where labels have names.
+MEAN_OVER_LABELS = "mean over labels"
+#: With fewer cases an interval would pretend to know more than it does.
+MINIMUM_FOR_INTERVAL = 5
+
+POLICY = (
+    "Undefined values (both masks empty) are left out of every summary and counted.",
+    "Infinite distances (one mask empty) are left out of mean, deviation and interval, and counted; "
+    "the median includes them.",
+    "The mean over labels is the mean of the labels' means.",
+    f"Intervals are 95 % bootstrap intervals (BCa) of the mean over cases, given from {MINIMUM_FOR_INTERVAL} cases on; "
+    "they do not cover the choice of training cases or seeds.",
+    "HD95 is the larger of both directions' 95th percentiles, weighted by surface area (DeepMind surface-distance).",
+)
+
+Status = Literal["scored", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScore:
+    """One row: how one label of one case was met.
+
+    Args:
+        label: name of the structure.
+        values: value of each metric, in the order of the report's metrics; NaN when undefined.
+        prediction_ml: volume of the prediction; None when there is none.
+        reference_ml: volume of the reference; None when it was not read.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    prediction_ml: float | None = None
+    reference_ml: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseScore:
+    """One case: its rows, or why it has none.
+
+    Args:
+        id: name of the case.
+        status: ``scored``, ``failed`` (prediction or reference cannot be used) or ``skipped`` (left out on request).
+        notes: what a reader should know, the reason of a failure first.
+        scores: one per label; empty when the case takes no part in the summary.
+    """
+
+    id: str
+    status: Status
+    notes: tuple[str, ...] = ()
+    scores: tuple[LabelScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the cases say together about one label and one metric.
+
+    Args:
+        label: name of the structure, or `MEAN_OVER_LABELS`.
+        metric: name of the metric.
+        n: cases with a finite value.
+        undefined: values left out because they are undefined.
+        infinite: values left out of the mean because they are infinite.
+        mean: over finite values; NaN when there are none.
+        std: sample standard deviation over cases; NaN with fewer than two.
+        median: over finite and infinite values.
+        interval: 95 % bootstrap interval of the mean over cases; None with fewer than `MINIMUM_FOR_INTERVAL` cases.
+    """
+
+    label: str
+    metric: str
+    n: int
+    undefined: int
+    infinite: int
+    mean: float
+    std: float
+    median: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All scores of a set of predictions.
+
+    Args:
+        labels: the structures that were scored.
+        metrics: names of the metrics, keys of `medmamba.metrics.METRICS`.
+        cases: every case that has a reference, sorted by id.
+        extra_predictions: names of predictions that have no reference.
+        seed: of the bootstrap.
+    """
+
+    labels: Labels
+    metrics: tuple[str, ...]
+    cases: tuple[CaseScore, ...]
+    extra_predictions: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def failed(self) -> tuple[CaseScore, ...]:
+        """Cases whose prediction or reference could not be used."""
+        return tuple(case for case in self.cases if case.status == "failed")
+
+    @property
+    def table(self) -> FloatArray:
+        """(cases with scores, labels, metrics) values."""
+        rows = [[score.values for score in case.scores] for case in self.cases if case.scores]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(self.labels.foreground), len(self.metrics))
+
+    @cached_property
+    def summaries(self) -> tuple[Summary, ...]:
+        """One per metric and label, and one per metric over all labels when there are several."""
+        table, names = self.table, [label.name for label in self.labels.foreground]
+        result = []
+        for column, metric in enumerate(self.metrics):
+            values = table[:, :, column]
+            for row, name in enumerate(names):
+                result.append(summarize(values[:, row : row + 1], label=name, metric=metric, seed=self.seed))
+            if len(names) > 1:
+                result.append(summarize(values, label=MEAN_OVER_LABELS, metric=metric, seed=self.seed))
+        return tuple(result)
+
+    def worst(self, count: int) -> tuple[tuple[str, float], ...]:
+        """Ids of the cases with the worst mean over labels in the first metric, worst first, and that mean."""
+        scored = [case for case in self.cases if case.scores]
+        ranked = []
+        for case, row in zip(scored, self.table[:, :, 0], strict=True):
+            defined = row[~np.isnan(row)]
+            if defined.size:
+                ranked.append((case.id, float(defined.mean())))
+        descending = not METRICS[self.metrics[0]].higher_is_better
+        return tuple(sorted(ranked, key=lambda item: item[1], reverse=descending)[:count])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON data: undefined values are null, infinite ones the string ``"inf"``."""
+        return {
+            "schema": SCHEMA,
+            "medmamba": version("medmamba"),
+            "policy": list(POLICY),
+            "metrics": {
+                name: {
+                    "title": METRICS[name].title,
+                    "unit": METRICS[name].unit,
+                    "higher_is_better": METRICS[name].higher_is_better,
+                }
+                for name in self.metrics
+            },
+            "labels": {label.name: list(label.values) for label in self.labels.foreground},
+            "summary": [_summary_json(summary) for summary in self.summaries],
+            "cases": [self._case_json(case) for case in self.cases],
+            "extra_predictions": list(self.extra_predictions),
+            "seed": self.seed,
+        }
+
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """Write ``report.json`` and ``report.csv`` (one line per case and label) and return their paths."""
+        json_path, csv_path = folder / "report.json", folder / "report.csv"
+        write_json(self.to_json(), json_path)
+        _write_text(self._csv(), csv_path)
+        return json_path, csv_path
+
+    def _case_json(self, case: CaseScore) -> dict[str, Any]:
+        scores = [
+            {
+                "label": score.label,
+                **{name: _number(value) for name, value in zip(self.metrics, score.values, strict=True)},
+                "prediction_ml": score.prediction_ml,
+                "reference_ml": score.reference_ml,
+            }
+            for score in case.scores
+        ]
+        return {"id": case.id, "status": case.status, "notes": list(case.notes), "scores": scores}
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", "label", "status", *self.metrics, "prediction_ml", "reference_ml"])
+        for case in self.cases:
+            for score in case.scores:
+                values = ["" if math.isnan(value) else value for value in score.values]
+                writer.writerow([case.id, score.label, case.status, *values, score.prediction_ml, score.reference_ml])
+        return text.getvalue()
+
+
+def summarize(values: FloatArray, *, label: str, metric: str, seed: int = 0) -> Summary:
+    """Boil the values of one metric down.
+
+    Args:
+        values: (cases, labels); with several labels, labels are averaged after cases, so that a label that is often
+            undefined weighs as much as the others.
+        label: what the summary is about.
+        metric: likewise.
+        seed: of the bootstrap.
+    """
+    finite = values[np.isfinite(values).any(axis=1)]
+    defined = values[~np.isnan(values).all(axis=1)]
+    per_case = _means(finite, axis=1)
+    return Summary(
+        label=label,
+        metric=metric,
+        n=len(finite),
+        undefined=int(np.isnan(values).sum()),
+        infinite=int(np.isinf(values).sum()),
+        mean=float(_mean_of_means(finite)),
+        std=float(per_case.std(ddof=1)) if len(finite) > 1 else float("nan"),
+        median=float(np.median(np.nanmean(defined, axis=1))) if len(defined) else float("nan"),
+        interval=_interval(finite, seed) if len(finite) >= MINIMUM_FOR_INTERVAL else None,
+    )
+
+
+def _means(values: FloatArray, axis: int) -> FloatArray:
+    """Means over finite values along an axis; NaN where there are none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=axis)
+    total = np.where(finite, values, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _mean_of_means(values: FloatArray) -> FloatArray:
+    """(..., cases, labels) to (...): over cases first, then over labels."""
+    return _means(_means(values, axis=-2), axis=-1)
+
+
+def _interval(values: FloatArray, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean: whole cases are drawn, so that labels of one case stay together."""
+    if (values == values[0]).all():
+        return float(_mean_of_means(values)), float(_mean_of_means(values))
+
+    def statistic(index: NDArray[np.int_], axis: int) -> FloatArray:
+        return _mean_of_means(values[index])
+
+    # About 30 MB of draws at a time.
+    batch = max(1, 4_000_000 // values.size)
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            result = stats.bootstrap(
+                (np.arange(len(values)),), statistic, n_resamples=4999, batch=batch, method=method, rng=seed
+            )
+        low, high = (float(bound) for bound in result.confidence_interval)
+        # BCa has no answer when nearly all cases are equal; the plain percentiles always have one.
+        if math.isfinite(low) and math.isfinite(high):
+            break
+    return low, high
+
+
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    return {
+        "label": summary.label,
+        "metric": summary.metric,
+        "n": summary.n,
+        "undefined": summary.undefined,
+        "infinite": summary.infinite,
+        "mean": _number(summary.mean),
+        "std": _number(summary.std),
+        "median": _number(summary.median),
+        "interval_95": None if summary.interval is None else list(summary.interval),
+    }
+
+
+def _number(value: float) -> float | str | None:
+    # JSON has no word for either.
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"
+
+
+def _write_text(text: str, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import typer
+from numpy.typing import NDArray
+from typer.testing import CliRunner, Result
+
+from medmamba.cli.evaluate import evaluate
+from medmamba.metrics import METRICS
+
+app = typer.Typer()
+app.command()(evaluate)
+
+
+def save(array: NDArray[np.uint8], path: Path, spacing: float = 1.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([spacing, 1.0, 1.0, 1.0])), path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Six references, and predictions that are worse from case to case."""
+    index = np.indices((20, 18, 16))
+    for number in range(6):
+        for name, shift in (("predictions", number), ("references", 0)):
+            centre = np.array([8 + shift, 8, 8])[:, None, None, None]
+            ball = ((index - centre) ** 2).sum(0) < 16
+            save(ball.astype(np.uint8), tmp_path / name / f"case_{number}.nii.gz")
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "140"})
+
+
+def test_table_shows_mean_interval_and_the_worst_cases(folders: tuple[Path, Path]) -> None:
+    result = run(*folders)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    header = next(number for number, line in enumerate(lines) if line.startswith("Dice"))
+    assert lines[header].split() == ["Dice", "mean", "95", "%", "interval", "median", "cases"]
+    row = lines[header + 1].split()
+    assert row[0] == "label_1"
+    mean, low, high = (float(row[position]) for position in (1, 2, 4))
+    assert low < mean < high
+    assert "HD95 (mm)" in result.stdout
+    worst = next(line for line in lines if line.startswith("worst"))
+    assert worst.index("case_5") < worst.index("case_4") < worst.index("case_3")
+
+
+def test_report_is_written_beside_the_predictions_or_where_asked(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(*folders).exit_code == 0
+    assert (folders[0] / "report.json").is_file()
+    assert run(*folders, "--output", tmp_path / "elsewhere").exit_code == 0
+    assert (tmp_path / "elsewhere" / "report.csv").read_text() == (folders[0] / "report.csv").read_text()
+
+
+def test_json_is_the_report(folders: tuple[Path, Path]) -> None:
+    result = run(*folders, "--json", "--metric", "iou", "--metric", "iou")
+    data = json.loads(result.stdout)
+    assert list(data["metrics"]) == ["iou"]
+    assert data == json.loads((folders[0] / "report.json").read_text())
+
+
+def test_failed_cases_are_named_and_give_exit_code_3_after_the_report(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "case_1.nii.gz").unlink()
+    save(np.ones((20, 18, 16), np.uint8), folders[0] / "case_2.nii.gz", spacing=2.0)
+    result = run(*folders)
+    assert result.exit_code == 3
+    assert "1 of 6 references have no prediction, counted as failed" in result.stderr
+    assert "failed case_2: " in result.stderr
+    assert "spacing (2.0, 1.0, 1.0) against (1.0, 1.0, 1.0) mm" in result.stderr
+    assert "Infinite distances are not in the mean" in result.stdout
+    assert json.loads((folders[0] / "report.json").read_text())["cases"][1]["status"] == "failed"
+
+
+def test_missing_predictions_can_be_left_out(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "case_1.nii.gz").unlink()
+    result = run(*folders, "--missing", "skip")
+    assert result.exit_code == 0
+    assert "left out: case_1" in result.stderr
+
+
+def test_few_cases_get_no_interval_and_are_told_why(folders: tuple[Path, Path]) -> None:
+    result = run(folders[0] / "case_1.nii.gz", folders[1] / "case_1.nii.gz")
+    assert result.exit_code == 0
+    assert "at least five cases" in result.stdout
+    assert "worst" not in result.stdout
+
+
+def test_labels_bear_the_names_of_the_data_set(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "left_ball": 1},
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "description").mkdir()
+    (tmp_path / "description" / "dataset.json").write_text(json.dumps(description))
+    result = run(*folders, "--labels", tmp_path / "description" / "dataset.json")
+    assert "left_ball" in result.stdout
+
+
+def test_extra_predictions_are_mentioned(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "case_3.nii.gz").unlink()
+    result = run(*folders)
+    assert result.exit_code == 0
+    assert "1 predictions have no reference and were not scored: case_3.nii.gz" in result.stderr
+
+
+def test_wrong_metric_lists_the_right_ones(folders: tuple[Path, Path]) -> None:
+    result = run(*folders, "--metric", "dise")
+    assert result.exit_code == 2
+    assert all(name in result.stderr for name in ("dise", *METRICS))
+
+
+def test_help_names_every_metric() -> None:
+    words = run("--help").stdout
+    assert all(name in words for name in METRICS)
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys, medmamba.cli.evaluate;"
+        "print(sorted({'torch', 'monai', 'scipy', 'nibabel', 'SimpleITK'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
