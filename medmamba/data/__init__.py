@@ -1,1 +1,1 @@
-"""."""
+"""Cases on their way into a network and back."""

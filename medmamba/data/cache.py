@@ -1,0 +1,291 @@
+"""Preprocessed cases on disk, ready for patches to be read out of them.
+
+::
+
+    <folder>/
+      <id>.image.b2nd       (C, *S) float32
+      <id>.label.b2nd       (*S) int16
+      <id>.foreground.b2nd  (n, 4) int32: structure and position of sampled foreground voxels
+      <id>.json             written last: a case without it is not finished
+
+Compressed in blocks with blosc2, so that a patch is read without the rest of the case. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from medmamba import io
+from medmamba.case import Case
+from medmamba.data.preprocess import Preprocessor, Sample, Trail
+from medmamba.labels import Labels
+from medmamba.plans._json import from_json, read_json, to_json, write_json
+from medmamba.plans.plan import Plan
+from medmamba.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+
+#: Foreground voxels kept per structure, and the least share of them; nnU-Net's values.
+FOREGROUND_VOXELS = 10_000
+FOREGROUND_SHARE = 0.01
+#: In the table of foreground voxels: any annotated voxel, kept when there is an ignore label.
+ANNOTATED = -1
+#: Up to this size a chunk holds the whole case: reading it at once is faster than finding blocks.
+CHUNK_BYTES = 4 * 2**20
+#: Fewer cases than this are not worth starting processes for.
+CASES_PER_WORKER = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is known of a finished case.
+
+    Args:
+        digest: of the plan's preprocessing, see `medmamba.plans.plan.Plan.preprocessing_digest`.
+        sources: size and time of change of each source file, so that a changed one is noticed.
+        shape: (C, *S) of the image.
+        trail: the way back to the case's grid.
+    """
+
+    digest: str
+    sources: tuple[tuple[int, int], ...]
+    shape: tuple[int, int, int, int]
+    trail: Trail
+
+
+class Cache:
+    """Finished cases of one preprocessing.
+
+    Args:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._records: dict[str, Record] = {}
+        self._foreground: dict[str, NDArray[np.int32]] = {}
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of finished cases, sorted."""
+        return tuple(sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json")))
+
+    def record(self, case: str) -> Record:
+        """What is known of a case."""
+        if case not in self._records:
+            path = self.folder / f"{case}.json"
+            self._records[case] = from_json(Record, read_json(path), str(path))
+        return self._records[case]
+
+    def shape(self, case: str) -> tuple[int, int, int]:
+        """Voxels of a case, network axis order."""
+        return self.record(case).shape[1:]
+
+    def trail(self, case: str) -> Trail:
+        """The way back to the case's grid."""
+        return self.record(case).trail
+
+    def foreground(self, case: str) -> NDArray[np.int32]:
+        """(n, 4): structure (or `ANNOTATED`) and position of sampled foreground voxels, sorted by structure."""
+        if case not in self._foreground:
+            self._foreground[case] = blosc2.open(str(self.folder / f"{case}.foreground.b2nd"), mode="r")[:]
+        return self._foreground[case]
+
+    def load(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """A whole case: image (C, *S) and label (*S)."""
+        return self.patch(case, (0, 0, 0), self.shape(case))
+
+    def patch(
+        self, case: str, start: Sequence[int], stop: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """A box of a case: image (C, *box) and label (*box); the box lies inside the case."""
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        image = blosc2.open(str(self.folder / f"{case}.image.b2nd"), mode="r")[(slice(None), *box)]
+        label = blosc2.open(str(self.folder / f"{case}.label.b2nd"), mode="r")[box]
+        return image, label
+
+
+def prepare(
+    cases: Sequence[Case], plan: Plan, folder: Path, *, progress: Progress = silent, workers: int | None = None
+) -> Cache:
+    """Preprocess cases that are not finished yet.
+
+    Args:
+        cases: with references.
+        plan: says how.
+        folder: where finished cases go; shared by processes and runs.
+        progress: shows how far it is.
+        workers: processes; None for what suits the machine and the number of cases, 0 for this process.
+
+    Returns:
+        The cache; it holds at least the given cases.
+
+    Raises:
+        ValueError: if cases cannot be prepared, after all others were: each with the reason.
+        OSError: if the folder cannot be written, or the machine ended the processes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = Cache(folder)
+    digest = plan.preprocessing_digest()
+    with FileLock(folder / ".lock"):
+        for leftover in folder.glob(".tmp-*"):
+            leftover.unlink()
+        open_cases = [case for case in cases if not _is_finished(cache, case, digest)]
+        if not open_cases:
+            return cache
+        for case in open_cases:  # from here on it is unfinished, whatever an earlier preparation left
+            (folder / f"{case.id}.json").unlink(missing_ok=True)
+        log.info("preparing %d of %d cases in %s", len(open_cases), len(cases), folder)
+        count = _workers(len(open_cases)) if workers is None else workers
+        run = _in_processes if count > 1 else _in_this_process
+        failures = run(open_cases, plan, folder, progress, count)
+    if failures:
+        raise ValueError(
+            f"{len(failures)} of {len(cases)} cases could not be prepared: "
+            + "; ".join(f"{case}: {reason}" for case, reason in sorted(failures.items()))
+            + ". Repair them or leave them out; `medmamba dataset check` lists all problems"
+        )
+    return cache
+
+
+def _workers(cases: int) -> int:
+    return max(1, min(os.cpu_count() or 1, 8, cases // CASES_PER_WORKER))
+
+
+def _in_this_process(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int) -> dict[str, str]:
+    failures = {}
+    for case in progress(cases, title="Preparing cases", total=len(cases)):
+        reason = _prepare_case(case, plan, folder)
+        if reason:
+            failures[case.id] = reason
+    return failures
+
+
+def _in_processes(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int) -> dict[str, str]:
+    failures = {}
+    # Not forked: a fork copies the locks of torch's threads in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures: dict[Future[str], str] = {pool.submit(_prepare_case, case, plan, folder): case.id for case in cases}
+        for future in progress(as_completed(futures), title="Preparing cases", total=len(cases)):
+            try:
+                reason = future.result()
+            except BrokenProcessPool as error:
+                raise OSError(
+                    f"a process that prepared cases was ended by the machine, most likely for lack of memory; finished "
+                    f"cases are kept, go on with --workers {count // 2}"
+                ) from error
+            if reason:
+                failures[futures[future]] = reason
+    return failures
+
+
+def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
+    """Prepare and store one case; returns why it is impossible, or nothing."""
+    try:
+        if case.label is None:
+            return "it has no reference to learn from"
+        image, label = io.read_case(case), io.read_label(case.label)
+        if not image.geometry.allclose(label.geometry, tolerance_mm=min(image.geometry.spacing_mm) / 2):
+            return f"image and label lie differently: {image.geometry.difference(label.geometry)}"
+        unknown = sorted(set(np.unique(label.array).tolist()) - set(plan.labels.allowed_values))
+        if unknown:
+            return f"its label holds values {unknown} that the plan does not know"
+        sample = Preprocessor(plan).forward(image, label)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    _store(case, sample, plan, folder)
+    return ""
+
+
+def _store(case: Case, sample: Sample, plan: Plan, folder: Path) -> None:
+    assert sample.label is not None
+    seed = int.from_bytes(hashlib.sha256(case.id.encode()).digest()[:8])
+    foreground = sample_foreground(sample.label, plan.labels, np.random.default_rng(seed))
+    arrays: dict[str, NDArray[Any]] = {"image": sample.image, "label": sample.label, "foreground": foreground}
+    for kind, array in arrays.items():
+        target = folder / f"{case.id}.{kind}.b2nd"
+        temporary = folder / f".tmp-{os.getpid()}-{case.id}.{kind}.b2nd"
+        chunks = None if array.nbytes <= CHUNK_BYTES else _chunks(array, plan.topology.patch_size)
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(temporary),
+            mode="w",
+            chunks=array.shape if chunks is None and array.size else chunks,
+            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+        )
+        os.replace(temporary, target)
+    channels, *size = sample.image.shape
+    record = Record(
+        digest=plan.preprocessing_digest(),
+        sources=_sources(case),
+        shape=(channels, size[0], size[1], size[2]),
+        trail=sample.trail,
+    )
+    write_json(to_json(record), folder / f"{case.id}.json")
+
+
+def _chunks(array: NDArray[Any], patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Chunks about as large as a patch, so that reading one touches few of them; one channel each."""
+    spatial = array.shape[-3:]
+    patch = (1, *patch_size) if len(patch_size) == 2 else tuple(patch_size)
+    sizes = tuple(max(1, min(n, p)) for n, p in zip(spatial, patch, strict=True))
+    return sizes if array.ndim == 3 else (1, *sizes)
+
+
+def sample_foreground(label: NDArray[np.int16], labels: Labels, rng: np.random.Generator) -> NDArray[np.int32]:
+    """Positions to centre patches on.
+
+    Args:
+        label: (*S) values.
+        labels: structures, numbered in their order.
+        rng: chooses among too many voxels.
+
+    Returns:
+        (n, 4) int32: number of the structure and position, sorted by structure.
+    """
+    wanted = dict(enumerate(structure.values for structure in labels.foreground))
+    if labels.ignore is not None:
+        wanted[ANNOTATED] = labels.values
+    tables = [np.empty((0, 4), dtype=np.int32)]
+    for number, values in sorted(wanted.items()):
+        positions = np.argwhere(np.isin(label, values))
+        keep = max(FOREGROUND_VOXELS, int(np.ceil(FOREGROUND_SHARE * len(positions))))
+        if len(positions) > keep:
+            positions = positions[np.sort(rng.choice(len(positions), keep, replace=False))]
+        tables.append(np.column_stack([np.full(len(positions), number), positions]).astype(np.int32))
+    return np.concatenate(tables)
+
+
+def _is_finished(cache: Cache, case: Case, digest: str) -> bool:
+    path = cache.folder / f"{case.id}.json"
+    if not path.is_file():
+        return False
+    try:
+        record = from_json(Record, read_json(path), str(path))
+    except ValueError as error:
+        log.warning("%s; preparing the case again", error)
+        return False
+    files = [cache.folder / f"{case.id}.{kind}.b2nd" for kind in ("image", "label", "foreground")]
+    return record.digest == digest and record.sources == _sources(case) and all(file.is_file() for file in files)
+
+
+def _sources(case: Case) -> tuple[tuple[int, int], ...]:
+    files = (*case.images, case.label) if case.label is not None else case.images
+    states = [file.stat() for file in files]
+    return tuple((state.st_size, state.st_mtime_ns) for state in states)

@@ -1,0 +1,333 @@
+"""From a case's images to what a network sees, and from what it answers back to the case's grid.
+
+The steps and their order are nnU-Net's: permute axes, crop to the non-zero box, normalise, resample. They are MONAI
+dictionary transforms over ``image`` (C, *S) float32 and ``label`` (1, *S) int16, with S in network axis order (see
+`medmamba.plans.plan`); normalisation and resampling are nnU-Net's own functions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.transforms import Compose, MapTransform
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
+    CTNormalization,
+    NoNormalization,
+    RescaleTo01Normalization,
+    RGBTo01Normalization,
+    ZScoreNormalization,
+)
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
+
+from medmamba.plans.plan import ChannelPlan, Plan, Resampling
+from medmamba.volume import Volume
+
+log = logging.getLogger(__name__)
+
+#: In a label: outside of the non-zero region, neither background nor structure.
+OUTSIDE = -1
+
+_SCHEMES = {
+    "zscore": ZScoreNormalization,
+    "ct": CTNormalization,
+    "none": NoNormalization,
+    "rescale_0_1": RescaleTo01Normalization,
+    "rgb_0_1": RGBTo01Normalization,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """What is needed to go back from a sample to the case's grid; all in network axis order.
+
+    Args:
+        shape: voxels of the case.
+        start: first voxel of the non-zero box.
+        stop: behind its last voxel.
+        spacing_mm: of the case.
+    """
+
+    shape: tuple[int, int, int]
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def cropped_shape(self) -> tuple[int, int, int]:
+        """Voxels of the non-zero box."""
+        i, j, k = (stop - start for start, stop in zip(self.start, self.stop, strict=True))
+        return i, j, k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A preprocessed case.
+
+    Args:
+        image: (C, *S) float32.
+        label: (*S) int16, `OUTSIDE` outside of the non-zero region; None without a reference.
+        trail: the way back.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.int16] | None
+    trail: Trail
+
+
+class Preprocessor:
+    """Prepares cases as a plan says.
+
+    Args:
+        plan: axes, spacing, normalisation and spline orders.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._transforms = Compose(
+            [
+                PermuteAxesd(plan.axes),
+                CropToNonzerod(),
+                Normalized(plan.channels),
+                ResampleToSpacingd(plan.spacing_mm, plan.resampling),
+            ]
+        )
+
+    def forward(
+        self, image: Volume, label: Volume | None = None, *, on_nonfinite: Literal["refuse", "replace"] = "refuse"
+    ) -> Sample:
+        """Prepare a case.
+
+        Args:
+            image: all channels.
+            label: (1, ...) the reference on the same grid, or None.
+            on_nonfinite: what to do with NaN and infinite intensities: refuse the case, or put the channel's smallest
+                finite value in their place and log it.
+
+        Raises:
+            ValueError: for another number of channels than planned, an image and label that do not fit, intensities
+                that are not finite, or RGB values outside 0 to 255.
+        """
+        if image.channels != len(self.plan.channels):
+            raise ValueError(f"the plan is for {len(self.plan.channels)} channels, the image has {image.channels}")
+        if label is not None and label.geometry.shape != image.geometry.shape:
+            raise ValueError(f"label has shape {label.geometry.shape}, its image {image.geometry.shape}")
+        array = _finite(image.array.astype(np.float32), on_nonfinite)
+        i, j, k = self.plan.axes
+        spacing = image.geometry.spacing_mm
+        data: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
+        if label is not None:
+            data["label"] = label.array.astype(np.int16)
+        done = self._transforms(data)
+        return Sample(
+            image=np.ascontiguousarray(done["image"], dtype=np.float32),
+            label=None if label is None else np.ascontiguousarray(done["label"][0], dtype=np.int16),
+            trail=Trail(shape=done["shape"], start=done["start"], stop=done["stop"], spacing_mm=done["spacing_mm"]),
+        )
+
+    def restore(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.uint8 | np.uint16]:
+        """Label values on the grid of the case.
+
+        Args:
+            logits: (K, *S) of the whole sample.
+            trail: of the sample.
+
+        Returns:
+            (I, J, K) in the case's array order; voxels outside the non-zero box are background.
+        """
+        labels = self.plan.labels
+        resampled = self._resample_logits(logits, trail)
+        dtype = np.uint8 if max(labels.values) < 256 else np.uint16
+        values = np.zeros(trail.cropped_shape, dtype=dtype)
+        if labels.has_regions:
+            for channel, value in enumerate(labels.region_order):
+                values[resampled[channel] > 0] = value  # the sigmoid is above a half where the logit is positive
+        else:
+            table = np.array([0, *(label.values[0] for label in labels.foreground)], dtype=dtype)
+            values = table[resampled.argmax(axis=0)]
+        whole: NDArray[np.uint8 | np.uint16] = self._uncrop(values[None], trail)[0]
+        return whole
+
+    def restore_probabilities(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.float32]:
+        """Probabilities on the grid of the case.
+
+        Returns:
+            (K, I, J, K) float32: of background and each class, summing to one, or of each region; outside the non-zero
+            box background is certain.
+        """
+        tensor = torch.from_numpy(self._resample_logits(logits, trail))
+        regions = self.plan.labels.has_regions
+        probabilities = (torch.sigmoid(tensor) if regions else torch.softmax(tensor, 0)).numpy()
+        whole = self._uncrop(probabilities, trail)
+        if not regions:
+            whole[0] = 1 - whole[1:].sum(axis=0)
+        return whole
+
+    def _resample_logits(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.float32]:
+        spacing = _target_spacing(self.plan.spacing_mm, trail.spacing_mm)
+        order = self.plan.resampling.logits_order
+        # Channel by channel: a hundred classes at full size in the function's float64 would not fit into memory.
+        channels = [
+            _resample(channel[None], trail.cropped_shape, spacing, trail.spacing_mm, self.plan.resampling, order=order)
+            for channel in logits
+        ]
+        return np.concatenate(channels).astype(np.float32, copy=False)
+
+    def _uncrop(self, array: NDArray[Any], trail: Trail) -> NDArray[Any]:
+        """Put the box back into the case and its axes back into array order, (C, *S) to (C, I, J, K)."""
+        whole = np.zeros((len(array), *trail.shape), dtype=array.dtype)
+        box = tuple(slice(start, stop) for start, stop in zip(trail.start, trail.stop, strict=True))
+        whole[(slice(None), *box)] = array
+        back = np.argsort(self.plan.axes)
+        return np.ascontiguousarray(whole.transpose(0, *(back + 1)))
+
+
+class PermuteAxesd(MapTransform):
+    """Array order to network axis order."""
+
+    def __init__(self, axes: tuple[int, int, int]) -> None:
+        super().__init__(("image", "label"), allow_missing_keys=True)
+        self.order = (0, *(axis + 1 for axis in axes))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Permute image and label."""
+        done = dict(data)
+        for key in self.key_iterator(done):
+            done[key] = done[key].transpose(self.order)
+        return done
+
+
+class CropToNonzerod(MapTransform):
+    """Crop to the box of voxels that are non-zero in any channel, holes filled, and remember the box.
+
+    Without a label one is made, because normalisation needs to know what is outside: `OUTSIDE`, else 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("image",))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop image and label; adds ``shape``, ``start`` and ``stop``."""
+        done = dict(data)
+        image = done["image"]
+        mask = binary_fill_holes((image != 0).any(axis=0))
+        box = _box(mask)
+        inside = mask[box]
+        label = done["label"][(slice(None), *box)].copy() if "label" in done else np.zeros((1, *inside.shape), np.int16)
+        label[0][(label[0] == 0) & ~inside] = OUTSIDE
+        done.update(
+            image=image[(slice(None), *box)].copy(),
+            label=label,
+            shape=tuple(int(n) for n in mask.shape),
+            start=tuple(int(side.start) for side in box),
+            stop=tuple(int(side.stop) for side in box),
+        )
+        return done
+
+
+class Normalized(MapTransform):
+    """Normalise each channel by its own scheme."""
+
+    def __init__(self, channels: tuple[ChannelPlan, ...]) -> None:
+        super().__init__(("image",))
+        self.channels = channels
+        self.schemes = [
+            _SCHEMES[channel.normalization](
+                use_mask_for_norm=channel.use_mask, intensityproperties=asdict(channel.intensities)
+            )
+            for channel in channels
+        ]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Normalise the image in place."""
+        done = dict(data)
+        image, label = done["image"], done["label"][0]
+        for index, (channel, scheme) in enumerate(zip(self.channels, self.schemes, strict=True)):
+            if channel.normalization == "rgb_0_1" and (image[index].min() < 0 or image[index].max() > 255):
+                raise ValueError(
+                    f"channel {channel.name} is declared as RGB but has values from {image[index].min():g} to "
+                    f"{image[index].max():g}; RGB is 0 to 255. Name the channel otherwise in dataset.json"
+                )
+            if not (channel.use_mask and (label < 0).all()):
+                image[index] = scheme.run(image[index], label)
+        return done
+
+
+class ResampleToSpacingd(MapTransform):
+    """Bring image and label to a spacing by splines; the coarse axis of anisotropic images on its own.
+
+    A 2D spacing leaves the distance between slices as it is.
+    """
+
+    def __init__(self, spacing_mm: tuple[float, ...], resampling: Resampling) -> None:
+        super().__init__(("image", "label"))
+        self.spacing_mm = spacing_mm
+        self.resampling = resampling
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resample image and label from ``spacing_mm``."""
+        done = dict(data)
+        before = done["spacing_mm"]
+        after = _target_spacing(self.spacing_mm, before)
+        shape = tuple(max(1, int(n)) for n in compute_new_shape(done["image"].shape[1:], before, after))
+        orders = self.resampling
+        done["image"] = _resample(done["image"], shape, before, after, orders, order=orders.image_order)
+        done["label"] = _resample(done["label"], shape, before, after, orders, order=orders.label_order, is_label=True)
+        return done
+
+
+def _target_spacing(planned: tuple[float, ...], case: tuple[float, float, float]) -> tuple[float, ...]:
+    return planned if len(planned) == 3 else (case[0], *planned)
+
+
+def _resample(
+    array: NDArray[Any],
+    shape: tuple[int, ...],
+    before: tuple[float, ...],
+    after: tuple[float, ...],
+    settings: Resampling,
+    *,
+    order: int,
+    is_label: bool = False,
+) -> NDArray[Any]:
+    resampled = resample_data_or_seg_to_shape(
+        array,
+        shape,
+        before,
+        after,
+        is_seg=is_label,
+        order=order,
+        order_z=settings.coarse_axis_order,
+        force_separate_z=None,
+        separate_z_anisotropy_threshold=settings.anisotropy_threshold,
+    )
+    return np.asarray(resampled)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """Bounding box of a mask; the whole of it when it is empty."""
+    sides = []
+    for axis in range(3):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append(slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, mask.shape[axis]))
+    return sides[0], sides[1], sides[2]
+
+
+def _finite(array: NDArray[np.float32], policy: Literal["refuse", "replace"]) -> NDArray[np.float32]:
+    bad = ~np.isfinite(array)
+    count = int(bad.sum())
+    if not count:
+        return array
+    share = f"{count} intensities ({100 * count / array.size:.2g} %) are NaN or infinite"
+    if policy == "refuse":
+        raise ValueError(f"{share}; repair or leave out the image, the network would learn nothing else from it")
+    log.warning("%s; the channel's smallest finite value takes their place", share)
+    for channel, wrong in zip(array, bad, strict=True):
+        channel[wrong] = channel[~wrong].min() if not wrong.all() else 0.0
+    return array

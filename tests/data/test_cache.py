@@ -1,0 +1,137 @@
+"""Preprocessed cases on disk: complete or absent, never half."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from medmamba import io
+from medmamba.case import Case
+from medmamba.data import cache as module
+from medmamba.data.cache import ANNOTATED, Cache, prepare, sample_foreground
+from medmamba.data.preprocess import Preprocessor
+from medmamba.labels import Labels
+from tests.data.factory import CLASSES, REGIONS, make_plan
+
+PLAN = make_plan()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a cache, but for the lock."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
+
+
+def test_cache_holds_what_preprocessing_gives(cases: list[Case], tmp_path: Path) -> None:
+    cache = prepare(cases, PLAN, tmp_path / "cache", workers=0)
+    assert cache.ids == ("case0", "case1", "case2")
+    for case in cases:
+        assert case.label is not None
+        sample = Preprocessor(PLAN).forward(io.read_case(case), io.read_label(case.label))
+        image, label = cache.load(case.id)
+        np.testing.assert_array_equal(image, sample.image)
+        np.testing.assert_array_equal(label, sample.label)
+        assert cache.trail(case.id) == sample.trail
+        part, _ = cache.patch(case.id, (1, 2, 3), (4, 6, 8))
+        np.testing.assert_array_equal(part, sample.image[:, 1:4, 2:6, 3:8])
+
+
+def test_processes_and_one_process_prepare_the_same(cases: list[Case], tmp_path: Path) -> None:
+    prepare(cases, PLAN, tmp_path / "one", workers=0)
+    prepare(cases, PLAN, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_finished_cases_are_not_prepared_again(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    prepare(cases[:2], PLAN, folder, workers=0)
+    prepared = []
+    original = module._prepare_case
+    monkeypatch.setattr(module, "_prepare_case", lambda case, *rest: prepared.append(case.id) or original(case, *rest))
+    prepare(cases, PLAN, folder, workers=0)
+    assert prepared == ["case2"]
+
+
+def test_what_a_killed_preparation_leaves_is_cleared_and_done_again(cases: list[Case], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    prepare(cases, PLAN, folder, workers=0)
+    whole = contents(folder)
+    (folder / "case1.json").unlink()
+    (folder / "case1.image.b2nd").write_bytes(b"half")
+    (folder / ".tmp-1-case1.label.b2nd").write_bytes(b"half")
+    (folder / "case2.json").write_text('{"digest"')
+    prepare(cases, PLAN, folder, workers=0)
+    assert contents(folder) == whole
+
+
+def test_changed_source_and_changed_plan_are_prepared_again(cases: list[Case], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    before = prepare(cases, PLAN, folder, workers=0).record("case0")
+    os.utime(cases[0].images[0], ns=(1, 1))
+    changed = prepare(cases, PLAN, folder, workers=0).record("case0")
+    assert before.sources != changed.sources
+    finer = prepare(cases, make_plan(spacing=(0.5, 0.5, 0.5)), folder, workers=0)
+    assert finer.shape("case0") != before.shape[1:]
+
+
+def test_broken_cases_are_listed_after_all_others_were_prepared(cases: list[Case], tmp_path: Path) -> None:
+    cases[0].images[0].write_bytes(b"")
+    assert cases[1].label is not None
+    cases[1].label.unlink()
+    with pytest.raises(ValueError, match=r"2 of 3 cases.*case0: .*empty.*case1: .*no such file"):
+        prepare(cases, PLAN, tmp_path / "cache", workers=0)
+    assert Cache(tmp_path / "cache").ids == ("case2",)
+
+
+def test_label_without_meaning_and_case_without_label_are_refused(cases: list[Case], tmp_path: Path) -> None:
+    one = Labels(foreground=CLASSES.foreground[:1])
+    with pytest.raises(ValueError, match=r"values \[2\]"):
+        prepare(cases[:1], make_plan(labels=one), tmp_path / "a", workers=0)
+    with pytest.raises(ValueError, match="no reference"):
+        prepare([replace(cases[0], label=None)], PLAN, tmp_path / "b", workers=0)
+
+
+def test_a_second_process_waits_for_the_first(cases: list[Case], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    lock = FileLock(folder / ".lock")
+    lock.acquire()
+    thread = threading.Thread(target=prepare, args=(cases, PLAN, folder), kwargs={"workers": 0})
+    thread.start()
+    thread.join(timeout=0.3)
+    assert thread.is_alive()
+    assert not Cache(folder).ids
+    lock.release()
+    thread.join(timeout=30)
+    assert len(Cache(folder).ids) == 3
+
+
+def test_foreground_table_holds_positions_of_each_structure() -> None:
+    label = np.zeros((6, 7, 8), dtype=np.int16)
+    label[1, 2, 3] = 1
+    label[4, 5, 6:8] = 3
+    table = sample_foreground(label, REGIONS, np.random.default_rng(0))
+    rows = {number: table[table[:, 0] == number, 1:].tolist() for number in range(3)}
+    assert rows == {
+        0: [[1, 2, 3], [4, 5, 6], [4, 5, 7]],
+        1: [[1, 2, 3], [4, 5, 6], [4, 5, 7]],
+        2: [[4, 5, 6], [4, 5, 7]],
+    }
+
+
+def test_foreground_table_is_bounded_and_knows_annotated_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FOREGROUND_VOXELS", 50)
+    label = np.ones((10, 10, 10), dtype=np.int16)
+    label[:, :, 5:] = 9
+    labels = replace(CLASSES, ignore=9)
+    table = sample_foreground(label, labels, np.random.default_rng(0))
+    assert (table[:, 0] == 0).sum() == 50
+    assert (table[:, 0] == ANNOTATED).sum() == 50
+    assert table[:, 3].max() < 5

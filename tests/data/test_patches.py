@@ -1,0 +1,102 @@
+"""Patches are drawn as planned, and the same ones every time."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medmamba.case import Case
+from medmamba.data.augment import augmentation
+from medmamba.data.cache import prepare
+from medmamba.data.patches import Batch, PatchSampler, stream
+from medmamba.plans.plan import Plan
+from tests.data.factory import make_plan
+
+PLAN = make_plan()
+SLICES = make_plan(patch=(12, 10), spacing=(1.0, 1.0))
+
+
+def sampler(cases: list[Case], folder: Path, plan: Plan = PLAN) -> PatchSampler:
+    """Over all cases."""
+    cache = prepare(cases, plan, folder / "cache", workers=0)
+    return PatchSampler(cache, cache.ids, plan)
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
+    """All batches equal, bit for bit."""
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.label, other.label)
+
+
+@pytest.mark.parametrize("plan", [PLAN, SLICES], ids=["3d", "2d"])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_batches_have_the_planned_size(cases: list[Case], tmp_path: Path, plan: Plan, augmented: bool) -> None:
+    augment = augmentation(plan) if augmented else None
+    batch = sampler(cases, tmp_path, plan).batch(0, augment)
+    assert batch.image.shape == (4, 1, *plan.topology.patch_size)
+    assert batch.label.shape == (4, *plan.topology.patch_size)
+    assert batch.image.dtype == torch.float32
+    assert set(batch.label.unique().tolist()) <= {0, 1, 2}
+
+
+def test_any_number_of_processes_gives_the_same_batches(cases: list[Case], tmp_path: Path) -> None:
+    source = sampler(cases, tmp_path)
+    alone = list(islice(stream(source, augment=augmentation(PLAN)), 5))
+    together = list(islice(stream(source, augment=augmentation(PLAN), workers=2), 5))
+    assert_same(alone, together)
+
+
+def test_a_stream_that_starts_later_goes_on_where_the_first_was(cases: list[Case], tmp_path: Path) -> None:
+    source = sampler(cases, tmp_path)
+    whole = list(islice(stream(source, augment=augmentation(PLAN)), 5))
+    rest = list(islice(stream(source, 3, augment=augmentation(PLAN)), 2))
+    assert_same(whole[3:], rest)
+    assert not torch.equal(whole[0].image, whole[1].image)
+
+
+def test_other_seeds_give_other_batches(cases: list[Case], tmp_path: Path) -> None:
+    one = sampler(cases, tmp_path).batch(0, None)
+    other = sampler(cases, tmp_path, make_plan(seed=7)).batch(0, None)
+    assert not torch.equal(one.image, other.image)
+
+
+def test_last_third_of_a_batch_holds_foreground(cases: list[Case], tmp_path: Path) -> None:
+    source = sampler(cases, tmp_path, make_plan(patch=(4, 4, 4), batch_size=3))
+    batches = [source.batch(step, None) for step in range(60)]
+    share = np.array([[(label > 0).any().item() for label in batch.label] for batch in batches]).mean(axis=0)
+    assert share[2] == 1.0
+    assert share[:2].max() < 0.9
+
+
+def test_structures_are_chosen_evenly_however_small(cases: list[Case], tmp_path: Path) -> None:
+    source = sampler(cases, tmp_path, make_plan(patch=(2, 2, 2), batch_size=2, oversample_foreground=1.0))
+    centres = torch.cat([source.batch(step, None).label[:, 1, 1, 1] for step in range(100)])
+    assert (centres > 0).all()
+    assert abs((centres == 1).float().mean().item() - 0.5) < 0.12
+
+
+def test_patches_reach_every_voxel_and_pad_small_cases(cases: list[Case], tmp_path: Path) -> None:
+    source = sampler(cases, tmp_path, make_plan(patch=(8, 30, 10)))
+    batch = source.batch(0, None)
+    assert (batch.image.abs().sum(dim=(1, 2, 4)) == 0).any()  # rows of padding
+    shape = source.cache.shape("case0")
+    seen = np.zeros(shape, dtype=bool)
+    small = sampler(cases, tmp_path / "b", make_plan(patch=(4, 4, 4), oversample_foreground=0.0))
+    rng = np.random.default_rng(0)
+    for _ in range(20_000):
+        start = small._start("case0", (4, 4, 4), (4, 4, 4), False, rng)
+        assert all(0 <= a <= n - 4 for a, n in zip(start, shape, strict=True))
+        seen[tuple(slice(a, a + 4) for a in start)] = True
+    assert seen.all()
+
+
+def test_no_cases_are_refused(cases: list[Case], tmp_path: Path) -> None:
+    cache = prepare(cases, PLAN, tmp_path / "cache", workers=0)
+    with pytest.raises(ValueError, match="no cases"):
+        PatchSampler(cache, (), PLAN)
