@@ -1,0 +1,101 @@
+"""``medmamba predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from medmamba.cli._console import Exit, err, fail, out, track
+
+
+def predict(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the segmentations.")],
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            "--model",
+            "-m",
+            exists=True,
+            help="Run folder of a fold, or the folder of its plan for all folds trained there. Several are averaged.",
+        ),
+    ],
+    images: Annotated[
+        Path | None, typer.Option("--input", "-i", exists=True, help="An image, or a folder of images.")
+    ] = None,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Instead of -i: the cases that the fold did not learn from.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option(help="Arithmetic of the network.", show_default="as in training")
+    ] = None,
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Average over flipped images: slower, a little better.",
+            show_default="the plan's",
+        ),
+    ] = None,
+    weights: Annotated[
+        Literal["final", "best", "checkpoint"] | None,
+        typer.Option(help="Which weights of the run.", show_default="final, or the best so far"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict cases that are finished.")] = False,
+) -> None:
+    """Segment images with a trained network.
+
+    Each segmentation is on the grid of its image. Finished cases are skipped, so that an interrupted command can
+    simply be repeated; a case that fails does not stop the others.
+
+    Channels of a case are files that end in _0000, _0001, ... or one file that holds them all.
+
+    Examples:
+        medmamba predict -i scans/ -o segmentations/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0
+
+        medmamba predict --validation -o predictions/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0
+    """
+    if (images is None) != validation:
+        fail("give either -i IMAGES or --validation", Exit.USAGE)
+
+    from medmamba.checkpoint import Run
+    from medmamba.device import choose_device
+    from medmamba.io import find_inputs, open_dataset
+    from medmamba.predict import Predictor, predict_cases
+
+    runs = [Run(folder) for path in model for folder in _fold_folders(path)]
+    plan = runs[0].plan
+    if images is not None:
+        cases = find_inputs(images, len(plan.channels))
+    else:
+        if len(runs) != 1:
+            fail("--validation needs a single fold: the others learned from its cases", Exit.USAGE)
+        chosen = set(runs[0].info.split.validation)
+        cases = [case for case in open_dataset(Path(plan.dataset_root)).training if case.id in chosen]
+    predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
+    outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, progress=track)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("done", "skipped", "failed")}
+    out.print(
+        f"{counts['done']} predicted, {counts['skipped']} finished earlier, {counts['failed']} failed: {output}",
+        markup=False,
+    )
+    if failed:
+        table = Table("case", "why it failed")
+        for outcome in failed:
+            table.add_row(outcome.case, outcome.message)
+        err.print(table)
+        raise typer.Exit(Exit.DATA)
+
+
+def _fold_folders(path: Path) -> list[Path]:
+    """The run folder itself, or those of all folds below the folder of a plan."""
+    if (path / "run.json").is_file():
+        return [path]
+    folds = sorted(folder.parent for folder in path.glob("fold_*/run.json") if ".old" not in folder.parent.name)
+    if not folds:
+        fail(f"{path} holds no training run; give a folder such as .../3d_fullres__umamba_bot/fold_0", Exit.USAGE)
+    return folds

@@ -1,0 +1,141 @@
+"""``medmamba train``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from medmamba.cli._console import Exit, fail, out, track
+from medmamba.cli._training import TrainingDisplay
+
+
+def train(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            metavar="PLAN|DATASET",
+            help="A plan.json that `medmamba plan` wrote, or the folder of a data set, which is then planned first.",
+        ),
+    ],
+    fold: Annotated[
+        str, typer.Option(help="Which of the five folds to leave out for validation, or `all` to leave out none.")
+    ] = "0",
+    network: Annotated[
+        str, typer.Option(help="Network to plan for when given a data set; see `medmamba networks`.")
+    ] = "umamba_bot",
+    configuration: Annotated[
+        Literal["2d", "3d_fullres"] | None,
+        typer.Option(help="When given a data set.", show_default="what suits the data"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the plan's epochs, 250000 steps")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Time to train, such as 20m, 12h or 90s; the schedule is fitted to it."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(help="Arithmetic of the network.", show_default="bf16 where the processor has it"),
+    ] = None,
+    work: Annotated[Path, typer.Option(envvar="MEDMAMBA_WORK", help="Work folder, when given a data set.")] = Path(
+        "medmamba-work"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on with a run that is there, or set it aside and start over.")
+    ] = True,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the plan, e.g. train.batch_size=4."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare cases.")] = None,
+) -> None:
+    """Train a network on one fold of a data set.
+
+    Cases are prepared once and kept in the work folder. The run folder, beside the plan, gets weights, a log and
+    progress.png. Ctrl-C saves a checkpoint and stops; the same command goes on from there, also after a crash.
+
+    Examples:
+        medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --fold 0
+
+        medmamba train Task04_Hippocampus --network umamba_enc --budget 20m
+    """
+    if steps is not None and budget is not None:
+        fail("--steps and --budget both say how long to train; give one of them", Exit.USAGE)
+    budget_s = None if budget is None else parse_time(budget)
+
+    from medmamba.checkpoint import Schedule
+    from medmamba.device import choose_device
+    from medmamba.fold import FoldRequest, overridden, train_fold
+    from medmamba.io import open_dataset
+    from medmamba.plans.plan import Plan
+    from medmamba.plans.workspace import Workspace, plan_dataset
+    from medmamba.progress_plot import plot_progress
+    from medmamba.train import StoppedError
+
+    plan_path = source if source.is_file() else None
+    if plan_path is None:
+        planned = plan_dataset(source, network, configuration, work=work, progress=track)
+        plan_path = planned.path
+    plan = Plan.load(plan_path)
+    dataset = open_dataset(Path(plan.dataset_root) if source.is_file() else source)
+    folder = plan_path.parent / f"fold_{fold}"
+    if not resume and folder.exists():
+        out.print(f"The run that was here is now {_set_aside(folder)}", markup=False)
+    request = FoldRequest(
+        plan=overridden(plan, dict(_parse_override(text) for text in set_ or [])),
+        dataset=dataset,
+        workspace=Workspace(plan_path.parent.parent.parent, plan.dataset),
+        folder=folder,
+        fold=fold,
+        schedule=None if steps is None and budget_s is None else Schedule(steps=steps, budget_s=budget_s),
+        device=choose_device(device),
+        precision=precision,
+        workers=workers,
+    )
+    with TrainingDisplay(f"{plan.network.name} {plan.configuration} fold {fold}") as display:
+        try:
+            run = train_fold(request, display, on_start=display.start, progress=track)
+        except StoppedError as stop:
+            fail(str(stop), Exit.INTERRUPTED)
+    plot_progress(run.read_log(), run.folder / "progress.png", display.title)
+    out.print(f"Finished: {run.folder}", markup=False)
+    out.print(
+        f"Next: medmamba predict -m {run.folder} --validation -o predictions && "
+        f"medmamba evaluate predictions {dataset.root}",
+        markup=False,
+    )
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``20m``, ``1h30m`` or ``2d``."""
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    seconds = sum(float(number) * units[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        fail(f"--budget must be a time such as 90s, 20m, 1h30m or 2d, got {text!r}", Exit.USAGE)
+    return seconds
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    import json
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        fail(f"--set needs KEY=VALUE, got {text!r}", Exit.USAGE)
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value  # a word needs no quotes
+
+
+def _set_aside(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    return folder.rename(aside)

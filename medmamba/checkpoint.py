@@ -1,0 +1,311 @@
+"""A run folder on disk: what training leaves behind and prediction needs.
+
+::
+
+    fold_0/
+      plan.json                 the plan, with everything the run overrode
+      run.json                  fold, cases, schedule, precision, versions
+      checkpoint.safetensors    weights, optimiser state and position, to go on from
+      best.safetensors          weights with the best validation Dice so far
+      final.safetensors         weights at the end; its presence means the run is finished
+      log.jsonl                 a line per step and per epoch
+      progress.png              the log as a picture
+
+Every file is written beside its name and renamed, so that a reader, or a run that was killed, never meets half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import medmamba
+from medmamba.case import Split
+from medmamba.plans._json import from_json, read_json, to_json, write_json
+from medmamba.plans.plan import Plan, TrainSettings
+
+Precision = Literal["fp32", "bf16"]
+Weights = Literal["final", "best", "checkpoint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long to train: a number of steps, or a time on the clock; exactly one of them.
+
+    Args:
+        steps: optimiser steps.
+        budget_s: seconds of training. The learning rate then follows the clock, so two runs with the same seed
+            differ; use ``steps`` where runs must be repeatable.
+    """
+
+    steps: int | None = None
+    budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.budget_s is None):
+            raise ValueError("a schedule is either a number of steps or a time budget")
+        if (self.steps is not None and self.steps < 1) or (self.budget_s is not None and self.budget_s <= 0):
+            raise ValueError(f"a schedule must be positive, got {self.steps or self.budget_s}")
+
+    def epochs(self, settings: TrainSettings) -> int:
+        """Into how many parts the run is divided; after each the network is validated.
+
+        nnU-Net's 250 steps, but at least twenty parts, so that a short run shows how it is doing; with a time budget
+        parts of ten minutes at most.
+        """
+        if self.steps is not None:
+            return min(self.steps, max(20, self.steps // settings.steps_per_epoch))
+        assert self.budget_s is not None
+        return max(20, round(self.budget_s / 600))
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """Share of the schedule that is done, 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        assert self.budget_s is not None
+        return min(1.0, elapsed_s / self.budget_s)
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.steps is not None else f"{self.budget_s:g} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What a run was started with, besides its plan.
+
+    Args:
+        fold: ``0`` to ``4``, or ``all``.
+        split: which cases it learns from and is judged on.
+        schedule: how long it trains.
+        precision: of the network's arithmetic.
+        overrides: fields of the data set's plan that the run changed, such as a batch size fitted to the schedule.
+        versions: of the software.
+    """
+
+    fold: str
+    split: Split
+    schedule: Schedule
+    precision: Precision
+    overrides: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a run is: everything that changes from step to step besides weights and optimiser state."""
+
+    step: int = 0
+    epoch: int = 0
+    elapsed_s: float = 0.0
+    dice_average: float | None = None
+    best_dice: float | None = None
+    skipped_steps: int = 0
+
+
+class RunError(ValueError):
+    """The run folder does not allow what was asked."""
+
+
+class Run:
+    """One training run on disk.
+
+    Args:
+        folder: of one fold, as `Run.create` made it.
+
+    Raises:
+        RunError: if there is no run in the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not self.exists(folder):
+            raise RunError(f"{folder} holds no training run (plan.json and run.json); give the folder of a fold")
+        self.plan = Plan.load(folder / "plan.json")
+        self.info = from_json(RunInfo, read_json(folder / "run.json"), str(folder / "run.json"))
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a run was started in this folder."""
+        return (folder / "plan.json").is_file() and (folder / "run.json").is_file()
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan, info: RunInfo) -> Run:
+        """Start a run in an empty folder.
+
+        Raises:
+            RunError: if there already is one.
+        """
+        if cls.exists(folder):
+            raise RunError(f"{folder} already holds a run; go on with it, or choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        plan.save(folder / "plan.json")
+        write_json(to_json(info), folder / "run.json")
+        return cls(folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return self.weights_path("final").is_file()
+
+    def weights_path(self, weights: Weights) -> Path:
+        """The file that holds these weights."""
+        return self.folder / f"{weights}.safetensors"
+
+    @property
+    def log_path(self) -> Path:
+        """The log, a JSON object per line."""
+        return self.folder / "log.jsonl"
+
+    def use_precision(self, precision: Precision) -> None:
+        """Go on in another precision and remember it."""
+        self.info = replace(self.info, precision=precision)
+        write_json(to_json(self.info), self.folder / "run.json")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder.
+
+        Raises:
+            RunError: if one already does.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another process is training in {self.folder}; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+        """Write the checkpoint to go on from."""
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
+        self._write(self.weights_path("checkpoint"), tensors, position)
+
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
+        """Load the checkpoint into network and optimiser; None when there is none yet.
+
+        Raises:
+            RunError: if the file is damaged or belongs to another network.
+        """
+        path = self.weights_path("checkpoint")
+        if not path.is_file():
+            return None
+        tensors, metadata = _read(path)
+        _load_network(network, _with_prefix(tensors, "network."), path)
+        parameters = dict(network.named_parameters())
+        optimizer.state.clear()
+        for key, tensor in _with_prefix(tensors, "optimizer.").items():
+            name, _, field = key.rpartition(".")
+            optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
+        return from_json(Position, json.loads(metadata["position"]), str(path))
+
+    def save_weights(self, weights: Weights, network: nn.Module, position: Position) -> None:
+        """Write the network's weights alone."""
+        self._write(self.weights_path(weights), dict(network.state_dict()), position)
+
+    def load_weights(self, network: nn.Module, weights: Weights | None = None) -> Weights:
+        """Load weights for prediction: the final ones if there are, else the best, else the last checkpoint's.
+
+        Returns:
+            Which weights were loaded.
+
+        Raises:
+            RunError: if there are none, or they do not fit the network.
+        """
+        choices = [weights] if weights else list(cast(tuple[Weights, ...], ("final", "best", "checkpoint")))
+        for choice in choices:
+            path = self.weights_path(choice)
+            if path.is_file():
+                tensors, _ = _read(path)
+                if choice == "checkpoint":
+                    tensors = _with_prefix(tensors, "network.")
+                _load_network(network, tensors, path)
+                return choice
+        raise RunError(f"{self.folder} has no {' or '.join(choices)} weights yet; train it first")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to the log."""
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_log(self, *, up_to_step: int | None = None) -> list[dict[str, Any]]:
+        """The log's records; those after ``up_to_step`` are dropped from the file as well.
+
+        A run that was killed has logged steps behind its last checkpoint, which it will take again, and
+        its last line may be cut short.
+        """
+        if not self.log_path.is_file():
+            return []
+        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            del lines[-1]
+        records = [json.loads(line) for line in lines]
+        if up_to_step is not None:
+            records = [record for record in records if record["step"] <= up_to_step]
+            temporary = self.log_path.with_name(".log.jsonl.tmp")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+            os.replace(temporary, self.log_path)
+        return cast(list[dict[str, Any]], records)
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], position: Position) -> None:
+        metadata = {
+            "plan": self.plan.digest(),
+            "position": json.dumps(asdict(position)),
+            "medmamba": medmamba.__version__,
+        }
+        temporary = path.with_name(f".{path.name}.tmp")
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(contiguous, temporary, metadata)
+            shutil.copymode(self.folder / "run.json", temporary)  # safetensors keeps the file from everybody else
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # after a power cut the new name must not hold an empty file
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, for the record."""
+    return {"medmamba": medmamba.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged ({error}); delete it to fall back on the run's other weights") from error
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _load_network(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
+    if missing or unexpected:
+        raise RunError(
+            f"{path} does not fit the network of its plan: missing {missing[:5]}, unexpected {unexpected[:5]}; "
+            "was it written by another version?"
+        )

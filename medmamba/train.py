@@ -1,0 +1,294 @@
+"""The training loop: one for all tasks.
+
+What a step does depends only on the plan, the seed, the step's number and the weights before it: batches
+and the random numbers inside the network are drawn from the step's number, never from a generator that runs along. So a
+checkpoint needs no generator states, and a run that was stopped anywhere ends with the weights it would have had
+anyway (bit for bit on a CPU).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medmamba.checkpoint import Position, Precision, Run
+from medmamba.plans.plan import TrainSettings
+from medmamba.tasks.segmentation import Segmentation
+
+log = logging.getLogger(__name__)
+
+#: A checkpoint is written at the end of an epoch, and whenever the last one is older than this.
+CHECKPOINT_EVERY_S = 120.0
+#: So many steps in a row without a finite gradient end the run, or its 16-bit arithmetic.
+PATIENCE_STEPS = 10
+#: nnU-Net's weight of the past in the running mean of validation Dice that chooses the best checkpoint.
+DICE_MEMORY = 0.9
+
+
+class Batch(Protocol):
+    """What a step learns from: image (B, C, *S) float32 and label (B, *S) integers."""
+
+    @property
+    def image(self) -> Tensor:
+        """(B, C, *S) float32."""
+        ...
+
+    @property
+    def label(self) -> Tensor:
+        """(B, *S) integers."""
+        ...
+
+
+#: Yields the batches of steps ``start``, ``start + 1``, ... without end.
+Batches = Callable[[int], Iterator[Batch]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """How a step went, for whoever watches."""
+
+    step: int
+    progress: float
+    loss: float
+    learning_rate: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """How an epoch went; ``dice`` per structure, on patches of the validation cases."""
+
+    epoch: int
+    epochs: int
+    step: int
+    loss: float
+    validation_loss: float
+    dice: dict[str, float]
+    elapsed_s: float
+
+
+class Listener(Protocol):
+    """Whoever watches the training."""
+
+    def on_step(self, report: StepReport) -> None:
+        """After each step."""
+        ...
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """After each validation."""
+        ...
+
+
+class StoppedError(RuntimeError):
+    """Training was asked to stop and saved a checkpoint; the same command goes on."""
+
+
+class DivergedError(ValueError):
+    """Loss or gradient stayed NaN or infinite."""
+
+
+def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over all parameters, as nnU-Net's."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+
+
+class Trainer:
+    """Trains a network in a run folder, from wherever the folder's checkpoint is.
+
+    Args:
+        run: the folder; its plan and schedule rule.
+        task: loss and scores.
+        device: where to train.
+        listener: told about every step and epoch.
+    """
+
+    def __init__(self, run: Run, task: Segmentation, device: torch.device, listener: Listener) -> None:
+        self.run = run
+        self.settings = run.plan.train
+        self.schedule = run.info.schedule
+        self.device = device
+        self.listener = listener
+        self.task = task.to(device)
+        torch.manual_seed(self.settings.seed)
+        self.network = task.build_network().to(device)
+        self.optimizer = build_optimizer(self.network, self.settings)
+        self.position = Position()
+        self._stop = False
+        self._failures = 0
+
+    def stop(self) -> None:
+        """Ask the loop to save and leave after the current step; safe to call from a signal handler."""
+        self._stop = True
+
+    def fit(self, training: Batches, validation: Batches) -> None:
+        """Train to the end of the schedule.
+
+        Args:
+            training: batches to learn from, by step.
+            validation: batches to score on between epochs, by number.
+
+        Raises:
+            StoppedError: after `stop`, with a checkpoint on disk.
+            DivergedError: when the loss stays NaN or infinite in float32 as well.
+            RunError: when another process trains in this folder, or its checkpoint is damaged.
+        """
+        with self.run.locked():
+            self.position = self.run.restore(self.network, self.optimizer) or Position()
+            self.run.read_log(up_to_step=self.position.step)
+            started = time.monotonic() - self.position.elapsed_s
+            saved = time.monotonic()
+            epochs = self.schedule.epochs(self.settings)
+            position = self.position
+            losses: list[float] = []
+            batches = training(position.step)
+            while (progress := self.schedule.progress(position.step, position.elapsed_s)) < 1.0:
+                learning_rate = self.settings.learning_rate * (1.0 - progress) ** self.settings.poly_exponent
+                loss = self._step(next(batches), learning_rate)
+                position.step += 1
+                position.elapsed_s = time.monotonic() - started
+                losses.append(loss)
+                self._report_step(loss, learning_rate)
+                progress = self.schedule.progress(position.step, position.elapsed_s)
+                if math.floor(progress * epochs + 1e-9) > position.epoch:
+                    # Not necessarily the next one: with a time budget a slow step may skip a part.
+                    position.epoch = math.floor(progress * epochs + 1e-9)
+                    self._finish_epoch(epochs, losses, validation)
+                    losses.clear()
+                    position.elapsed_s = time.monotonic() - started
+                    self.run.save(self.network, self.optimizer, position)
+                    saved = time.monotonic()
+                elif self._stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                    self.run.save(self.network, self.optimizer, position)
+                    saved = time.monotonic()
+                if self._stop and progress < 1.0:
+                    raise StoppedError(f"stopped after step {position.step}; the same command goes on from there")
+            self.run.save_weights("final", self.network, position)
+
+    def _step(self, batch: Batch, learning_rate: float) -> float:
+        """One optimiser step; returns the loss, NaN when the step was skipped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.position.step)
+        self.network.train()
+        image, label = batch.image.to(self.device), batch.label.to(self.device)
+        with autocast(self.device, self.run.info.precision):
+            outputs = self.network(image)
+        loss = self.task.loss(outputs, label)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.optimizer.step()
+            self._failures = 0
+            return float(loss.detach())
+        self._skip()
+        return math.nan
+
+    def _skip(self) -> None:
+        """Count a step whose gradient is not finite; give up 16 bits, then the run, when it keeps happening."""
+        self.position.skipped_steps += 1
+        self._failures += 1
+        log.warning("step %d skipped: its loss or gradient is not finite", self.position.step)
+        if self._failures < PATIENCE_STEPS:
+            return
+        if self.run.info.precision == "fp32":
+            raise DivergedError(
+                f"loss or gradient was not finite in {PATIENCE_STEPS} steps in a row, up to step {self.position.step}; "
+                f"the last good weights are in {self.run.weights_path('checkpoint')}; lower train.learning_rate"
+            )
+        log.warning("going on in float32: bfloat16 gave no finite gradient in %d steps", PATIENCE_STEPS)
+        self.run.use_precision("fp32")
+        self._failures = 0
+
+    def _report_step(self, loss: float, learning_rate: float) -> None:
+        report = StepReport(
+            step=self.position.step,
+            progress=self.schedule.progress(self.position.step, self.position.elapsed_s),
+            loss=loss,
+            learning_rate=learning_rate,
+            elapsed_s=self.position.elapsed_s,
+        )
+        self.run.log(_record("step", report.step, loss=loss, learning_rate=learning_rate, elapsed_s=report.elapsed_s))
+        self.listener.on_step(report)
+
+    def _finish_epoch(self, epochs: int, losses: list[float], validation: Batches) -> None:
+        validation_loss, dice = self._validate(validation)
+        position = self.position
+        if dice:
+            mean = sum(dice.values()) / len(dice)
+            average = position.dice_average
+            position.dice_average = mean if average is None else DICE_MEMORY * average + (1 - DICE_MEMORY) * mean
+            if position.best_dice is None or position.dice_average > position.best_dice:
+                position.best_dice = position.dice_average
+                self.run.save_weights("best", self.network, position)
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        report = EpochReport(
+            epoch=position.epoch,
+            epochs=epochs,
+            step=position.step,
+            loss=sum(finite) / len(finite) if finite else math.nan,
+            validation_loss=validation_loss,
+            dice=dice,
+            elapsed_s=position.elapsed_s,
+        )
+        self.run.log(
+            _record(
+                "epoch",
+                report.step,
+                epoch=report.epoch,
+                loss=report.loss,
+                validation_loss=validation_loss,
+                dice=dice,
+                elapsed_s=report.elapsed_s,
+            )
+        )
+        self.listener.on_epoch(report)
+
+    @torch.no_grad()
+    def _validate(self, validation: Batches) -> tuple[float, dict[str, float]]:
+        """Loss and Dice over batches of validation patches, always the same ones."""
+        self.network.eval()
+        counts: Tensor | None = None
+        losses = []
+        batches = validation(0)
+        for _ in range(self._validation_steps()):
+            batch = next(batches)
+            image, label = batch.image.to(self.device), batch.label.to(self.device)
+            with autocast(self.device, self.run.info.precision):
+                outputs = self.network(image)
+            losses.append(float(self.task.loss(outputs, label)))
+            finest = outputs[0] if isinstance(outputs, list) else outputs
+            batch_counts = self.task.count(finest, label)
+            counts = batch_counts if counts is None else counts + batch_counts
+        assert counts is not None
+        return sum(losses) / len(losses), self.task.score(counts)
+
+    def _validation_steps(self) -> int:
+        """nnU-Net's share of validation batches per training step, also when an epoch is shorter than usual."""
+        share = self.settings.validation_steps / self.settings.steps_per_epoch
+        per_epoch = self.position.step / max(1, self.position.epoch)
+        return max(1, min(self.settings.validation_steps, round(share * per_epoch)))
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Arithmetic of convolutions and products in the run's precision; bfloat16 needs no loss scaling."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _record(event: str, step: int, **values: Any) -> dict[str, Any]:
+    """A line of the log; JSON has no NaN, so a skipped step's loss is null."""
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {"event": event, "step": step, **clean}

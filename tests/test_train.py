@@ -1,0 +1,243 @@
+"""Training learns, stops when asked, and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medmamba.checkpoint import Run, RunError, Schedule
+from medmamba.fold import FoldRequest, fit_recipe, train_fold
+from medmamba.io import open_dataset
+from medmamba.plans.plan import Plan
+from medmamba.plans.workspace import Workspace, plan_dataset
+from medmamba.train import DivergedError, EpochReport, StepReport, StoppedError, Trainer
+from tests.data_factory import write_dataset
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Watcher:
+    """Keeps reports, and may act after a step."""
+
+    after_step: Callable[[Trainer, StepReport], None] = lambda trainer, report: None
+    steps: list[StepReport] = field(default_factory=list)
+    epochs: list[EpochReport] = field(default_factory=list)
+    trainer: Trainer | None = None
+
+    def start(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+        assert self.trainer is not None
+        self.after_step(self.trainer, report)
+
+    def on_epoch(self, report: EpochReport) -> None:
+        self.epochs.append(report)
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> FoldRequest:
+    """A small network on a small data set; the folder of the run is to be replaced."""
+    root = tmp_path_factory.mktemp("training")
+    dataset = open_dataset(write_dataset(root / "data"))
+    planned = plan_dataset(dataset, "umamba_bot", work=root / "work")
+    features = [4, 8, 8, 8][: len(planned.plan.topology.features)]
+    plan = planned.plan.override("topology.features", features).override("train.batch_size", 2)
+    return FoldRequest(
+        plan=plan,
+        dataset=dataset,
+        workspace=Workspace(root / "work", plan.dataset),
+        folder=root / "unused",
+        fold="0",
+        schedule=Schedule(steps=8),
+        device=CPU,
+        precision="fp32",
+        workers=0,
+    )
+
+
+def train(request: FoldRequest, watcher: Watcher | None = None) -> tuple[Run, Watcher]:
+    """Train to the end, or to where the watcher stops it."""
+    watcher = watcher or Watcher()
+    return train_fold(request, watcher, on_start=watcher.start), watcher
+
+
+def stop_after(step: int) -> Watcher:
+    """Asks to stop after a step."""
+    return Watcher(after_step=lambda trainer, report: trainer.stop() if report.step == step else None)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    ours, theirs = load_file(one), load_file(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_training_learns_and_leaves_a_finished_run(request_: FoldRequest, tmp_path: Path) -> None:
+    run, watcher = train(replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=60)))
+    assert run.finished
+    assert watcher.steps[-1].progress == 1.0
+    assert watcher.epochs[-1].loss < watcher.epochs[0].loss - 0.3
+    assert len(watcher.epochs) == 20
+    assert set(watcher.epochs[-1].dice) == {"block", "core"}
+    assert watcher.epochs[-1].dice["block"] > 0.6
+    records = run.read_log()
+    assert [record["step"] for record in records if record["event"] == "step"] == list(range(1, 61))
+    rates = [record["learning_rate"] for record in records if record["event"] == "step"]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == run.plan.train.learning_rate
+    assert {"plan.json", "run.json", "log.jsonl", "best.safetensors", "final.safetensors"} <= {
+        path.name for path in run.folder.iterdir()
+    }
+    assert not list(run.folder.glob("*.tmp"))
+
+
+def test_stopped_run_ends_with_the_weights_of_an_undisturbed_one(request_: FoldRequest, tmp_path: Path) -> None:
+    whole, _ = train(replace(request_, folder=tmp_path / "whole"))
+    broken = replace(request_, folder=tmp_path / "broken")
+    for step in (3, 6):
+        with pytest.raises(StoppedError, match=f"step {step}"):
+            train(broken, stop_after(step))
+        assert not Run(broken.folder).finished
+    run, watcher = train(broken)
+    assert [report.step for report in watcher.steps] == [7, 8]
+    assert_same_weights(whole.weights_path("final"), run.weights_path("final"))
+    keys = ("event", "step", "loss", "dice")
+    logs = [[{key: record.get(key) for key in keys} for record in r.read_log()] for r in (whole, run)]
+    assert logs[0] == logs[1]
+
+
+def test_steps_behind_the_last_checkpoint_are_taken_again(request_: FoldRequest, tmp_path: Path) -> None:
+    whole, _ = train(replace(request_, folder=tmp_path / "whole"))
+    broken = replace(request_, folder=tmp_path / "broken")
+    with pytest.raises(StoppedError):
+        train(broken, stop_after(4))
+    run = Run(broken.folder)
+    run.log({"event": "step", "step": 5, "loss": 0.0})
+    with run.log_path.open("a") as file:
+        file.write('{"event": "st')  # as a process leaves it that is killed while it writes
+    run.weights_path("checkpoint").with_name(".checkpoint.safetensors.tmp").write_bytes(b"half")
+    run, _ = train(broken)
+    assert_same_weights(whole.weights_path("final"), run.weights_path("final"))
+    assert [r["step"] for r in run.read_log() if r["event"] == "step"] == list(range(1, 9))
+
+
+def test_finished_run_is_left_as_it_is(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=2))
+    run, _ = train(request)
+    before = run.weights_path("final").stat().st_mtime_ns
+    _, watcher = train(replace(request, schedule=None))
+    assert not watcher.steps
+    assert run.weights_path("final").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schedule": Schedule(steps=9)}, "8 steps before, 9 steps now"),
+        ({"precision": "bf16"}, "precision: fp32 before, bf16 now"),
+        ({"fold": "1"}, "cases of the fold"),
+    ],
+)
+def test_run_that_was_started_differently_is_refused(
+    request_: FoldRequest, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    request = replace(request_, folder=tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(request, stop_after(1))
+    with pytest.raises(RunError, match=words):
+        train(replace(request, **change))
+
+
+def test_run_of_another_plan_is_refused_with_the_difference(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(request, stop_after(1))
+    with pytest.raises(RunError, match=r"train\.weight_decay"):
+        train(replace(request, plan=request.plan.override("train.weight_decay", 0.1)))
+
+
+def test_time_budget_is_kept(request_: FoldRequest, tmp_path: Path) -> None:
+    run, watcher = train(replace(request_, folder=tmp_path / "run", schedule=Schedule(budget_s=3.0)))
+    assert run.finished
+    assert 3.0 <= watcher.steps[-1].elapsed_s < 10.0
+    assert watcher.steps[-1].learning_rate < watcher.steps[0].learning_rate
+
+
+def test_short_schedule_gets_less_momentum_and_a_long_one_nnunets(request_: FoldRequest) -> None:
+    short = fit_recipe(request_.plan, Schedule(steps=200), CPU, "fp32")
+    assert short == {"train.momentum": 0.9, "train.learning_rate": 0.0316}
+    assert fit_recipe(request_.plan, Schedule(steps=250_000), CPU, "fp32") == {}
+
+
+def test_tight_budget_gets_the_smallest_batch(request_: FoldRequest) -> None:
+    plan = request_.plan.override("train.batch_size", 16)
+    assert fit_recipe(plan, Schedule(budget_s=0.5), CPU, "fp32")["train.batch_size"] == 2
+    assert "train.batch_size" not in fit_recipe(plan, Schedule(budget_s=1e6), CPU, "fp32")
+
+
+def test_gradient_that_is_not_finite_is_skipped(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=4))
+    spoiled: list[int] = []
+
+    def spoil_second(trainer: Trainer, report: StepReport) -> None:
+        if report.step == 1:
+            handle = trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.inf,))
+            spoiled.append(handle.id)
+        elif report.step == 2:
+            trainer.network._forward_pre_hooks.clear()
+
+    run, watcher = train(request, Watcher(after_step=spoil_second))
+    assert spoiled
+    assert math.isnan(watcher.steps[1].loss)
+    assert all(math.isfinite(watcher.steps[step].loss) for step in (0, 2, 3))
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(run.weights_path("final")).values())
+    assert [record for record in run.read_log() if record["event"] == "step"][1]["loss"] is None
+
+
+def test_network_that_stays_infinite_gives_up_16_bits_then_the_run(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=100), precision="bf16")
+
+    def spoil(trainer: Trainer, report: StepReport) -> None:
+        if report.step == 1:
+            trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.nan,))
+
+    with pytest.raises(DivergedError, match=r"checkpoint\.safetensors"):
+        train(request, Watcher(after_step=spoil))
+    assert Run(request.folder).info.precision == "fp32"
+
+
+def test_second_process_in_a_run_folder_is_refused(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(request, stop_after(1))
+    with Run(request.folder).locked(), pytest.raises(RunError, match="another process"):
+        train(request)
+
+
+def test_damaged_checkpoint_is_refused_by_name(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(request, stop_after(1))
+    path = Run(request.folder).weights_path("checkpoint")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors is damaged"):
+        train(request)
+
+
+def test_plan_of_a_run_is_what_it_was_trained_with(request_: FoldRequest, tmp_path: Path) -> None:
+    run, _ = train(replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=2)))
+    assert Plan.load(run.folder / "plan.json").train.momentum == 0.0
+    assert json.loads((run.folder / "run.json").read_text())["overrides"]["train.momentum"] == 0.0
