@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medmamba.cli import dataset, demo, evaluate, networks, plan, predict, train
 from medmamba.cli._console import Exit, err, set_up_logging
 
 app = typer.Typer(
@@ -15,7 +16,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 2 wrong usage, 3 the data does not allow it, 4 the machine does not, 5 interrupted "
     "(the same command goes on).",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 
@@ -38,11 +39,20 @@ def _options(
     set_up_logging(verbose)
 
 
+app.add_typer(dataset.app, name="dataset")
+app.command()(plan.plan)
+app.command()(train.train)
+app.command()(predict.predict)
+app.command()(evaluate.evaluate)
+app.command()(networks.networks)
+app.command()(demo.demo)
+
+
 def main() -> None:
     """Run the command line; turn foreseeable errors into one paragraph and an exit code."""
     try:
         app()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         err.print(f"error: {error}", markup=False, highlight=False, style="red")
         sys.exit(Exit.DATA)
     except OSError as error:

@@ -1,0 +1,38 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer; both make .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check wheel clean
+.DELETE_ON_ERROR:
+
+$(VENV)/.runtime: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.runtime
+	$(BIN)/medmamba demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The wheel must hold what the checkout holds: the layout tests run against the wheel, unpacked away from the checkout.
+wheel: $(VENV)/.dev
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m pip install --quiet --no-deps --target build/site dist/medmamba-*.whl
+	MEDMAMBA_INSTALLED_AT=build/site PYTHONPATH=build/site $(BIN)/python -P -m pytest tests/test_layout.py
+
+clean:
+	rm -rf build dist *.egg-info
