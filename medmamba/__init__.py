@@ -1,10 +1,36 @@
 """Medical image segmentation and registration with Mamba networks."""
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from medmamba.case import Case, Dataset, Split
-from medmamba.labels import Label, Labels
-from medmamba.volume import Geometry, Volume
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("medmamba")
+if TYPE_CHECKING:
+    from medmamba.case import Case, Dataset, Split
+    from medmamba.labels import Label, Labels
+    from medmamba.volume import Geometry, Volume
+
+    __version__: str
+
 __all__ = ["Case", "Dataset", "Geometry", "Label", "Labels", "Split", "Volume", "__version__"]
+
+_HOMES = {
+    "Case": "case",
+    "Dataset": "case",
+    "Geometry": "volume",
+    "Label": "labels",
+    "Labels": "labels",
+    "Split": "case",
+    "Volume": "volume",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: the command line's help needs none of them, nor numpy."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("medmamba")
+    if name in _HOMES:
+        return getattr(import_module(f"medmamba.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'medmamba' has no attribute {name!r}")

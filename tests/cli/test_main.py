@@ -59,7 +59,7 @@ def test_help_teaches_and_needs_no_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom medmamba.cli.main import app\n"
         f"result = CliRunner().invoke(app, {[*command, '--help']!r})\n"
-        "heavy = {'torch', 'monai', 'nnunetv2', 'scipy', 'nibabel', 'SimpleITK', 'numba', 'matplotlib'}\n"
+        "heavy = {'torch', 'numpy', 'monai', 'nnunetv2', 'scipy', 'nibabel', 'SimpleITK', 'numba', 'matplotlib'}\n"
         "heavy &= set(sys.modules)\n"
         "assert result.exit_code == 0, result.output\nassert not heavy, heavy\nprint(result.output)"
     )
