@@ -41,5 +41,5 @@ def test_labels_that_contradict_themselves_are_refused(arguments: dict[str, Any]
 
 
 def test_case_needs_a_name_and_an_image() -> None:
-    with pytest.raises(ValueError, match="one or more images"):
+    with pytest.raises(ValueError, match="at least one image"):
         Case(id="x", images=())
