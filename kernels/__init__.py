@@ -1,6 +1,18 @@
-"""The selective scan of Mamba: one function, several backends, one oracle."""
+"""The selective scan of Mamba: one function, any order of the tokens, several backends, one oracle."""
 
-from .dispatch import backends, selective_scan
-from .reference import selective_scan_reference
+from .convolution import causal_conv
+from .dispatch import backends, multi_scan, selective_scan
+from .orders import BACKWARD, FORWARD, ScanOrder, bidirectional, cross, interleaved
 
-__all__ = ["backends", "selective_scan", "selective_scan_reference"]
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "ScanOrder",
+    "backends",
+    "bidirectional",
+    "causal_conv",
+    "cross",
+    "interleaved",
+    "multi_scan",
+    "selective_scan",
+]

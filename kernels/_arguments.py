@@ -1,13 +1,67 @@
-"""What a selective scan accepts, checked once for all backends."""
+"""What a scan is asked to do: the arguments in the one form that all backends take, checked once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from .orders import ScanOrder, Walk, sequence
 
 #: States a channel may have.
 MAX_STATES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A selective scan in K orders whose results are added up; a plain scan is one with K = 1.
+
+    All tensors hold their L tokens as the grid lies in memory, with any strides.
+
+    Args:
+        u: (B, K, D, L) input, or (B, 1, D, L): the same for every order.
+        delta: (B, K, D, L) step sizes.
+        A: (K, D, N) decay.
+        B: (B, K, G, N, L), or (K, D, N): constant.
+        C: like B.
+        D: (K, D) weight of the path past the states, or None.
+        z: (B, D, L) gate, or None.
+        delta_bias: (K, D), or None.
+        initial_state: (B, K, D, N), or None: zeros.
+        delta_softplus: whether softplus makes the step sizes positive.
+        walks: K walks over the L tokens.
+        scale: factor of the sum.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    initial_state: Tensor | None
+    delta_softplus: bool
+    walks: tuple[Walk, ...]
+    scale: float
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The nine tensors, in the order of the fields."""
+        return self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias, self.initial_state
+
+    @property
+    def given(self) -> list[Tensor]:
+        """The tensors that are not None."""
+        return [t for t in self.tensors if t is not None]
+
+    @property
+    def exact(self) -> bool:
+        """Whether an argument is float64."""
+        return any(t.dtype == torch.float64 for t in self.given)
 
 
 def _say(name: str, rule: str, value: object) -> str:
@@ -18,25 +72,33 @@ def _named(**tensors: Tensor | None) -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
 
 
-def _check_projection(name: str, tensor: Tensor, batch: int, channels: int, states: int, length: int) -> None:
-    """B or C: (D, N), (B, N, L) or (B, G, N, L) with G a divisor of D."""
+def _projection(name: str, tensor: Tensor, constant: tuple[int, ...], lead: tuple[int, ...], tail: tuple[int, int],
+                channels: int) -> Tensor:  # fmt: skip
+    """B or C: constant, per token (*lead, *tail) or grouped (*lead, G, *tail); returned constant or grouped."""
     shape = tuple(tensor.shape)
-    fits = (
-        shape == (channels, states)
-        or shape == (batch, states, length)
-        or (len(shape) == 4 and (shape[0], *shape[2:]) == (batch, states, length))
-    )
-    if not fits:
-        rule = (
-            f"be constant {(channels, states)}, per token {(batch, states, length)} "
-            f"or grouped ({batch}, G, {states}, {length})"
-        )
-        raise ValueError(_say(name, rule, shape))
-    if len(shape) == 4 and (shape[1] < 1 or channels % shape[1]):
-        raise ValueError(_say(name, f"have a number of groups that divides the {channels} channels", shape[1]))
+    if shape == constant:
+        return tensor
+    if shape == (*lead, *tail):
+        return tensor.unsqueeze(len(lead))
+    if len(shape) == len(lead) + 3 and (*shape[: len(lead)], *shape[-2:]) == (*lead, *tail):
+        if shape[-3] < 1 or channels % shape[-3]:
+            raise ValueError(_say(name, f"have a number of groups that divides the {channels} channels", shape[-3]))
+        return tensor
+    grouped = ", ".join(str(n) for n in (*lead, "G", *tail))
+    raise ValueError(_say(name, f"be constant {constant}, per token {(*lead, *tail)} or grouped ({grouped})", shape))
 
 
-def check_arguments(
+def _check_kinds(u: Tensor, **tensors: Tensor | None) -> None:
+    for name, tensor in _named(u=u, **tensors):
+        if tensor.is_complex():
+            raise TypeError(_say(name, "be real (complex state matrices are not supported)", tensor.dtype))
+        if not tensor.is_floating_point():
+            raise TypeError(_say(name, "be of a floating point type", tensor.dtype))
+        if tensor.device != u.device:
+            raise ValueError(_say(name, f"be on the device of u, {u.device}", tensor.device))
+
+
+def one_order(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -45,9 +107,10 @@ def check_arguments(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_softplus: bool,
     initial_state: Tensor | None,
-) -> None:
-    """Refuse tensors that do not fit together; the shapes are those of :func:`~medmamba.kernels.selective_scan`.
+) -> Scan:
+    """A plain scan; shapes are those of :func:`~medmamba.kernels.selective_scan`.
 
     Raises:
         TypeError: if a tensor is not of a real floating point type.
@@ -55,27 +118,87 @@ def check_arguments(
     """
     if u.dim() != 3:
         raise ValueError(_say("u", "have the three axes (batch, channels, length)", tuple(u.shape)))
-    if A.dim() != 2 or A.shape[0] != u.shape[1] or not 1 <= A.shape[1] <= MAX_STATES:
-        rule = f"be ({u.shape[1]} channels, 1 to {MAX_STATES} states)"
-        raise ValueError(_say("A", rule, tuple(A.shape)))
     batch, channels, length = u.shape
+    if A.dim() != 2 or A.shape[0] != channels or not 1 <= A.shape[1] <= MAX_STATES:
+        raise ValueError(_say("A", f"be ({channels} channels, 1 to {MAX_STATES} states)", tuple(A.shape)))
     states = A.shape[1]
-    for name, tensor in _named(
-        u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state
-    ):
-        if tensor.is_complex():
-            raise TypeError(_say(name, "be real (complex state matrices are not supported)", tensor.dtype))
-        if not tensor.is_floating_point():
-            raise TypeError(_say(name, "be of a floating point type", tensor.dtype))
-        if tensor.device != u.device:
-            raise ValueError(_say(name, f"be on the device of u, {u.device}", tensor.device))
+    _check_kinds(u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     for name, tensor in _named(delta=delta, z=z):
         if tensor.shape != u.shape:
             raise ValueError(_say(name, f"have the shape of u, {tuple(u.shape)}", tuple(tensor.shape)))
     for name, tensor in _named(D=D, delta_bias=delta_bias):
         if tensor.shape != (channels,):
             raise ValueError(_say(name, f"have one value per channel, {(channels,)}", tuple(tensor.shape)))
-    _check_projection("B", B, batch, channels, states, length)
-    _check_projection("C", C, batch, channels, states, length)
     if initial_state is not None and initial_state.shape != (batch, channels, states):
         raise ValueError(_say("initial_state", f"be {(batch, channels, states)}", tuple(initial_state.shape)))
+    B, C = (
+        _projection(name, t, (channels, states), (batch,), (states, length), channels) for name, t in _named(B=B, C=C)
+    )
+    return Scan(
+        u=u[:, None],
+        delta=delta[:, None],
+        A=A[None],
+        B=B[None] if B.dim() == 2 else B[:, None],
+        C=C[None] if C.dim() == 2 else C[:, None],
+        D=None if D is None else D[None],
+        z=z,
+        delta_bias=None if delta_bias is None else delta_bias[None],
+        initial_state=None if initial_state is None else initial_state[:, None],
+        delta_softplus=delta_softplus,
+        walks=(sequence(length),),
+        scale=1.0,
+    )
+
+
+def many_orders(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    orders: Sequence[ScanOrder],
+    grid: Sequence[int],
+    scale: float,
+    initial_state: Tensor | None,
+) -> Scan:
+    """A scan in several orders; shapes are those of :func:`~medmamba.kernels.multi_scan`.
+
+    Raises:
+        TypeError: if a tensor is not of a real floating point type.
+        ValueError: if shapes or devices do not fit together, or an order does not fit the grid.
+    """
+    count = len(orders)
+    if count < 1:
+        raise ValueError(_say("orders", "name at least one order", tuple(orders)))
+    if delta.dim() != 4 or delta.shape[1] != count:
+        raise ValueError(_say("delta", f"be (batch, {count} orders, channels, length)", tuple(delta.shape)))
+    batch, _, channels, length = delta.shape
+    walks = tuple(order.walk(grid) for order in orders)
+    if walks[0].length != length:
+        raise ValueError(_say("grid", f"have the {length} tokens of delta", tuple(grid)))
+    if u.dim() == 3:
+        u = u[:, None]
+    if tuple(u.shape) not in (tuple(delta.shape), (batch, 1, channels, length)):
+        one, each = (batch, channels, length), tuple(delta.shape)
+        raise ValueError(_say("u", f"be {one}, the same for every order, or {each}", tuple(u.shape)))
+    if A.dim() != 3 or tuple(A.shape[:2]) != (count, channels) or not 1 <= A.shape[2] <= MAX_STATES:
+        rule = f"be ({count} orders, {channels} channels, 1 to {MAX_STATES} states)"
+        raise ValueError(_say("A", rule, tuple(A.shape)))
+    states = A.shape[2]
+    _check_kinds(u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
+    if z is not None and tuple(z.shape) != (batch, channels, length):
+        raise ValueError(_say("z", f"be {(batch, channels, length)}", tuple(z.shape)))
+    for name, tensor in _named(D=D, delta_bias=delta_bias):
+        if tuple(tensor.shape) != (count, channels):
+            raise ValueError(_say(name, f"be {(count, channels)}, a value per order and channel", tuple(tensor.shape)))
+    if initial_state is not None and tuple(initial_state.shape) != (batch, count, channels, states):
+        raise ValueError(_say("initial_state", f"be {(batch, count, channels, states)}", tuple(initial_state.shape)))
+    B, C = (
+        _projection(name, t, (count, channels, states), (batch, count), (states, length), channels)
+        for name, t in _named(B=B, C=C)
+    )
+    return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._arguments import Scan
 from ._cpu_job import WIDTH, Job, groups_of, tiles_of
-from .reference import selective_scan_reference
+from .reference import scan_reference
 
 _log = logging.getLogger(__name__)
 
@@ -148,35 +149,41 @@ def _note_double_precision() -> None:
     _log.info("selective scan: backend 'cpu' computes in float32; float64 arguments go to 'reference', which is slow")
 
 
-def selective_scan_cpu(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Run a selective scan with compiled kernels on as many threads as PyTorch uses.
+def scan_cpu(scan: Scan) -> tuple[Tensor, Tensor]:
+    """Run a scan with compiled kernels on as many threads as PyTorch uses.
 
-    Arguments and results: :func:`~medmamba.kernels.reference.selective_scan_reference`. Arithmetic and state are
-    float32; calls with a float64 argument go to the reference. Can be differentiated once.
+    Arguments and results: :func:`~medmamba.kernels.reference.scan_reference`. Arithmetic and states are float32; scans
+    with a float64 argument go to the reference. Can be differentiated once.
 
     Raises:
         RuntimeError: when a second derivative is asked for.
     """
-    tensors = [t for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None]
-    if any(t.dtype == torch.float64 for t in tensors):
+    if scan.exact:
         if not torch.compiler.is_compiling():
             _note_double_precision()
-        return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
-    if (
-        groups_of(B) != groups_of(C) and min(groups_of(B), groups_of(C)) > 1
-    ):  # the kernels know one way to group, or two
+        return scan_reference(scan)
+    results = [_one_order(scan, order) for order in range(len(scan.walks))]
+    total = results[0][0]
+    for y, _ in results[1:]:
+        total = total + y
+    y = total if scan.scale == 1 else total * scan.scale
+    return y.to(scan.u.dtype), torch.stack([state for _, state in results], dim=1)
+
+
+def _one_order(scan: Scan, order: int) -> tuple[Tensor, Tensor]:
+    walk = scan.walks[order]
+    u, delta, z = scan.u[:, order if scan.u.shape[1] > 1 else 0], scan.delta[:, order], scan.z
+    A = scan.A[order]
+    D, bias = (None if t is None else t[order] for t in (scan.D, scan.delta_bias))
+    B, C = (t[order] if t.dim() == 3 else t[:, order] for t in (scan.B, scan.C))
+    state = None if scan.initial_state is None else scan.initial_state[:, order]
+    if not walk.is_sequence:
+        tokens = walk.positions()
+        steps = torch.empty_like(tokens).scatter_(0, tokens, torch.arange(len(tokens)))
+        u, delta, z = u[..., tokens], delta[..., tokens], None if z is None else z[..., tokens]
+        B, C = (t if t.dim() == 2 else t[..., tokens] for t in (B, C))
+    if B.dim() == 4 and C.dim() == 4 and B.shape[1] != C.shape[1] and min(B.shape[1], C.shape[1]) > 1:
         B, C = (t.repeat_interleave(u.shape[1] // t.shape[1], dim=1) for t in (B, C))
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    y, state, _ = _forward(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, keep)
-    return y, state
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
+    y, last, _ = _forward(u, delta, A, B, C, D, z, bias, state, scan.delta_softplus, keep)
+    return (y if walk.is_sequence else y[..., steps]), last

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from ._arguments import check_arguments
-from .cpu_scan import selective_scan_cpu
-from .reference import selective_scan_reference
+from ._arguments import Scan, many_orders, one_order
+from .cpu_scan import scan_cpu
+from .orders import ScanOrder
+from .reference import scan_reference
 
 _log = logging.getLogger(__name__)
 
 #: Names a backend for every call that does not name one itself.
 ENVIRONMENT_VARIABLE = "MEDMAMBA_SCAN_BACKEND"
 
-Backend = Callable[..., tuple[Tensor, Tensor]]
+Backend = Callable[[Scan], tuple[Tensor, Tensor]]
 
-_BACKENDS: dict[str, Backend] = {"cpu": selective_scan_cpu, "reference": selective_scan_reference}
+_BACKENDS: dict[str, Backend] = {"cpu": scan_cpu, "reference": scan_reference}
 
 
 def backends() -> tuple[str, ...]:
@@ -130,7 +131,7 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run a selective scan with the backend that suits the device.
 
-    Shapes and formulas: :func:`~medmamba.kernels.reference.selective_scan_reference`.
+    Shapes and formulas: :func:`~medmamba.kernels.reference.scan_reference`.
 
     Args:
         u: (B, D, L) input.
@@ -154,7 +155,55 @@ def selective_scan(
         TypeError: if a tensor is not of a real floating point type.
         ValueError: if shapes or devices do not fit together, or if there is no such backend.
     """
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    run = _BACKENDS[_choose(backend, u.device.type)]
-    y, last_state = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
-    return (y, last_state) if return_last_state else y
+    scan = one_order(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+    y, last_state = _BACKENDS[_choose(backend, u.device.type)](scan)
+    return (y, last_state[:, 0]) if return_last_state else y
+
+
+def multi_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    orders: Sequence[ScanOrder],
+    grid: Sequence[int],
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scan a grid of tokens in K orders, each with its own parameters, and add up the results.
+
+    All tensors hold their L tokens as the grid lies in memory; the kernels walk it, nothing is flipped or permuted.
+
+    Args:
+        u: (B, K, D, L) input of each order, or (B, D, L): the same for all.
+        delta: (B, K, D, L) step sizes.
+        A: (K, D, N) decay, real; N from 1 to 256.
+        B: (K, D, N), (B, K, N, L) or (B, K, G, N, L).
+        C: like B.
+        D: (K, D) weight of the path past the states.
+        z: (B, D, L) gate of the sum.
+        delta_bias: (K, D) added to delta.
+        delta_softplus: whether softplus makes the step sizes positive.
+        orders: K orders.
+        grid: numbers of tokens along the axes, slowest first; their product is L.
+        scale: factor of the sum, 1 / K for a mean.
+        initial_state: (B, K, D, N); None: zeros.
+        backend: as in `selective_scan`.
+
+    Returns:
+        y (B, D, L) in the type of u, and the states (B, K, D, N) after each order's last step.
+
+    Raises:
+        TypeError: if a tensor is not of a real floating point type.
+        ValueError: if shapes or devices do not fit together, an order does not fit the grid, or there is no such
+            backend.
+    """
+    scan = many_orders(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, grid, scale, initial_state)
+    return _BACKENDS[_choose(backend, u.device.type)](scan)

@@ -1,6 +1,6 @@
 """The selective scan as a plain loop: what every other backend is held against.
 
-Letters: B batch, D channels, L length, N states, G groups.
+Letters: B batch, K orders, D channels, L length, N states, G groups.
 """
 
 from __future__ import annotations
@@ -9,80 +9,73 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
-from ._arguments import check_arguments
+from ._arguments import Scan
 
 
-def _at(projection: Tensor, channels: int, t: int) -> Tensor:
-    """B or C at step t, for every channel: (B or 1, D, N)."""
-    if projection.dim() == 2:
-        return projection[None]
+def _steps(projection: Tensor, order: int, channels: int, tokens: Tensor) -> list[Tensor]:
+    """B or C of one order at each step, for every channel: (B or 1, D, N) each."""
     if projection.dim() == 3:
-        return projection[:, None, :, t]
-    return projection[..., t].repeat_interleave(channels // projection.shape[1], dim=1)
+        return [projection[None, order]] * len(tokens)
+    steps = projection[:, order][..., tokens].unbind(-1)
+    return [step.repeat_interleave(channels // projection.shape[2], dim=1) for step in steps]
 
 
-def selective_scan_reference(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def scan_reference(scan: Scan) -> tuple[Tensor, Tensor]:
     """Run the recurrence step by step; autograd differentiates it, as often as wanted.
 
-    With d = delta + delta_bias (through softplus if asked for), for each channel c and state n::
+    With d = delta + delta_bias (through softplus if asked for), for each order, channel c and state n, t counting the
+    steps of the order::
 
         h_t[c, n] = exp(d_t[c] A[c, n]) h_{t-1}[c, n] + d_t[c] B_t[n] u_t[c]
-        y_t[c]    = (sum_n C_t[n] h_t[c, n] + D[c] u_t[c]) silu(z_t[c])
+        s_t[c]    = sum_n C_t[n] h_t[c, n] + D[c] u_t[c]
+
+    and for each token y = scale (sum of s over the orders) silu(z).
 
     Args:
-        u: (B, D, L) input.
-        delta: (B, D, L) step sizes.
-        A: (D, N) decay, real.
-        B: (D, N) constant, (B, N, L) per token or (B, G, N, L) grouped: channel c uses group c // (D / G).
-        C: like B.
-        D: (D,) weight of the path past the states; None: no such path.
-        z: (B, D, L) gate; None: no gate.
-        delta_bias: (D,) added to delta.
-        delta_softplus: whether softplus makes the step sizes positive; it leaves values above 20 unchanged.
-        initial_state: (B, D, N); None: zeros.
+        scan: what to do. Softplus leaves values above 20 unchanged; with G groups channel c uses group c // (D / G).
 
     Returns:
-        y (B, D, L) in the type of u, and the last state (B, D, N). Arithmetic and state are float32, or float64 as soon
-        as one argument is.
-
-    Raises:
-        TypeError: if a tensor is not of a real floating point type.
-        ValueError: if shapes or devices do not fit together.
+        y (B, D, L) in the type of u, and the last states (B, K, D, N). Arithmetic and states are float32, or float64 as
+        soon as one argument is.
 
     References:
         Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, algorithm 2; B is
         discretised by Euler's rule as in the authors' code, not by their equation 4.
     """
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    given = [t for t in (u, delta, A, B, C, D, z, delta_bias, initial_state) if t is not None]
-    exact = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
-    batch, channels, length = u.shape
-    x, step, decay, into, out = (t.to(exact) for t in (u, delta, A, B, C))
-    if delta_bias is not None:
-        step = step + delta_bias.to(exact)[:, None]
-    if delta_softplus:
-        step = F.softplus(step, threshold=20.0)
-    state = decay.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(exact)
+    exact = torch.float64 if scan.exact else torch.float32
+    total: Tensor | None = None
+    states = []
+    for order, walk in enumerate(scan.walks):
+        tokens = walk.positions(scan.u.device)
+        s, state = _one_order(scan, order, tokens, exact)
+        steps = torch.empty_like(tokens).scatter_(0, tokens, torch.arange(len(tokens), device=tokens.device))
+        s = s[..., steps]  # from the order of the steps to that of the tokens
+        total = s if total is None else total + s
+        states.append(state)
+    assert total is not None
+    y = total * scan.scale
+    if scan.z is not None:
+        y = y * F.silu(scan.z.to(exact))
+    return y.to(scan.u.dtype), torch.stack(states, dim=1)
 
+
+def _one_order(scan: Scan, order: int, tokens: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The sum before the gate (B, D, L) and the last state (B, D, N) of one order."""
+    x = scan.u[:, order if scan.u.shape[1] > 1 else 0].to(exact)[..., tokens]
+    step = scan.delta[:, order].to(exact)[..., tokens]
+    decay, into, out = scan.A[order].to(exact), scan.B.to(exact), scan.C.to(exact)
+    batch, channels, _ = x.shape
+    if scan.delta_bias is not None:
+        step = step + scan.delta_bias[order].to(exact)[:, None]
+    if scan.delta_softplus:
+        step = F.softplus(step, threshold=20.0)
+    state = (
+        decay.new_zeros(batch, *decay.shape) if scan.initial_state is None else scan.initial_state[:, order].to(exact)
+    )
     outputs = []
-    for t in range(length):
-        width = step[:, :, t, None]
-        state = torch.exp(width * decay) * state + width * x[:, :, t, None] * _at(into, channels, t)
-        outputs.append((state * _at(out, channels, t)).sum(-1))
-    y = torch.stack(outputs, dim=-1) if outputs else x * step
-    if D is not None:
-        y = y + D.to(exact)[:, None] * x
-    if z is not None:
-        y = y * F.silu(z.to(exact))
-    return y.to(u.dtype), state
+    pushes, pulls = (_steps(t, order, channels, tokens) for t in (into, out))
+    for width, value, push, pull in zip(step.unbind(-1), x.unbind(-1), pushes, pulls, strict=True):
+        state = torch.exp(width[..., None] * decay) * state + (width * value)[..., None] * push
+        outputs.append((state * pull).sum(-1))
+    s = torch.stack(outputs, dim=-1) if outputs else x * step
+    return (s if scan.D is None else s + scan.D[order].to(exact)[:, None] * x), state

@@ -7,13 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medmamba.networks._convert import UpstreamError, load_upstream
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.umamba import Placement, UMamba
 from medmamba.plans.plan import Topology
-
-
-class UpstreamError(ValueError):
-    """The weights do not belong to the network they are said to be of."""
 
 
 def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -60,7 +57,7 @@ def _umamba(placement: Placement) -> Callable[[Mapping[str, Any], Mapping[str, T
         )
         # The published decoder holds the encoder, and each block's layers a second time in a list.
         aliases = ("decoder.encoder.", "all_modules.")
-        return _load(network, {k: v for k, v in state_dict.items() if not any(alias in k for alias in aliases)})
+        return load_upstream(network, {k: v for k, v in state_dict.items() if not any(alias in k for alias in aliases)})
 
     return build
 
@@ -79,28 +76,7 @@ def _mamba(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Mo
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise UpstreamError(f"a Mamba block with {', '.join(unknown)} is not known here; known are {', '.join(known)}")
-    return _load(MambaBlock(**config), state_dict)
-
-
-def _load(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    ours = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    theirs = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    if missing or unexpected:
-        raise UpstreamError(
-            f"the weights do not fit {type(network).__name__}: missing {_some(missing)}; unexpected {_some(unexpected)}"
-        )
-    other = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]]
-    if other:
-        raise UpstreamError(
-            f"the weights are of another {type(network).__name__} than the configuration: {_some(other)}"
-        )
-    network.load_state_dict(dict(tensors))
-    return network
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "") if keys else "none"
+    return load_upstream(MambaBlock(**config), state_dict)
 
 
 #: What can be loaded.

@@ -10,20 +10,15 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.kernels import selective_scan
-
-#: Step sizes at the start of training lie between these, evenly on a logarithmic scale.
-STEP_MIN, STEP_MAX = 1e-3, 1e-1
-#: and never below this.
-STEP_FLOOR = 1e-4
+from medmamba.networks._ssm import KeepsFloat32, draw_decays, draw_step_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +34,7 @@ class MambaState:
     ssm: Tensor
 
 
-class MambaBlock(nn.Module):
+class MambaBlock(KeepsFloat32):
     """Mix a sequence, each token seeing itself and those before.
 
     No norm, dropout or residual inside. B is discretised by Euler's rule, as in the authors' code and all published
@@ -55,6 +50,8 @@ class MambaBlock(nn.Module):
         conv_bias: whether the convolution has a bias.
         bias: whether the projections at entry and exit have one.
     """
+
+    float32_parameters = ("A_log", "D", "dt_proj.bias")
 
     def __init__(
         self,
@@ -74,11 +71,10 @@ class MambaBlock(nn.Module):
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        states = torch.arange(1, d_state + 1, dtype=torch.float32)
-        self.A_log = nn.Parameter(torch.log(states).repeat(self.d_inner, 1))
+        self.A_log = nn.Parameter(draw_decays(self.d_inner, d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
-        self._initialise_step_size()
+        draw_step_size(self.dt_proj.weight.detach(), self.dt_proj.bias.detach())
         # What the authors' training code, and others', looks for before it draws biases anew or decays weights.
         for parameter, mark in (
             (self.dt_proj.bias, "_no_reinit"),
@@ -86,14 +82,6 @@ class MambaBlock(nn.Module):
             (self.D, "_no_weight_decay"),
         ):
             setattr(parameter, mark, True)
-
-    def _initialise_step_size(self) -> None:
-        """Weights of variance 1/(3 R), and a bias whose softplus is log-uniform between smallest and largest step."""
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        low, high = math.log(STEP_MIN), math.log(STEP_MAX)
-        step = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=STEP_FLOOR)
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, d) to (B, L, d)."""
@@ -148,18 +136,6 @@ class MambaBlock(nn.Module):
 
     def _project_out(self, y: Tensor) -> Tensor:
         return _project(y, self.out_proj.weight, self.out_proj.bias).transpose(1, 2)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What ``.to``, ``.half`` and their like do to each tensor; here without rounding the scan's own to 16 bits."""
-        own = (self.A_log, self.D, self.dt_proj.bias)
-        kept = {id(tensor) for parameter in own for tensor in (parameter, parameter.grad)}
-
-        def apply(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            rounds = id(tensor) in kept and new.dtype in (torch.float16, torch.bfloat16)
-            return tensor.to(new.device) if rounds else new
-
-        return cast(Self, super()._apply(apply, recurse))  # type: ignore[no-untyped-call]  # torch's has no hints
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

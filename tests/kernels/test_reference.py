@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from medmamba.kernels import backends, dispatch, selective_scan, selective_scan_reference
+from medmamba.kernels import backends, dispatch, selective_scan
 
 VECTOR = {
     "u": torch.tensor([[[0.5, -1, 2], [1, 0, -0.5]]]),
@@ -38,7 +38,8 @@ def test_gradients_of_the_reference_are_those_of_finite_differences(groups, argu
     names, leaves = list(given), [t.requires_grad_() for t in given.values()]
 
     def run(*tensors):
-        return selective_scan_reference(**dict(zip(names, tensors, strict=True)), delta_softplus=True)
+        given = dict(zip(names, tensors, strict=True))
+        return selective_scan(**given, delta_softplus=True, return_last_state=True, backend="reference")
 
     assert torch.autograd.gradcheck(run, leaves)
     assert torch.autograd.gradgradcheck(run, leaves, atol=1e-4)
@@ -47,12 +48,13 @@ def test_gradients_of_the_reference_are_those_of_finite_differences(groups, argu
 def test_softplus_leaves_values_above_twenty_alone(arguments) -> None:
     given = arguments(1, 1, 1, 1, optional=False, kind=torch.float64)
     given |= {"delta": torch.full((1, 1, 1), 20.5, dtype=torch.float64), "A": torch.zeros(1, 1, dtype=torch.float64)}
-    _, state = selective_scan_reference(**given, delta_softplus=True)
+    _, state = selective_scan(**given, delta_softplus=True, return_last_state=True, backend="reference")
     assert state.item() == pytest.approx(20.5 * given["B"].item() * given["u"].item(), rel=1e-15)
 
 
 def test_half_precision_keeps_a_float32_state(arguments) -> None:
-    y, state = selective_scan_reference(**arguments(1, 2, 3, 4, kind=torch.bfloat16))
+    given = arguments(1, 2, 3, 4, kind=torch.bfloat16)
+    y, state = selective_scan(**given, return_last_state=True, backend="reference")
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
 
 

@@ -1,0 +1,66 @@
+"""The causal depthwise convolution with SiLU that comes before the scan, along the same orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor
+
+from .orders import ScanOrder, Walk
+
+
+def causal_conv_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[Walk]
+) -> Tensor:
+    """The convolution by gathering the tokens of each order; shapes are those of `causal_conv`."""
+    taps = weight.shape[-1]
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    results = []
+    for order, walk in enumerate(walks):
+        tokens = walk.positions(x.device)
+        steps = torch.empty_like(tokens).scatter_(0, tokens, torch.arange(len(tokens), device=tokens.device))
+        given = F.pad(x[..., tokens].to(exact), (taps - 1, 0))
+        kernel = weight[order, :, None].to(exact)
+        summed = F.conv1d(given, kernel, None if bias is None else bias[order].to(exact), groups=x.shape[1])
+        results.append((F.silu(summed) if activation else summed)[..., steps])
+    return torch.stack(results, dim=1).to(x.dtype)
+
+
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    orders: Sequence[ScanOrder],
+    grid: Sequence[int],
+    activation: bool = True,
+) -> Tensor:
+    """Convolve each channel along each order, a token seeing itself and those before, and apply SiLU.
+
+    Args:
+        x: (B, D, L), tokens as the grid lies in memory.
+        weight: (K, D, W) taps of each order; the last one meets the token itself.
+        bias: (K, D), or None.
+        orders: K orders.
+        grid: numbers of tokens along the axes, slowest first.
+        activation: whether SiLU follows.
+
+    Returns:
+        (B, K, D, L) in the type of x, tokens as the grid lies in memory.
+
+    Raises:
+        ValueError: if shapes do not fit together.
+    """
+    walks = tuple(order.walk(grid) for order in orders)
+    if x.dim() != 3:
+        raise ValueError(f"causal_conv: x must have the three axes (batch, channels, length), but is {tuple(x.shape)}")
+    channels, length = x.shape[1:]
+    if weight.dim() != 3 or tuple(weight.shape[:2]) != (len(walks), channels):
+        raise ValueError(f"causal_conv: weight must be ({len(walks)}, {channels}, taps), but is {tuple(weight.shape)}")
+    if bias is not None and tuple(bias.shape) != (len(walks), channels):
+        raise ValueError(f"causal_conv: bias must be {(len(walks), channels)}, but is {tuple(bias.shape)}")
+    if not walks or walks[0].length != length:
+        raise ValueError(f"causal_conv: orders and grid {tuple(grid)} must cover the {length} tokens of x")
+    return causal_conv_reference(x, weight, bias, activation, walks)

@@ -1,0 +1,158 @@
+"""Selective state spaces over a grid of tokens, in several orders at once.
+
+Letters: B batch, L tokens, d model width, e inner width, K orders, N states, W taps, R rank of the step size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from medmamba.kernels import ScanOrder, causal_conv, multi_scan
+
+#: Step sizes at the start of training lie between these, evenly on a logarithmic scale.
+STEP_MIN, STEP_MAX = 1e-3, 1e-1
+#: and never below this.
+STEP_FLOOR = 1e-4
+
+#: How an order's step size begins: "mamba": log-uniform between STEP_MIN and STEP_MAX; "linear": as PyTorch draws a
+#: linear layer; "zero": such weights and biases of 0. The last two begin at softplus(0) = 0.69, a short memory.
+StepStart = Literal["mamba", "linear", "zero"]
+
+
+class KeepsFloat32(nn.Module):
+    """A module some of whose parameters stay float32 when it is converted to 16 bits.
+
+    A recurrence adds up the rounding of its decays, its step bias and its skip.
+    """
+
+    #: Names of the parameters, dotted where they belong to a part.
+    float32_parameters: ClassVar[tuple[str, ...]] = ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``.to``, ``.half`` and their like do to each tensor."""
+        own = [self.get_parameter(name) for name in self.float32_parameters]
+        kept = {id(tensor) for parameter in own for tensor in (parameter, parameter.grad)}
+
+        def apply(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            rounds = id(tensor) in kept and new.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(new.device) if rounds else new
+
+        return cast(Self, super()._apply(apply, recurse))  # type: ignore[no-untyped-call]  # torch's has no hints
+
+
+def draw_step_size(weight: Tensor, bias: Tensor, start: StepStart = "mamba") -> None:
+    """Initialise the projection of the step size in place.
+
+    Args:
+        weight: (e, R).
+        bias: (e,).
+        start: see `StepStart`.
+
+    References:
+        Gu and Dao, "Mamba", 2023, section 3.6.
+    """
+    bound = weight.shape[1] ** -0.5
+    nn.init.uniform_(weight, -bound, bound)  # Mamba's and PyTorch's bounds are the same
+    with torch.no_grad():
+        if start == "mamba":
+            low, high = math.log(STEP_MIN), math.log(STEP_MAX)
+            step = torch.exp(torch.rand_like(bias) * (high - low) + low).clamp(min=STEP_FLOOR)
+            bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+        elif start == "linear":
+            bias.uniform_(-bound, bound)
+        else:
+            bias.zero_()
+
+
+def draw_decays(channels: int, states: int) -> Tensor:
+    """log(1), ..., log(N) for every channel, (channels, N): the S4D-real start of A = -exp(A_log)."""
+    return torch.log(torch.arange(1, states + 1, dtype=torch.float32)).repeat(channels, 1)
+
+
+class GridMamba(KeepsFloat32):
+    """Mix a grid of tokens: a Mamba block that reads it in several orders and adds up what they give.
+
+    The orders share the projections at entry and exit and the gate; each has its own convolution, step size, B, C, A
+    and D. No norm, dropout or residual inside.
+
+    Args:
+        width: d.
+        orders: K orders.
+        states: N.
+        taps: W of the causal depthwise convolution.
+        expand: e over d.
+        rank: R; 0: a sixteenth of the width, rounded up.
+        mean: whether the orders' results are averaged rather than summed.
+        starts: how each order's step size begins; one for all, or one each.
+        conv_bias: whether the convolutions have a bias.
+        bias: whether the projections at entry and exit have one.
+
+    References:
+        Zhu et al., "Vision Mamba", 2024 (two orders, mean); Xing et al., "SegMamba", 2024 (three, sum); Yang et al.,
+        "Vivim", 2024 (three, mean).
+    """
+
+    float32_parameters = ("A_log", "D", "step_bias")
+
+    def __init__(
+        self,
+        width: int,
+        orders: Sequence[ScanOrder],
+        *,
+        states: int = 16,
+        taps: int = 4,
+        expand: float = 2,
+        rank: int = 0,
+        mean: bool = False,
+        starts: StepStart | Sequence[StepStart] = "mamba",
+        conv_bias: bool = True,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.orders, self.states = tuple(orders), states
+        self.inner, self.rank = int(expand * width), rank or math.ceil(width / 16)
+        self.scale = 1 / len(self.orders) if mean else 1.0
+        count = len(self.orders)
+        self.in_proj = nn.Linear(width, 2 * self.inner, bias=bias)
+        self.conv_weight = nn.Parameter(torch.empty(count, self.inner, taps).uniform_(-(taps**-0.5), taps**-0.5))
+        drawn = torch.empty(count, self.inner).uniform_(-(taps**-0.5), taps**-0.5)
+        self.conv_bias = nn.Parameter(drawn) if conv_bias else None
+        bound = self.inner**-0.5
+        self.x_proj = nn.Parameter(torch.empty(count, self.rank + 2 * states, self.inner).uniform_(-bound, bound))
+        self.step_weight = nn.Parameter(torch.empty(count, self.inner, self.rank))
+        self.step_bias = nn.Parameter(torch.empty(count, self.inner))
+        self.A_log = nn.Parameter(draw_decays(self.inner, states).repeat(count, 1, 1))
+        self.D = nn.Parameter(torch.ones(count, self.inner))
+        self.out_proj = nn.Linear(self.inner, width, bias=bias)
+        each: Sequence[StepStart] = [starts] * count if isinstance(starts, str) else starts
+        for weight, step_bias, start in zip(self.step_weight, self.step_bias, each, strict=True):
+            draw_step_size(weight.detach(), step_bias.detach(), start)
+
+    def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        """(B, L, d) to (B, L, d), for tokens of a grid whose sizes multiply to L, last axis fastest."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u = causal_conv(u.mT, self.conv_weight, self.conv_bias, orders=self.orders, grid=grid)
+        # Tokens first in memory: every product below reads and writes whole rows of channels.
+        parts = [self.rank, self.states, self.states]
+        step, B, C = torch.matmul(u.mT, self.x_proj.mT).split(parts, dim=-1)
+        y, _ = multi_scan(
+            u,
+            torch.matmul(step, self.step_weight.mT).mT,
+            -torch.exp(self.A_log),
+            B.mT,
+            C.mT,
+            self.D,
+            z.mT,
+            self.step_bias,  # added inside the scan, in float32
+            delta_softplus=True,
+            orders=self.orders,
+            grid=grid,
+            scale=self.scale,
+        )
+        return cast(Tensor, self.out_proj(y.mT))
