@@ -6,29 +6,28 @@ are the same run by run and for any number of threads.
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
-Floats = npt.NDArray[np.float32]
+from ._cpu_layout import AREA, BACKWARD_AREAS, FORWARD_AREAS, TILE, WIDTH, Field
+from ._memory import in_large_pages
+from ._threads import ranges, run
 
-#: Steps of a tile and channels of a block, as in _cpu_kernels, which is imported at the first scan: it brings Numba.
-TILE, WIDTH = 64, 16
 #: Steps of a segment where one lone block is cut along its length so that several threads can share it.
 SEGMENT = 8192
 #: Floats that the blocks' shares of the gradient of B may take before they are summed, and the fewest steps of one go.
 SHARES, FEWEST_STEPS = 2**22, 4 * TILE
 
-_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+Numbers = npt.NDArray[np.int64]
 
 
 @cache
@@ -39,83 +38,32 @@ def kernels() -> ModuleType:
     return _cpu_kernels
 
 
-def _call(kernel: Callable[..., None], *args: Floats | int) -> None:
-    """Call a kernel with the addresses of arrays; an empty one's is 0."""
-    kernel(*((a.ctypes.data if a.size else 0) if isinstance(a, np.ndarray) else a for a in args))
+def block_count(batch: Any, channels: Any, groups: Any) -> Any:
+    """Blocks of a scan: integers, or PyTorch's symbols for them."""
+    return batch * groups * ((channels // groups + WIDTH - 1) // WIDTH)
 
 
-def _run(tasks: Sequence[Callable[[], object]]) -> None:
-    """Run tasks on as many threads as PyTorch uses; a forked process gets threads of its own."""
-    global _pool
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads <= 1:
-        for task in tasks:
-            task()
-        return
-    if _pool is None or _pool[:2] != (os.getpid(), torch.get_num_threads()):
-        _pool = (os.getpid(), torch.get_num_threads(), ThreadPoolExecutor(torch.get_num_threads(), "medmamba-scan"))
-    for done in [_pool[2].submit(task) for task in tasks]:
-        done.result()
+def common_groups(B: Tensor, C: Tensor) -> Any:
+    """Groups of channels that share both B and C."""
+    groups = [1 if t.dim() == 3 else t.shape[2] for t in (B, C)]
+    return math.lcm(*groups) if all(isinstance(n, int) for n in groups) else torch.sym_max(*groups)
 
 
-def _scratch(size: int) -> Floats:
-    """Memory that a kernel fills before it reads it; aligned, so that no vector straddles two cache lines."""
-    memory = np.empty(size + WIDTH, dtype=np.float32)
-    start = -(memory.ctypes.data // memory.itemsize) % WIDTH
-    return memory[start : start + size]
+def tiles_of(length: Any) -> Any:
+    """Number of tiles."""
+    return (length + TILE - 1) // TILE
 
 
-def _zeros(size: int) -> Floats:
-    memory = _scratch(size)
-    memory.fill(0)
-    return memory
-
-
-def _flat(tensor: Tensor | None, size: int = 0) -> Floats:
-    """A tensor's values as flat float32, without a copy where they already lie so; zeros for None."""
-    if tensor is None:
-        return _zeros(size)
-    flat: Floats = tensor.detach().resolve_neg().to(torch.float32).contiguous().view(-1).numpy()
-    return flat
-
-
-class Gradients(NamedTuple):
-    """Gradients of the arguments of a scan, flat."""
-
-    u: Floats
-    delta: Floats
-    A: Floats
-    B: Floats
-    C: Floats
-    D: Floats
-    z: Floats
-    bias: Floats
-    state: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Up to sixteen neighbouring channels of one batch entry that share B and C.
-
-    Args:
-        index: number of the block.
-        channel: its first channel.
-        count: how many.
-        row: where the first channel's values start in u.
-        state: where the first channel's values start in a state (B, D, N).
-        projections: where the rows of B and C start.
-    """
-
-    index: int
-    channel: int
-    count: int
-    row: int
-    state: int
-    projections: tuple[int, int]
+def _in_order(parts: Tensor) -> Tensor:
+    """Sum over the first axis, always in the same order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 class Job:
-    """One call: the arguments as flat arrays, and how they are cut."""
+    """One call: the arguments as addresses, and how they are cut. Shapes are those of `_arguments.Scan`."""
 
     def __init__(
         self,
@@ -128,249 +76,237 @@ class Job:
         z: Tensor | None,
         delta_bias: Tensor | None,
         delta_softplus: bool,
+        walks: Sequence[int],
+        scale: float,
     ) -> None:
         self.kernels = kernels()
-        self.batch, self.channels, self.length = u.shape
-        self.states = A.shape[1]
-        self.area = self.states * WIDTH
-        self.u, self.delta, self.A, self.B, self.C = (_flat(t) for t in (u, delta, A, B, C))
-        self.D, self.bias, self.z = _flat(D, self.channels), _flat(delta_bias, self.channels), _flat(z)
-        self.constant = (B.dim() == 2, C.dim() == 2)
-        self.flags = (z is not None, delta_softplus)
-        self.groups = (groups_of(B), groups_of(C))
-        self.blocks = self._cut()
+        self.batch, self.orders, self.channels, self.length = delta.shape
+        self.states, self.scale = A.shape[-1], np.float32(scale)
+        self.groups = common_groups(B, C)
+        self.blocks = block_count(self.batch, self.channels, self.groups)
+        self.shared_input = u.shape[1] == 1 and self.orders > 1
+        self.numbers: Numbers = np.zeros(len(Field), dtype=np.int64)
+        self._held: list[Any] = []  # what the addresses point to
+        encoded = np.array(walks, dtype=np.int64)
+        self._held.append(encoded)
+        self.set(
+            ORDERS=self.orders, BATCH=self.batch, CHANNELS=self.channels, GROUPS=self.groups, BLOCKS=self.blocks,
+            STATES=self.states, LENGTH=self.length, SLOTS=self.blocks, SOFTPLUS=int(delta_softplus),
+            WALKS=encoded.ctypes.data,
+        )  # fmt: skip
+        self.u, self.delta = self.point(Field.U, u), self.point(Field.DELTA, delta)
+        self.z = None if z is None else self.point(Field.Z, z[:, None])
+        self.A = self.parameter(Field.A, A)
+        self.B, self.C = self.project(Field.B, B), self.project(Field.C, C)
+        if D is not None:
+            self.parameter(Field.D, D)
+        if delta_bias is not None:
+            self.parameter(Field.BIAS, delta_bias)
 
-    def _cut(self) -> list[Block]:
-        """Blocks in the order of their memory; none straddles two groups."""
-        blocks: list[Block] = []
-        group = self.channels // max(self.groups)
-        for entry in range(self.batch):
-            for begin in range(0, self.channels, max(group, 1)):
-                for channel in range(begin, begin + group, WIDTH):
-                    rows = [(entry * g + channel * g // self.channels) * self.states * self.length for g in self.groups]
-                    first = entry * self.channels + channel
-                    count = min(WIDTH, begin + group - channel)
-                    blocks.append(
-                        Block(len(blocks), channel, count, first * self.length, first * self.states, (rows[0], rows[1]))
-                    )
-        return blocks
+    def set(self, **numbers: int) -> None:
+        """Write numbers by the names of their fields."""
+        for name, value in numbers.items():
+            self.numbers[getattr(Field, name)] = value
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """Keep a tensor while its address is in use; float32."""
+        tensor = tensor.detach().resolve_neg().to(torch.float32)
+        self._held.append(tensor)
+        return tensor
+
+    def point(self, field: int, tensor: Tensor) -> Tensor:
+        """Write address and strides of a tensor (B, K or 1, D, L)."""
+        tensor = self.hold(tensor)
+        strides = list(tensor.stride())
+        strides[1] = 0 if tensor.shape[1] == 1 else strides[1]
+        self.numbers[field : field + 5] = (tensor.data_ptr(), *strides)
+        return tensor
+
+    def parameter(self, field: int, tensor: Tensor) -> Tensor:
+        """Write the address of a parameter (K, D[, N]), made compact."""
+        tensor = self.hold(tensor).contiguous()
+        self._held.append(tensor)
+        self.numbers[field] = tensor.data_ptr()
+        return tensor
+
+    def project(self, field: int, tensor: Tensor) -> Tensor:
+        """Write address, strides and groups of B or C."""
+        if tensor.dim() == 3:  # constant: (K, D, N)
+            tensor = self.hold(tensor).contiguous()
+            self._held.append(tensor)
+            order, channel, state = tensor.stride()
+            self.numbers[field : field + 8] = (tensor.data_ptr(), 0, order, 0, state, 0, max(channel, 1), 1)
+        else:
+            tensor = self.hold(tensor)
+            self.numbers[field : field + 8] = (tensor.data_ptr(), *tensor.stride(), 0, tensor.shape[2])
+        return tensor
+
+    def lanes(self, values: Tensor | None) -> Tensor:
+        """A state (B, K, D, N) as lanes [order, block, N, 16]; zeros for None."""
+        shape = (self.orders, self.blocks, self.states, WIDTH)
+        if values is None:
+            return torch.zeros(shape)
+        values = values.detach().to(torch.float32)
+        values = values.reshape(self.batch, self.orders, self.groups, self.channels // self.groups, self.states)
+        values = F.pad(values, (0, 0, 0, -values.shape[3] % WIDTH)).unflatten(3, (-1, WIDTH))
+        return values.permute(1, 0, 2, 3, 5, 4).reshape(shape).contiguous()
+
+    def values(self, lanes: Tensor) -> Tensor:
+        """The way back, for lanes [order, block, N, 16]: (B, K, D, N)."""
+        lanes = lanes.reshape(self.orders, self.batch, self.groups, -1, lanes.shape[-2], WIDTH)
+        values = lanes.permute(1, 0, 2, 3, 5, 4).flatten(3, 4)[:, :, :, : self.channels // self.groups]
+        return values.reshape(self.batch, self.orders, self.channels, -1).contiguous()
 
     def segments(self) -> list[tuple[int, int]]:
         """(first, last) step of the pieces that run side by side: one, unless a lone block has to feed all threads."""
-        step = SEGMENT if len(self.blocks) == 1 and self.length >= 2 * SEGMENT else max(self.length, 1)
+        step = SEGMENT if self.blocks == 1 and self.length >= 2 * SEGMENT else self.length
         return [(first, min(first + step, self.length)) for first in range(0, self.length, step)]
 
-    def states_of(self, values: Tensor | None) -> Floats:
-        """A state (B, D, N) block by block: [block, N, 16], flat; zeros for None."""
-        lanes = _zeros(len(self.blocks) * self.area)
-        if values is not None:
-            flat = _flat(values)
-            for block in self.blocks:
-                at = block.index * self.area
-                _call(self.kernels.load_lanes, flat, block.state, self.states, block.count, lanes, at, self.states)
-        return lanes
+    def call(self, kernel: Callable[..., None], areas: int, *args: Any, numbers: Numbers | None = None) -> None:
+        """Call a kernel, with scratch of its own as the last arguments."""
+        scratch = torch.empty(areas * AREA + 3 * self.states * WIDTH)
+        positions = np.empty(3 * TILE, dtype=np.int64)
+        numbers = self.numbers if numbers is None else numbers
+        kernel(numbers.ctypes.data, *args, scratch.data_ptr(), positions.ctypes.data)
 
-    def state_from(self, lanes: Floats) -> Floats:
-        """The way back: (B, D, N), flat."""
-        values = _zeros(self.batch * self.channels * self.states)
-        for block in self.blocks:
-            at = block.index * self.area
-            _call(self.kernels.add_lanes, lanes, at, self.states, values, block.state, self.states, block.count)
-        return values
-
-    def decays(self, sums: Floats) -> Floats:
-        """Decay [N, 16] of a lone block's state over a stretch whose step sizes sum to ``sums`` [16]."""
-        block = self.blocks[0]
-        lanes = _zeros(self.area)
-        _call(
-            self.kernels.load_lanes,
-            self.A,
-            block.channel * self.states,
-            self.states,
-            block.count,
-            lanes,
-            0,
-            self.states,
-        )
-        with np.errstate(all="ignore"):
-            decay: Floats = np.exp(lanes.reshape(self.states, WIDTH) * sums).reshape(-1)
-        return decay
-
-    def advance(
-        self,
-        block: Block,
-        steps: tuple[int, int],
-        state: Floats,
-        state_at: int,
-        kept: Floats,
-        y: Floats,
-        sums: Floats,
-        sums_at: int,
-    ) -> None:
-        """Run the forward kernel on one block over some steps."""
-        k = self.kernels
-        scratch = _scratch(k.FORWARD_AREAS * k.AREA + 3 * self.area)
-        _call(
-            k.forward,
-            self.u, self.delta, self.z, self.B, self.C, self.A, self.D, self.bias, *self.flags, *self.constant,
-            block.channel, block.count, block.row, *block.projections, self.length, self.states, *steps,
-            state, state_at, kept, block.index * self.area, len(self.blocks) * self.area, y, sums, sums_at, scratch,
-        )  # fmt: skip
-
-    def forward(self, initial_state: Tensor | None, keep: bool) -> tuple[Floats, Floats, Floats]:
-        """y, last state, and the state at the start of each tile [tile, block, N, 16] if it is to be kept; flat."""
-        nothing = np.empty(0, dtype=np.float32)
-        y = _scratch(self.u.size)
-        kept = _scratch(tiles_of(self.length) * len(self.blocks) * self.area if keep else 0)
-        state = self.states_of(initial_state)
+    def forward(self, initial_state: Tensor | None, y: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """Fill y (B, D, L), float32; the last states (B, K, D, N), and those at the start of each tile if they are
+        to be kept [order, tile, block, N, 16]."""
+        shape = (self.orders, tiles_of(self.length), self.blocks, self.states, WIDTH) if keep else (0,)
+        kept = in_large_pages(torch.empty(shape))
+        state = self.lanes(initial_state)
         segments = self.segments()
-        if len(segments) <= 1 or not y.size:
-            if y.size:
-                _run([partial(self.advance, b, segments[0], state, b.index * self.area, kept, y, nothing, 0)
-                      for b in self.blocks])  # fmt: skip
-            return y, self.state_from(state), kept
-        block, count = self.blocks[0], len(segments)
-        states = _zeros(count * self.area).reshape(count, self.area)
-        sums = _zeros(count * WIDTH).reshape(count, WIDTH)
-        _run([partial(self.advance, block, segments[i], states.reshape(-1), i * self.area, nothing, nothing,
-                      sums.reshape(-1), i * WIDTH) for i in range(count - 1)])  # fmt: skip
-        with np.errstate(all="ignore"):
-            for i in range(count):  # from the state that each piece adds to the state it starts from
-                added = states[i].copy()
-                states[i] = state
-                state = self.decays(sums[i]) * state + added
-        _run([partial(self.advance, block, segments[i], states.reshape(-1), i * self.area, kept, y, nothing, 0)
-              for i in range(count)])  # fmt: skip
-        return y, self.state_from(states[-1]), kept
+        result = self.point(Field.Y, y[:, None])
+        assert result.data_ptr() == y.data_ptr()
+        if len(segments) == 1:
+            self.set(STATE=state.data_ptr(), KEPT=kept.data_ptr())
+            advance = partial(self.call, self.kernels.forward, FORWARD_AREAS)
+            run([partial(advance, *blocks, 0, self.orders, 0, self.length, blocks[0], self.scale)
+                 for blocks in ranges(self.blocks)])  # fmt: skip
+            return self.values(state), kept
+        states = torch.zeros(self.orders, len(segments), self.states, WIDTH)
+        sums = torch.zeros(self.orders, len(segments), WIDTH)
+        self.set(STATE=states.data_ptr(), SUMS=sums.data_ptr(), SLOTS=len(segments), Y=0, KEPT=0)
+        advance = partial(self.call, self.kernels.forward, FORWARD_AREAS, 0, 1)
+        run([partial(advance, 0, self.orders, *steps, i, self.scale) for i, steps in enumerate(segments[:-1])])
+        last = self._chain(states, sums, state[:, 0], range(len(segments)))
+        self.set(SUMS=0, Y=y.data_ptr(), KEPT=kept.data_ptr())
+        for order in range(self.orders):  # one after the other, as each adds to all of y
+            run([partial(advance, order, order + 1, *steps, i, self.scale) for i, steps in enumerate(segments)])
+        last = states[:, -1:]
+        return self.values(last), kept
 
-    def backward(self, grad_y: Tensor | None, grad_state: Tensor | None, kept: Tensor) -> Gradients:
-        """Gradients of all arguments, from those of y and of the last state; either may be None for zeros."""
-        k, blocks, size = self.kernels, self.blocks, self.u.size
-        gy, kept_states = _flat(grad_y, size), _flat(kept)
-        segments = self.segments() if size else []
-        chained = len(segments) > 1
-        slots = max(len(segments), 1) * len(blocks)  # either one block or one segment
-        carry = _zeros(slots * self.area).reshape(slots, self.area)
-        final = self.states_of(grad_state)
-        if chained:
-            self._carry_back(gy, segments, carry, final)
-        else:
-            carry.reshape(-1)[:] = final
-        grads = Gradients(
-            u=_scratch(size),
-            delta=_scratch(size),
-            A=_zeros(self.A.size),
-            B=_zeros(self.B.size),
-            C=_zeros(self.C.size),
-            D=_zeros(self.channels),
-            z=_scratch(self.z.size),
-            bias=_zeros(self.channels),
-            state=_zeros(0),
-        )
+    def _chain(self, states: Tensor, sums: Tensor, start: Tensor, pieces: Sequence[int]) -> Tensor:
+        """Replace what each piece of a lone block adds to its state by the state it starts from."""
+        decay = self.A.transpose(1, 2)  # (K, N, D)
+        decay = F.pad(decay, (0, WIDTH - decay.shape[2]))
+        for i in pieces:
+            added = states[:, i].clone()
+            states[:, i] = start
+            start = torch.exp(decay * sums[:, i, None]) * start + added
+        return start
+
+    def backward(
+        self, grad_y: Tensor | None, grad_state: Tensor | None, kept: Tensor, grads: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """Gradients from those of y and of the last state; either may be None for zeros.
+
+        Args:
+            grad_y: (B, D, L).
+            grad_state: (B, K, D, N).
+            kept: as `forward` returned it.
+            grads: dense float32 memory for the gradients of u, delta, z, and of B and C where they are not constant.
+
+        Returns:
+            Gradients of A, B and C where they are constant (else empty), D, the bias, and the initial state.
+        """
+        gu, gdelta, gz, gB, gC = grads
+        assert gu is not None
+        assert gdelta is not None
+        self.point(Field.Y, (torch.zeros_like(gdelta[:, 0]) if grad_y is None else grad_y)[:, None])
+        self.point(Field.GU, gu)
+        self.point(Field.GDELTA, gdelta)
+        if gz is not None:
+            self.point(Field.GZ, gz[:, None])
+        segments = self.segments()
+        slots = self.blocks if len(segments) == 1 else len(segments)
+        carry = self.lanes(grad_state)
+        self.set(KEPT=self.hold(kept).data_ptr(), SLOTS=slots)
+        if len(segments) > 1:
+            carry = self._carry_back(segments, carry)
         # Each sum is followed by what rounding has lost of it.
-        sums = [_zeros(slots * 2 * self.area) for _ in "ABC"]
-        lines = [_zeros(slots * 2 * WIDTH) for _ in ("D", "bias")]
-
-        def retreat(block: Block, slot: int, steps: tuple[int, int], shares: tuple[Floats, Floats], width: int) -> None:
-            _call(
-                k.backward,
-                self.u, self.delta, self.z, self.B, self.C, self.A, self.D, self.bias, *self.flags, *self.constant,
-                block.channel, block.count, block.row, *block.projections, self.length, self.states, *steps,
-                kept_states, block.index * self.area, len(blocks) * self.area, gy, carry.reshape(-1), slot * self.area,
-                grads.u, grads.delta, grads.z,
-                *shares, block.index * self.states * width + (steps[0] if chained else 0), width,
-                *sums, slot * 2 * self.area, *lines, slot * 2 * WIDTH,
-                _scratch(k.BACKWARD_AREAS * k.AREA + 3 * self.area),
-            )  # fmt: skip
-
-        if chained:  # a lone block's share is the whole
-            _run([partial(retreat, blocks[0], i, steps, (grads.B, grads.C), self.length)
-                  for i, steps in enumerate(segments)])  # fmt: skip
-        elif size:
-            width = min(self.length, max(SHARES // (len(blocks) * self.states) // TILE * TILE, FEWEST_STEPS))
-            shares = (
-                _scratch(0 if self.constant[0] else len(blocks) * self.states * width),
-                _scratch(0 if self.constant[1] else len(blocks) * self.states * width),
-            )
+        gA, constant_B, constant_C = (torch.zeros(self.orders, slots, 2, self.states, WIDTH) for _ in range(3))
+        gD, gbias = (torch.zeros(self.orders, slots, 2, 1, WIDTH) for _ in range(2))
+        self.set(
+            STATE=carry.data_ptr(), GA_LANES=gA.data_ptr(), GB_LANES=constant_B.data_ptr(),
+            GC_LANES=constant_C.data_ptr(), GD_LANES=gD.data_ptr(), GBIAS_LANES=gbias.data_ptr(),
+        )  # fmt: skip
+        rows = self.blocks * self.states
+        if self.orders * rows * self.length <= SHARES:
+            goes, width = [(0, self.orders)], self.length
+        else:
+            goes = [(k, k + 1) for k in range(self.orders)]
+            width = min(self.length, max(SHARES // rows // TILE * TILE, FEWEST_STEPS))
+        if len(segments) > 1:
+            width = self.length
+        size = (goes[0][1], rows, width)
+        shares = [(Field.B, gB, torch.empty(0 if gB is None else size)), (Field.C, gC, torch.empty(0 if gC is None else size))]
+        self.set(GB=shares[0][2].data_ptr(), GC=shares[1][2].data_ptr(), SHARE_WIDTH=width)
+        retreat = partial(self.call, self.kernels.backward, BACKWARD_AREAS)
+        for some in goes:
             for first in reversed(range(0, self.length, width)):
                 steps = (first, min(first + width, self.length))
-                _run([partial(retreat, b, b.index, steps, shares, width) for b in blocks])
-                self._sum_shares(shares, width, steps, (grads.B, grads.C))
-        for slot in range(slots):
-            self._collect(blocks[slot if len(blocks) > 1 else 0], slot, sums, lines, grads)
-        return grads._replace(state=self.state_from(carry[: len(blocks)].reshape(-1)))
+                self.set(SHARE_FIRST=first, SHARE_ORDER=some[0])
+                if len(segments) > 1:
+                    for order in range(*some):
+                        run([partial(retreat, 0, 1, order, order + 1, *piece, i, self.scale, self.shared_input)
+                             for i, piece in enumerate(segments)])  # fmt: skip
+                else:
+                    run([partial(retreat, *blocks, *some, *steps, blocks[0], self.scale, self.shared_input)
+                         for blocks in ranges(self.blocks)])  # fmt: skip
+                for field, target, parts in shares:
+                    if target is not None:
+                        self._sum_shares(field, parts, some, steps, target)
+        return (
+            self._collect(gA),
+            self._collect(constant_B) if gB is None else torch.empty(0),
+            self._collect(constant_C) if gC is None else torch.empty(0),
+            self._collect(gD)[..., 0],
+            self._collect(gbias)[..., 0],
+            self.values(carry[:, : self.blocks]),
+        )
 
-    def _carry_back(self, gy: Floats, segments: list[tuple[int, int]], carry: Floats, final: Floats) -> None:
-        """The gradient of a lone block's state at the end of each segment, into ``carry`` [segment, N * 16]."""
-        k, block = self.kernels, self.blocks[0]
-        step_sums = _zeros(len(segments) * WIDTH).reshape(len(segments), WIDTH)
-
-        def local(i: int) -> None:
-            scratch = _scratch(k.BACKWARD_AREAS * k.AREA + 3 * self.area)
-            _call(
-                k.carry_back,
-                self.delta, self.z, self.C, self.A, self.bias, gy, *self.flags, self.constant[1], block.channel,
-                block.count, block.row, block.projections[1], self.length, self.states, *segments[i],
-                carry.reshape(-1), i * self.area, step_sums.reshape(-1), i * WIDTH, scratch,
-            )  # fmt: skip
-
-        _run([partial(local, i) for i in range(1, len(segments))])
-        with np.errstate(all="ignore"):
-            for i in reversed(range(len(segments))):  # from what each piece adds to what reaches it from behind
-                added = carry[i].copy()
-                carry[i] = final
-                final = self.decays(step_sums[i]) * final + added
+    def _carry_back(self, segments: list[tuple[int, int]], final: Tensor) -> Tensor:
+        """The gradient of a lone block's state at the end of each segment, [order, segment, N, 16]."""
+        carry = torch.zeros(self.orders, len(segments), self.states, WIDTH)
+        sums = torch.zeros(self.orders, len(segments), WIDTH)
+        self.set(STATE=carry.data_ptr(), SUMS=sums.data_ptr())
+        back = partial(self.call, self.kernels.carry_back, BACKWARD_AREAS)
+        run([partial(back, order, *steps, i, self.scale)
+             for order in range(self.orders) for i, steps in enumerate(segments)])  # fmt: skip
+        self._chain(carry, sums, final[:, 0], range(len(segments) - 1, -1, -1))
+        return carry
 
     def _sum_shares(
-        self, shares: tuple[Floats, Floats], width: int, steps: tuple[int, int], targets: tuple[Floats, Floats]
+        self, field: int, parts: Tensor, orders: tuple[int, int], steps: tuple[int, int], target: Tensor
     ) -> None:
-        """Sum what each block adds to the gradients of B and C, in the order of the blocks."""
-        tasks = []
-        for which in (0, 1):
-            if not self.constant[which]:
-                starts = [
-                    i
-                    for i, b in enumerate(self.blocks)
-                    if not i or b.projections[which] != self.blocks[i - 1].projections[which]
-                ]
-                for start, end in zip(starts, [*starts[1:], len(self.blocks)], strict=True):
-                    first = self.blocks[start].projections[which] + steps[0]
-                    where = (start * self.states * width, end - start, self.states, width, steps[1] - steps[0])
-                    tasks.append(
-                        partial(
-                            _call, self.kernels.sum_parts, shares[which], *where, targets[which], first, self.length
-                        )
-                    )
-        _run(tasks)
+        """Sum what each block adds to the gradient of B or C, in the order of the blocks."""
+        numbers = self.numbers.copy()
+        numbers[field + 1 : field + 6] = target.stride()
+        rows = (orders[1] - orders[0]) * self.batch * target.shape[2] * self.states
 
-    def _collect(self, block: Block, slot: int, sums: list[Floats], lines: list[Floats], grads: Gradients) -> None:
-        """Add what a block summed over its steps to the gradients of what does not depend on the step."""
-        add = self.kernels.add_lanes
-        wanted = (
-            grads.A,
-            *(g if constant else None for g, constant in zip((grads.B, grads.C), self.constant, strict=True)),
-        )
-        for source, target in zip(sums, wanted, strict=True):
-            if target is not None:
-                _call(
-                    add,
-                    source,
-                    slot * 2 * self.area,
-                    self.states,
-                    target,
-                    block.channel * self.states,
-                    self.states,
-                    block.count,
-                )
-        for source, target in zip(lines, (grads.D, grads.bias), strict=True):
-            _call(add, source, slot * 2 * WIDTH, 1, target, block.channel, 1, block.count)
+        def add_up(first: int, last: int) -> None:
+            positions = np.empty(3 * TILE, dtype=np.int64)
+            self.kernels.sum_shares(
+                numbers.ctypes.data, field, parts.data_ptr(), first, last, *steps, target.data_ptr(),
+                positions.ctypes.data,
+            )  # fmt: skip
 
+        run([partial(add_up, *some) for some in ranges(rows)])
 
-def groups_of(projection: Tensor) -> Any:
-    """Number of groups of B or C: an integer, or PyTorch's symbol for one."""
-    return projection.shape[1] if projection.dim() == 4 else 1
-
-
-def tiles_of(length: Any) -> Any:
-    """Number of tiles: an integer, or PyTorch's symbol for one."""
-    return (length + TILE - 1) // TILE
+    def _collect(self, lanes: Tensor) -> Tensor:
+        """Sum lanes [order, slot, 2, N, 16] over pieces and entries, in order: (K, D, N)."""
+        sums = lanes[:, :, 0]
+        if self.blocks == 1:
+            sums = _in_order(sums.transpose(0, 1))[:, None]
+        return _in_order(self.values(sums))

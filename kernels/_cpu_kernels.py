@@ -1,9 +1,9 @@
-"""The inner loops of the CPU scan: one block of up to sixteen channels, forward and backward.
+"""The inner loops of the CPU scan: blocks of up to sixteen channels, forward and backward.
 
-Every array is flat float32 and is handed in as the address of its first element; 0 stands for none. A *tile* is TILE
-steps of a block; in scratch it is stored step by step, sixteen channels side by side: a vector is one step of all
-channels and no sum over states crosses lanes. Lanes past the last channel hold zeros. The derivation of the backward
-pass is in README.md.
+Everything is float32 in memory that is named by its address. A *tile* is TILE steps of a block; in scratch it is stored
+step by step, sixteen channels side by side: a vector is one step of all channels and no sum over states crosses lanes.
+Lanes past the last channel hold zeros. Tiles are read and written where the order's walk says; nothing else knows of
+orders. The derivation of the backward pass is in README.md.
 """
 # Numba compiles these functions and has no types of its own to give; the arguments are described in words.
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numba import njit
 
+from ._cpu_layout import AREA, BACKWARD_AREAS, FORWARD_AREAS, STRETCH, TILE, WIDTH, Field
+from ._cpu_tiles import ask_for_rows, load_lanes, load_tile, place, store_tile
 from ._simd import (
     add,
     exp2,
@@ -22,6 +24,7 @@ from ._simd import (
     get,
     load,
     mul,
+    number,
     put,
     sigmoid,
     softplus,
@@ -31,190 +34,244 @@ from ._simd import (
     store,
     sub,
     sum_rows,
-    transpose,
 )
-
-#: Steps of a tile, and between two states that the forward pass keeps for the backward pass.
-TILE = 64
-#: Channels of a block.
-WIDTH = 16
-#: Floats from one tile to the next in scratch: a little more than a tile. At a distance of exactly 4096 bytes a
-#: processor takes a load from one tile for a load of what was just stored to another.
-AREA = TILE * WIDTH + 5 * WIDTH
-#: Tiles of scratch that the kernels use, before what depends on the number of states.
-FORWARD_AREAS, BACKWARD_AREAS = 5, 13
 
 _LOG2E = np.float32(math.log2(math.e))
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_FLOAT = 4  # bytes
 
 _compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_compiled
-def load_lanes(source, start, stride, count, target, at, rows):
-    """target[row, c] = source[start + c stride + row], with zeros where there is no channel."""
-    for row in range(rows):
-        for c in range(WIDTH):
-            put(target, at + row * WIDTH + c, get(source, start + c * stride + row) if c < count else _ZERO)
+def _locate(call, block):
+    """Entry, first channel and number of channels of a block; blocks never straddle two groups."""
+    per_entry = number(call, Field.BLOCKS) // number(call, Field.BATCH)
+    groups = number(call, Field.GROUPS)
+    size = number(call, Field.CHANNELS) // groups
+    entry, rest = block // per_entry, block % per_entry
+    group, index = rest // (per_entry // groups), rest % (per_entry // groups)
+    channel = group * size + index * WIDTH
+    return entry, channel, min(WIDTH, size - index * WIDTH)
 
 
 @_compiled
-def add_lanes(source, at, rows, target, start, stride, count):
-    """The way back: target[start + c stride + row] += source[row, c]."""
-    for row in range(rows):
-        for c in range(count):
-            where = start + c * stride + row
-            put(target, where, get(target, where) + get(source, at + row * WIDTH + c))
+def _at(call, field, entry, order, channel):
+    """Address of a tensor's first token of a channel; 0 if there is no such tensor."""
+    base = number(call, field)
+    if base == 0:
+        return base
+    steps = entry * number(call, field + 1) + order * number(call, field + 2) + channel * number(call, field + 3)
+    return base + _FLOAT * steps
 
 
 @_compiled
-def _load_tile(source, start, stride, count, steps, target, at):
-    """``steps`` values of ``count`` channels into a tile."""
-    whole = steps - steps % WIDTH if count == WIDTH else 0
-    for i in range(0, whole, WIDTH):
-        transpose(source, start + i, stride, target, at + i * WIDTH, WIDTH)
-    load_lanes(source, start + whole, stride, count, target, at + whole * WIDTH, steps - whole)
+def _projection_at(call, field, entry, order, channel):
+    """Address of B's or C's first state: that of the channel if it is constant, else of the group's first token."""
+    base = number(call, field)
+    by_channel = number(call, field + 6)
+    if by_channel != 0:
+        return base + _FLOAT * (order * number(call, field + 2) + channel * by_channel)
+    group = channel * number(call, field + 7) // number(call, Field.CHANNELS)
+    steps = entry * number(call, field + 1) + order * number(call, field + 2) + group * number(call, field + 3)
+    return base + _FLOAT * steps
 
 
 @_compiled
-def _store_tile(source, at, steps, target, start, stride, count):
-    """A tile into ``count`` channels."""
-    whole = steps - steps % WIDTH if count == WIDTH else 0
-    for i in range(0, whole, WIDTH):
-        transpose(source, at + i * WIDTH, WIDTH, target, start + i, stride)
-    for i in range(whole, steps):
-        for c in range(count):
-            put(target, start + c * stride + i, get(source, at + i * WIDTH + c))
+def _load_parameters(call, order, channel, count, scratch, at):
+    """Decay [N, 16], in powers of two; then B and C [N, 16] where they are constant. Returns step offset and skip."""
+    states = number(call, Field.STATES)
+    row = order * number(call, Field.CHANNELS) + channel
+    load_lanes(number(call, Field.A) + _FLOAT * row * states, states, 1, count, scratch, at, states)
+    for n in range(0, states * WIDTH, WIDTH):
+        store(scratch, at + n, mul(load(scratch, at + n), splat(_LOG2E)))
+    if number(call, Field.B_CHANNEL) != 0:
+        source = _projection_at(call, Field.B, 0, order, channel)
+        by_channel, by_state = number(call, Field.B_CHANNEL), number(call, Field.B_STATE)
+        load_lanes(source, by_channel, by_state, count, scratch, at + states * WIDTH, states)
+    if number(call, Field.C_CHANNEL) != 0:
+        source = _projection_at(call, Field.C, 0, order, channel)
+        by_channel, by_state = number(call, Field.C_CHANNEL), number(call, Field.C_STATE)
+        load_lanes(source, by_channel, by_state, count, scratch, at + 2 * states * WIDTH, states)
+    offset, skip = splat(_ZERO), splat(_ZERO)
+    if number(call, Field.BIAS) != 0:
+        load_lanes(number(call, Field.BIAS) + _FLOAT * row, 1, 1, count, scratch, 0, 1)
+        offset = load(scratch, 0)
+    if number(call, Field.D) != 0:
+        load_lanes(number(call, Field.D) + _FLOAT * row, 1, 1, count, scratch, 0, 1)
+        skip = load(scratch, 0)
+    return offset, skip
 
 
 @_compiled
-def forward(  # one block over steps first to last
-    u, delta, z, B, C, A, D, bias, has_z, has_softplus, constant_B, constant_C,
-    channel, count, row, row_B, row_C, length, states, first, last,
-    state, state_at, kept, kept_at, kept_step, y, sums, sums_at, scratch,
-):  # fmt: skip
-    """Advance ``state`` [N, 16] over the steps.
+def forward(
+    call, first_block, last_block, first_order, last_order, first, last, slot, scale, scratch, positions
+):
+    """Run blocks over the steps first to last, order after order, and add up y.
 
-    Writes y unless ``y`` is 0, the state at the start of each tile into ``kept`` unless that is 0, and the sum of the
-    step sizes into ``sums`` unless that is 0. ``row``, ``row_B`` and ``row_C`` are where the first
-    channel of u and the group's rows of B and C start. Scratch: FORWARD_AREAS tiles, then three [N, 16].
+    Lanes are advanced in STATE. Writes y unless there is none, the state at the start of each tile into KEPT unless
+    there is none, and the sum of the step sizes into SUMS unless there is none. ``slot`` is the place of the first
+    block's lanes. Scratch: FORWARD_AREAS tiles, then three [N, 16]; positions: two tiles of integers and more.
     """
+    for order in range(first_order, last_order):
+        for t in range(first, last, STRETCH):
+            for block in range(first_block, last_block):
+                where, end = slot + block - first_block, min(t + STRETCH, last)
+                _forward_block(call, block, order, t, end, where, scale, scratch, positions)
+
+
+@_compiled
+def _forward_block(call, block, order, first, last, slot, scale, scratch, positions):
+    states, softplus_asked = number(call, Field.STATES), number(call, Field.SOFTPLUS) != 0
+    entry, channel, count = _locate(call, block)
     step_at, drive_at, input_at, sum_at, gate_at = 0, AREA, 2 * AREA, 3 * AREA, 4 * AREA
     decay_at = FORWARD_AREAS * AREA
     into_at, out_at = decay_at + states * WIDTH, decay_at + 2 * states * WIDTH
-    load_lanes(A, channel * states, states, count, scratch, decay_at, states)
-    if constant_B:
-        load_lanes(B, channel * states, states, count, scratch, into_at, states)
-    if constant_C:
-        load_lanes(C, channel * states, states, count, scratch, out_at, states)
-    load_lanes(bias, channel, 1, count, scratch, gate_at, 1)
-    offset = load(scratch, gate_at)
-    load_lanes(D, channel, 1, count, scratch, gate_at, 1)
-    skip = load(scratch, gate_at)
-    write = y != 0
-    total = splat(_ZERO)
+    offset, skip = _load_parameters(call, order, channel, count, scratch, decay_at)
+    u, delta = _at(call, Field.U, entry, order, channel), _at(call, Field.DELTA, entry, order, channel)
+    z, y = _at(call, Field.Z, entry, order, channel), _at(call, Field.Y, entry, order, channel)
+    B, C = _projection_at(call, Field.B, entry, order, channel), _projection_at(call, Field.C, entry, order, channel)
+    constant_B, constant_C = number(call, Field.B_CHANNEL) != 0, number(call, Field.C_CHANNEL) != 0
+    B_state, B_token = number(call, Field.B_STATE), number(call, Field.B_TOKEN)
+    C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
+    area, slots = states * WIDTH, number(call, Field.SLOTS)
+    state = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * area
+    kept, blocks = number(call, Field.KEPT), number(call, Field.BLOCKS)
+    tiles = (number(call, Field.LENGTH) + TILE - 1) // TILE
+    factor, total = splat(scale), splat(_ZERO)
 
     for t in range(first, last, TILE):
         steps = min(TILE, last - t)
-        _load_tile(delta, row + t, length, count, steps, scratch, step_at)
-        _load_tile(u, row + t, length, count, steps, scratch, input_at)
+        ahead = min(TILE, last - t - steps)
+        place(call, order, t, steps, ahead, positions)
+        load_tile(call, Field.DELTA, delta, count, steps, ahead, positions, scratch, step_at)
+        load_tile(call, Field.U, u, count, steps, ahead, positions, scratch, input_at)
+        ask_for_rows(B, B_state, B_token, states, ahead, positions)
+        ask_for_rows(C, C_state, C_token, states, ahead, positions)
         for i in range(0, steps * WIDTH, WIDTH):
             step = add(load(scratch, step_at + i), offset)
-            if has_softplus:
+            if softplus_asked:
                 step = softplus(step)
             total = add(total, step)
             x = load(scratch, input_at + i)
             store(scratch, step_at + i, step)
             store(scratch, drive_at + i, mul(step, x))
             store(scratch, sum_at + i, mul(skip, x))
-        for n in range(states):
-            at = state_at + n * WIDTH
-            h = load(state, at)
-            if kept != 0:
-                store(kept, kept_at + t // TILE * kept_step + n * WIDTH, h)
-            rate = mul(load(scratch, decay_at + n * WIDTH), splat(_LOG2E))
+        if kept != 0:
+            here = kept + _FLOAT * ((order * tiles + t // TILE) * blocks + block) * area
+            for n in range(0, area, WIDTH):
+                store(here, n, load(state, n))
+        if y != 0 and not constant_B and not constant_C:
+            n = 0
+            while n + 1 < states:  # two states at once share loads and stores
+                h0, h1 = load(state, n * WIDTH), load(state, n * WIDTH + WIDTH)
+                rate0, rate1 = load(scratch, decay_at + n * WIDTH), load(scratch, decay_at + n * WIDTH + WIDTH)
+                for i in range(steps):
+                    a, p = i * WIDTH, number(positions, i)
+                    from_B, from_C = n * B_state + p * B_token, n * C_state + p * C_token
+                    step, drive = load(scratch, step_at + a), load(scratch, drive_at + a)
+                    h0 = fma(exp2(mul(step, rate0)), h0, mul(drive, spread(B, from_B)))
+                    h1 = fma(exp2(mul(step, rate1)), h1, mul(drive, spread(B, from_B + B_state)))
+                    s = fma(h0, spread(C, from_C), load(scratch, sum_at + a))
+                    store(scratch, sum_at + a, fma(h1, spread(C, from_C + C_state), s))
+                store(state, n * WIDTH, h0)
+                store(state, n * WIDTH + WIDTH, h1)
+                n += 2
+        else:
+            n = 0
+        while n < states:
+            h, rate = load(state, n * WIDTH), load(scratch, decay_at + n * WIDTH)
             into, out = load(scratch, into_at + n * WIDTH), load(scratch, out_at + n * WIDTH)
-            where_B, where_C = row_B + n * length + t, row_C + n * length + t
             for i in range(steps):
+                a, p = i * WIDTH, number(positions, i)
                 if not constant_B:
-                    into = spread(B, where_B + i)
-                keep = exp2(mul(load(scratch, step_at + i * WIDTH), rate))
-                h = fma(keep, h, mul(load(scratch, drive_at + i * WIDTH), into))
-                if write:
+                    into = spread(B, n * B_state + p * B_token)
+                keep = exp2(mul(load(scratch, step_at + a), rate))
+                h = fma(keep, h, mul(load(scratch, drive_at + a), into))
+                if y != 0:
                     if not constant_C:
-                        out = spread(C, where_C + i)
-                    store(scratch, sum_at + i * WIDTH, fma(h, out, load(scratch, sum_at + i * WIDTH)))
-            store(state, at, h)
-        if write:
-            if has_z:
-                _load_tile(z, row + t, length, count, steps, scratch, gate_at)
-                for i in range(0, steps * WIDTH, WIDTH):
+                        out = spread(C, n * C_state + p * C_token)
+                    store(scratch, sum_at + a, fma(h, out, load(scratch, sum_at + a)))
+            store(state, n * WIDTH, h)
+            n += 1
+        if y != 0:
+            if z != 0:
+                load_tile(call, Field.Z, z, count, steps, ahead, positions, scratch, gate_at)
+            if order > 0:
+                load_tile(call, Field.Y, y, count, steps, ahead, positions, scratch, input_at)
+            for i in range(0, steps * WIDTH, WIDTH):
+                s = mul(factor, load(scratch, sum_at + i))
+                if z != 0:
                     gate = load(scratch, gate_at + i)
-                    store(scratch, sum_at + i, mul(load(scratch, sum_at + i), mul(gate, sigmoid(gate))))
-            _store_tile(scratch, sum_at, steps, y, row + t, length, count)
-    if sums != 0:
-        store(sums, sums_at, total)
+                    s = mul(s, mul(gate, sigmoid(gate)))
+                if order > 0:
+                    s = add(load(scratch, input_at + i), s)
+                store(scratch, sum_at + i, s)
+            store_tile(call, Field.Y, scratch, sum_at, count, steps, positions, y)
+    if number(call, Field.SUMS) != 0:
+        sum_at = (order * slots + slot) * WIDTH
+        store(number(call, Field.SUMS), sum_at, add(load(number(call, Field.SUMS), sum_at), total))
 
 
 @_compiled
-def _prepare_backward(delta, z, gy, has_z, has_softplus, row, length, count, t, steps, offset, scratch, areas):
+def _prepare_backward(call, delta, z, gy, count, steps, positions, offset, factor, scratch, areas):
     """Fill the tiles of step sizes, their slopes, and the gradients of the sum before the gate and of the gate."""
     step_at, slope_at, grad_at, gate_at = areas
-    _load_tile(delta, row + t, length, count, steps, scratch, step_at)
-    _load_tile(gy, row + t, length, count, steps, scratch, grad_at)
-    if has_z:
-        _load_tile(z, row + t, length, count, steps, scratch, gate_at)
+    load_tile(call, Field.DELTA, delta, count, steps, 0, positions, scratch, step_at)
+    load_tile(call, Field.Y, gy, count, steps, 0, positions, scratch, grad_at)
+    if z != 0:
+        load_tile(call, Field.Z, z, count, steps, 0, positions, scratch, gate_at)
+    softplus_asked = number(call, Field.SOFTPLUS) != 0
     for i in range(0, steps * WIDTH, WIDTH):
         step = add(load(scratch, step_at + i), offset)
-        if has_softplus:
+        if softplus_asked:
             store(scratch, slope_at + i, softplus_slope(step))
             step = softplus(step)
         store(scratch, step_at + i, step)
-        if has_z:
-            gate, grad = load(scratch, gate_at + i), load(scratch, grad_at + i)
+        grad = mul(factor, load(scratch, grad_at + i))
+        if z != 0:
+            gate = load(scratch, gate_at + i)
             open_ = sigmoid(gate)
             bend = mul(open_, fma(gate, sub(splat(_ONE), open_), splat(_ONE)))
             store(scratch, gate_at + i, mul(grad, bend))
-            store(scratch, grad_at + i, mul(grad, mul(gate, open_)))
+            grad = mul(grad, mul(gate, open_))
+        store(scratch, grad_at + i, grad)
 
 
 @_compiled
-def carry_back(  # one block over steps first to last
-    delta, z, C, A, bias, gy, has_z, has_softplus, constant_C,
-    channel, count, row, projection, length, states, first, last, carry, carry_at, sums, sums_at, scratch,
-):  # fmt: skip
-    """Take the gradient of the state after the last step back to that of the state before the first, in ``carry``.
+def carry_back(call, order, first, last, slot, scale, scratch, positions):
+    """Take the gradient of a lone block's state after the last step back to before the first, in STATE.
 
-    Writes the sum of the step sizes into ``sums``. Scratch: as for backward.
+    Writes the sum of the step sizes into SUMS. Scratch: as for backward.
     """
+    states, slots = number(call, Field.STATES), number(call, Field.SLOTS)
     areas = (0, AREA, 2 * AREA, 3 * AREA)
-    step_at, _, grad_at, gate_at = areas
+    step_at, _, grad_at, _ = areas
     decay_at = BACKWARD_AREAS * AREA
     out_at = decay_at + 2 * states * WIDTH
-    load_lanes(A, channel * states, states, count, scratch, decay_at, states)
-    if constant_C:
-        load_lanes(C, channel * states, states, count, scratch, out_at, states)
-    load_lanes(bias, channel, 1, count, scratch, gate_at, 1)
-    offset = load(scratch, gate_at)
+    count = number(call, Field.CHANNELS)
+    offset, _ = _load_parameters(call, order, 0, count, scratch, decay_at)
+    delta, z, gy = _at(call, Field.DELTA, 0, order, 0), _at(call, Field.Z, 0, order, 0), _at(call, Field.Y, 0, order, 0)
+    C, constant_C = _projection_at(call, Field.C, 0, order, 0), number(call, Field.C_CHANNEL) != 0
+    C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
+    carry = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * states * WIDTH
     total = splat(_ZERO)
     for t in range(first + (last - first - 1) // TILE * TILE, first - 1, -TILE):
         steps = min(TILE, last - t)
-        _prepare_backward(delta, z, gy, has_z, has_softplus, row, length, count, t, steps, offset, scratch, areas)
+        place(call, order, t, steps, 0, positions)
+        _prepare_backward(call, delta, z, gy, count, steps, positions, offset, splat(scale), scratch, areas)
         for n in range(states):
-            rate = mul(load(scratch, decay_at + n * WIDTH), splat(_LOG2E))
-            out = load(scratch, out_at + n * WIDTH)
-            g = load(carry, carry_at + n * WIDTH)
-            where = projection + n * length + t
+            rate, out = load(scratch, decay_at + n * WIDTH), load(scratch, out_at + n * WIDTH)
+            g = load(carry, n * WIDTH)
             for i in range(steps - 1, -1, -1):
                 if not constant_C:
-                    out = spread(C, where + i)
-                g = mul(
-                    fma(load(scratch, grad_at + i * WIDTH), out, g), exp2(mul(load(scratch, step_at + i * WIDTH), rate))
-                )
-            store(carry, carry_at + n * WIDTH, g)
+                    out = spread(C, n * C_state + number(positions, i) * C_token)
+                a = i * WIDTH
+                g = mul(fma(load(scratch, grad_at + a), out, g), exp2(mul(load(scratch, step_at + a), rate)))
+            store(carry, n * WIDTH, g)
         for i in range(0, steps * WIDTH, WIDTH):
             total = add(total, load(scratch, step_at + i))
-    store(sums, sums_at, total)
+    store(number(call, Field.SUMS), (order * slots + slot) * WIDTH, total)
 
 
 @_compiled
@@ -231,18 +288,25 @@ def _sum_tile(scratch, at, steps, target, start):
 
 
 @_compiled
-def backward(  # one block over steps first to last
-    u, delta, z, B, C, A, D, bias, has_z, has_softplus, constant_B, constant_C,
-    channel, count, row, row_B, row_C, length, states, first, last,
-    kept, kept_at, kept_step, gy, carry, carry_at, gu, gdelta, gz,
-    gB, gC, part_at, part_step, gA_lanes, gB_lanes, gC_lanes, lanes_at, gD_lanes, gbias_lanes, line_at, scratch,
-):  # fmt: skip
-    """Gradients of a block; ``carry`` [N, 16] is the state's gradient after the last step, then before the first.
+def backward(
+    call, first_block, last_block, first_order, last_order, first, last, slot, scale, add_u, scratch, positions
+):
+    """Gradients of blocks; lanes of STATE are the state's gradient after the last step, then before the first.
 
-    Writes gu, gdelta, gz and the block's share of gB and gC to ``part_at + n part_step + (t - first)``; what is
-    summed over steps is added lane by lane to the arrays that end in _lanes. Scratch: BACKWARD_AREAS tiles, then three
-    [N, 16].
+    Writes gu, gdelta, gz and the blocks' shares of gB and gC; what is summed over steps is added lane by lane to the
+    arrays that end in _LANES, each followed by what rounding lost. Scratch: BACKWARD_AREAS tiles, then three [N, 16].
     """
+    for order in range(first_order, last_order):
+        for t in range(first + (last - first - 1) // STRETCH * STRETCH, first - 1, -STRETCH):
+            for block in range(first_block, last_block):
+                where, end = slot + block - first_block, min(t + STRETCH, last)
+                _backward_block(call, block, order, t, end, where, scale, add_u and order > 0, scratch, positions)
+
+
+@_compiled
+def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch, positions):
+    states, softplus_asked = number(call, Field.STATES), number(call, Field.SOFTPLUS) != 0
+    entry, channel, count = _locate(call, block)
     areas = (0, AREA, 2 * AREA, 3 * AREA)
     step_at, slope_at, grad_at, gate_at = areas
     input_at, drive_at, sum_at, by_input_at, by_rate_at, keep_at, held_at, to_out_at, to_into_at = (
@@ -250,21 +314,36 @@ def backward(  # one block over steps first to last
     )  # fmt: skip
     decay_at = BACKWARD_AREAS * AREA
     into_at, out_at = decay_at + states * WIDTH, decay_at + 2 * states * WIDTH
-    load_lanes(A, channel * states, states, count, scratch, decay_at, states)
-    if constant_B:
-        load_lanes(B, channel * states, states, count, scratch, into_at, states)
-    if constant_C:
-        load_lanes(C, channel * states, states, count, scratch, out_at, states)
-    load_lanes(bias, channel, 1, count, scratch, gate_at, 1)
-    offset = load(scratch, gate_at)
-    load_lanes(D, channel, 1, count, scratch, gate_at, 1)
-    skip = load(scratch, gate_at)
-    zero = splat(_ZERO)
+    offset, skip = _load_parameters(call, order, channel, count, scratch, decay_at)
+    u, delta = _at(call, Field.U, entry, order, channel), _at(call, Field.DELTA, entry, order, channel)
+    z, gy = _at(call, Field.Z, entry, order, channel), _at(call, Field.Y, entry, order, channel)
+    gu, gdelta = _at(call, Field.GU, entry, order, channel), _at(call, Field.GDELTA, entry, order, channel)
+    gz = _at(call, Field.GZ, entry, order, channel)
+    B, C = _projection_at(call, Field.B, entry, order, channel), _projection_at(call, Field.C, entry, order, channel)
+    constant_B, constant_C = number(call, Field.B_CHANNEL) != 0, number(call, Field.C_CHANNEL) != 0
+    B_state, B_token = number(call, Field.B_STATE), number(call, Field.B_TOKEN)
+    C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
+    area, slots, blocks = states * WIDTH, number(call, Field.SLOTS), number(call, Field.BLOCKS)
+    carry = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * area
+    kept = number(call, Field.KEPT)
+    tiles = (number(call, Field.LENGTH) + TILE - 1) // TILE
+    lanes_at, line_at = (order * slots + slot) * 2 * area, (order * slots + slot) * 2 * WIDTH
+    gA_lanes, gB_lanes, gC_lanes = (
+        number(call, Field.GA_LANES), number(call, Field.GB_LANES), number(call, Field.GC_LANES),
+    )  # fmt: skip
+    gD_lanes, gbias_lanes = number(call, Field.GD_LANES), number(call, Field.GBIAS_LANES)
+    width = number(call, Field.SHARE_WIDTH)
+    share_at = ((order - number(call, Field.SHARE_ORDER)) * blocks + block) * states * width
+    share_at -= number(call, Field.SHARE_FIRST)
+    gB, gC = number(call, Field.GB), number(call, Field.GC)
+    zero, factor = splat(_ZERO), splat(scale)
+    per_bit = splat(_ONE / _LOG2E)
 
     for t in range(first + (last - first - 1) // TILE * TILE, first - 1, -TILE):
         steps = min(TILE, last - t)
-        _prepare_backward(delta, z, gy, has_z, has_softplus, row, length, count, t, steps, offset, scratch, areas)
-        _load_tile(u, row + t, length, count, steps, scratch, input_at)
+        place(call, order, t, steps, 0, positions)
+        _prepare_backward(call, delta, z, gy, count, steps, positions, offset, factor, scratch, areas)
+        load_tile(call, Field.U, u, count, steps, 0, positions, scratch, input_at)
         for i in range(0, steps * WIDTH, WIDTH):
             x = load(scratch, input_at + i)
             store(scratch, drive_at + i, mul(load(scratch, step_at + i), x))
@@ -272,35 +351,34 @@ def backward(  # one block over steps first to last
             store(scratch, by_input_at + i, zero)
             store(scratch, by_rate_at + i, zero)
         for n in range(states):
-            decay = load(scratch, decay_at + n * WIDTH)
-            rate = mul(decay, splat(_LOG2E))
+            rate = load(scratch, decay_at + n * WIDTH)
+            decay = mul(rate, per_bit)
             into, out = load(scratch, into_at + n * WIDTH), load(scratch, out_at + n * WIDTH)
-            where_B, where_C = row_B + n * length + t, row_C + n * length + t
             # Forwards: what is kept of the state at each step (held), and the sum before the gate.
-            h = load(kept, kept_at + t // TILE * kept_step + n * WIDTH)
+            h = load(kept, ((order * tiles + t // TILE) * blocks + block) * area + n * WIDTH)
             for i in range(steps):
-                a = i * WIDTH
+                a, p = i * WIDTH, number(positions, i)
                 if not constant_B:
-                    into = spread(B, where_B + i)
+                    into = spread(B, n * B_state + p * B_token)
                 keep = exp2(mul(load(scratch, step_at + a), rate))
                 held = mul(keep, h)
                 h = fma(load(scratch, drive_at + a), into, held)
                 store(scratch, keep_at + a, keep)
                 store(scratch, held_at + a, held)
                 store(scratch, to_out_at + a, mul(load(scratch, grad_at + a), h))
-                if has_z:
+                if z != 0:
                     if not constant_C:
-                        out = spread(C, where_C + i)
+                        out = spread(C, n * C_state + p * C_token)
                     store(scratch, sum_at + a, fma(h, out, load(scratch, sum_at + a)))
             # Backwards: g is the gradient of the state.
-            g = load(carry, carry_at + n * WIDTH)
+            g = load(carry, n * WIDTH)
             grad_decay = zero
             for i in range(steps - 1, -1, -1):
-                a = i * WIDTH
+                a, p = i * WIDTH, number(positions, i)
                 if not constant_B:
-                    into = spread(B, where_B + i)
+                    into = spread(B, n * B_state + p * B_token)
                 if not constant_C:
-                    out = spread(C, where_C + i)
+                    out = spread(C, n * C_state + p * C_token)
                 g = fma(load(scratch, grad_at + a), out, g)
                 store(scratch, to_into_at + a, mul(g, load(scratch, drive_at + a)))
                 flow = mul(g, load(scratch, held_at + a))
@@ -308,35 +386,45 @@ def backward(  # one block over steps first to last
                 store(scratch, by_rate_at + a, fma(flow, decay, load(scratch, by_rate_at + a)))
                 store(scratch, by_input_at + a, fma(g, into, load(scratch, by_input_at + a)))
                 g = mul(g, load(scratch, keep_at + a))
-            store(carry, carry_at + n * WIDTH, g)
+            store(carry, n * WIDTH, g)
             at = lanes_at + n * WIDTH
-            lost_at = at + states * WIDTH
-            _accumulate(gA_lanes, at, lost_at, grad_decay)
-            part = part_at + n * part_step + t - first
+            _accumulate(gA_lanes, at, at + area, grad_decay)
             if constant_B:
-                _sum_steps(scratch, to_into_at, steps, gB_lanes, at, lost_at)
+                _sum_steps(scratch, to_into_at, steps, gB_lanes, at, at + area)
             else:
-                _sum_tile(scratch, to_into_at, steps, gB, part)
+                _sum_tile(scratch, to_into_at, steps, gB, share_at + n * width + t)
             if constant_C:
-                _sum_steps(scratch, to_out_at, steps, gC_lanes, at, lost_at)
+                _sum_steps(scratch, to_out_at, steps, gC_lanes, at, at + area)
             else:
-                _sum_tile(scratch, to_out_at, steps, gC, part)
+                _sum_tile(scratch, to_out_at, steps, gC, share_at + n * width + t)
         for i in range(0, steps * WIDTH, WIDTH):
             x, step, grad = load(scratch, input_at + i), load(scratch, step_at + i), load(scratch, grad_at + i)
             by_input = load(scratch, by_input_at + i)
             grad_step = fma(x, by_input, load(scratch, by_rate_at + i))
-            if has_softplus:
+            if softplus_asked:
                 grad_step = mul(grad_step, load(scratch, slope_at + i))
             _accumulate(gbias_lanes, line_at, line_at + WIDTH, grad_step)
             _accumulate(gD_lanes, line_at, line_at + WIDTH, mul(grad, x))
             store(scratch, by_input_at + i, fma(step, by_input, mul(skip, grad)))
             store(scratch, by_rate_at + i, grad_step)
-            if has_z:
+            if z != 0:
                 store(scratch, gate_at + i, mul(load(scratch, gate_at + i), load(scratch, sum_at + i)))
-        _store_tile(scratch, by_input_at, steps, gu, row + t, length, count)
-        _store_tile(scratch, by_rate_at, steps, gdelta, row + t, length, count)
-        if has_z:
-            _store_tile(scratch, gate_at, steps, gz, row + t, length, count)
+        if add_u:
+            _add_tile(call, Field.GU, gu, count, steps, positions, scratch, by_input_at, keep_at)
+        store_tile(call, Field.GU, scratch, by_input_at, count, steps, positions, gu)
+        store_tile(call, Field.GDELTA, scratch, by_rate_at, count, steps, positions, gdelta)
+        if z != 0:
+            if order > 0:
+                _add_tile(call, Field.GZ, gz, count, steps, positions, scratch, gate_at, keep_at)
+            store_tile(call, Field.GZ, scratch, gate_at, count, steps, positions, gz)
+
+
+@_compiled
+def _add_tile(call, field, address, count, steps, positions, scratch, at, spare_at):
+    """Add to a tile what the tensor already holds there."""
+    load_tile(call, field, address, count, steps, 0, positions, scratch, spare_at)
+    for i in range(0, steps * WIDTH, WIDTH):
+        store(scratch, at + i, add(load(scratch, spare_at + i), load(scratch, at + i)))
 
 
 @_compiled
@@ -363,11 +451,32 @@ def _sum_steps(scratch, at, steps, target, where, lost_at):
 
 
 @_compiled
-def sum_parts(parts, at, blocks, states, width, steps, target, start, length):
-    """Sum ``steps`` columns of [blocks, N, width] over the blocks, in order, into rows of the given length."""
-    for n in range(states):
-        for i in range(steps):
-            total = get(parts, at + n * width + i)
-            for k in range(1, blocks):
-                total += get(parts, at + (k * states + n) * width + i)
-            put(target, start + n * length + i, total)
+def sum_shares(call, field, shares, first_row, last_row, first, last, target, positions):
+    """Sum the blocks' shares of the gradient of B or C over each group's blocks, in order.
+
+    Rows count order by order from SHARE_ORDER, then entries, groups and states; ``target`` is the gradient, dense in
+    the layout that the strides of ``field`` describe.
+    """
+    states, batch, groups = number(call, Field.STATES), number(call, Field.BATCH), number(call, field + 7)
+    blocks, width = number(call, Field.BLOCKS), number(call, Field.SHARE_WIDTH)
+    each = blocks // (batch * groups)
+    for row in range(first_row, last_row):
+        n, group = row % states, row // states % groups
+        entry, share = row // (states * groups) % batch, row // (states * groups * batch)
+        order = number(call, Field.SHARE_ORDER) + share
+        line = target + _FLOAT * (
+            entry * number(call, field + 1)
+            + order * number(call, field + 2)
+            + group * number(call, field + 3)
+            + n * number(call, field + 4)
+        )
+        block = (entry * groups + group) * each
+        source = ((share * blocks + block) * states + n) * width - number(call, Field.SHARE_FIRST)
+        for t in range(first, last, TILE):
+            steps = min(TILE, last - t)
+            place(call, order, t, steps, 0, positions)
+            for i in range(steps):
+                total = get(shares, source + t + i)
+                for k in range(1, each):
+                    total += get(shares, source + k * states * width + t + i)
+                put(line, number(positions, i) * number(call, field + 5), total)

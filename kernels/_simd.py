@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
@@ -30,6 +30,8 @@ _MASK = ir.VectorType(_I32, LANES)
 _LOG2E = math.log2(math.e)
 #: ln 2 in two parts; products of the first with small integers are exact in float32.
 _LN2_HIGH, _LN2_LOW = 0.693359375, math.log(2.0) - 0.693359375
+#: Whether the processor splits a float into whole and rest, and scales by a power of two, in one instruction each.
+_SCALES = bool(binding.get_host_cpu_features().get("avx512dq"))
 #: Adding it to a float32 leaves the rounded integer, plus the 126 of the exponent field, in the low bits.
 _ROUND = 1.5 * 2**23 + 126
 
@@ -97,7 +99,19 @@ class _Vectors:
         bits = self.b.bitcast(rounded, _IVEC)
         return self.b.bitcast(self.b.shl(bits, ir.Constant(_IVEC, [23] * LANES)), _VEC)
 
+    def _avx512(self, name: str, *args: Any) -> Any:
+        """One instruction on all sixteen lanes, in the current rounding mode."""
+        everywhere, as_set = ir.Constant(ir.IntType(16), -1), ir.Constant(_I32, 4)
+        args = (*args, ir.Constant(_VEC, ir.Undefined), everywhere, as_set)
+        kind = ir.FunctionType(_VEC, [a.type for a in args])
+        full = f"llvm.x86.avx512.mask.{name}.ps.512"
+        function = self.b.module.globals.get(full) or ir.Function(self.b.module, kind, full)
+        return self.b.call(function, args)
+
     def exp2(self, x: Any) -> Any:
+        if _SCALES:
+            rest = self._avx512("reduce", x, ir.Constant(_I32, 0))  # what rounding x to an integer leaves
+            return self._avx512("scalef", self.polynomial(rest, _EXP2), self.b.fsub(x, rest))
         x = self.at_most(129.0, self.at_least(-126.0, x))
         rounded = self.b.fadd(x, self.constant(_ROUND))
         rest = self.b.fsub(x, self.b.fsub(rounded, self.constant(_ROUND)))
@@ -182,6 +196,42 @@ def store(_: Any, address: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64, types.int64, lanes), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def number(_: Any, address: Any, index: Any) -> Any:
+    """One of the 64-bit integers at an address."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.gep(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), [args[1]]))
+
+    return types.int64(types.int64, types.int64), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def put_number(_: Any, address: Any, index: Any, value: Any) -> Any:
+    """Write one 64-bit integer."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], builder.gep(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, types.int64), write
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def prefetch(_: Any, address: Any, index: Any) -> Any:
+    """Ask for the cache line of one of the floats at an address, for reading."""
+
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        name, kind = "llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        at = builder.bitcast(_element(builder, *args), byte)
+        builder.call(function, [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # a read, to keep close, of data
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), write
 
 
 def _splat(builder: Any, value: Any) -> Any:

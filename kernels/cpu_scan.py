@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 from torch import Tensor
 
 from ._arguments import Scan
-from ._cpu_job import WIDTH, Job, groups_of, tiles_of
+from ._cpu_job import Job, block_count, common_groups, tiles_of
+from ._cpu_layout import WIDTH
+from ._memory import dense_like, in_large_pages
+from ._vmap import fold_into_batch, one_by_one
 from .reference import scan_reference
 
 _log = logging.getLogger(__name__)
 
 
-@torch.library.custom_op("medmamba::selective_scan", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("medmamba::scan_cpu", mutates_args=(), device_types="cpu")
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -28,17 +32,28 @@ def _forward(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
+    walks: Sequence[int],
+    scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last state, and what the backward pass starts from: empty unless ``keep``."""
-    job = Job(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y, state, kept = job.forward(initial_state, keep)
-    shape = (tiles_of(u.shape[2]), len(job.blocks), A.shape[1], WIDTH) if keep else (0,)
-    return (
-        torch.from_numpy(y).view(u.shape).to(u.dtype),
-        torch.from_numpy(state).view(u.shape[0], *A.shape),
-        torch.from_numpy(kept).view(shape),
-    )
+    """y, the last states, and what the backward pass starts from: empty unless ``keep``. Shapes are those of Scan."""
+    if not delta.numel():
+        return _nothing(u, delta, A, initial_state, keep)
+    job = Job(u, delta, A, B, C, D, z, delta_bias, delta_softplus, walks, scale)
+    y = in_large_pages(dense_like(u[:, 0], torch.float32))
+    state, kept = job.forward(initial_state, y, keep)
+    return y.to(u.dtype), state, kept
+
+
+def _nothing(
+    u: Tensor, delta: Tensor, A: Tensor, initial_state: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a scan over no tokens, channels or entries gives."""
+    batch, orders, channels, _ = delta.shape
+    state = torch.zeros(batch, orders, channels, A.shape[-1])
+    if initial_state is not None:
+        state.copy_(initial_state)
+    return dense_like(u[:, 0]), state, torch.empty((orders, 0, 0, A.shape[-1], WIDTH) if keep else 0)
 
 
 @_forward.register_fake
@@ -53,20 +68,22 @@ def _forward_shapes(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
+    walks: Sequence[int],
+    scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, channels, length = u.shape
-    groups = torch.sym_max(groups_of(B), groups_of(C))
-    blocks = batch * groups * ((channels // groups + WIDTH - 1) // WIDTH)
-    shape = (tiles_of(length), blocks, A.shape[1], WIDTH) if keep else (0,)
+    batch, orders, channels, length = delta.shape
+    states = A.shape[-1]
+    blocks = block_count(batch, channels, common_groups(B, C))
+    kept = (orders, tiles_of(length), blocks, states, WIDTH) if keep else (0,)
     return (
-        torch.empty(u.shape, dtype=u.dtype, device=u.device),
-        u.new_empty((batch, channels, A.shape[1]), dtype=torch.float32),
-        u.new_empty(shape, dtype=torch.float32),
+        dense_like(u[:, 0]),
+        u.new_empty((batch, orders, channels, states), dtype=torch.float32),
+        u.new_empty(kept, dtype=torch.float32),
     )
 
 
-@torch.library.custom_op("medmamba::selective_scan_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("medmamba::scan_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad_y: Tensor | None,
     grad_state: Tensor | None,
@@ -81,15 +98,44 @@ def _backward(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
+    walks: Sequence[int],
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the nine tensors from u to initial_state; empty for those that are None."""
-    grads = Job(u, delta, A, B, C, D, z, delta_bias, delta_softplus).backward(grad_y, grad_state, kept)
-    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    shaped = [
-        torch.empty(0) if like is None else torch.from_numpy(grad).view(like.shape).to(like.dtype)
-        for grad, like in zip(grads, arguments, strict=True)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    grads = [in_large_pages(grad) for grad in _new_gradients(tensors, torch.float32)]
+    if not delta.numel():
+        for grad in grads:
+            grad.zero_()
+        if initial_state is not None and grad_state is not None:
+            grads[8].copy_(grad_state)
+    else:
+        job = Job(u, delta, A, B, C, D, z, delta_bias, delta_softplus, walks, scale)
+        per_token = [grads[i] if _is_per_token(i, tensors[i]) else None for i in (0, 1, 6, 3, 4)]
+        for i, grad in zip((2, 3, 4, 5, 7, 8), job.backward(grad_y, grad_state, kept, per_token), strict=True):
+            if tensors[i] is not None and not _is_per_token(i, tensors[i]):
+                grads[i] = grad
+    return tuple(  # type: ignore[return-value]  # nine, one for each argument
+        grad if like is None else grad.to(like.dtype) for grad, like in zip(grads, tensors, strict=True)
+    )
+
+
+def _is_per_token(index: int, tensor: Tensor | None) -> bool:
+    """Whether an argument has values for each token: u, delta and z, and B and C unless they are constant."""
+    return tensor is not None and (index in (0, 1, 6) or (index in (3, 4) and tensor.dim() == 5))
+
+
+def _new_gradients(tensors: Sequence[Tensor | None], kind: torch.dtype | None = None) -> list[Tensor]:
+    """Memory for gradients: token by token where the argument is so, else compact; empty for None."""
+    given = next(t for t in tensors if t is not None)
+    return [
+        given.new_empty(0, dtype=torch.float32)
+        if t is None
+        else dense_like(t, kind)
+        if _is_per_token(i, t)
+        else t.new_empty(t.shape, dtype=kind)
+        for i, t in enumerate(tensors)
     ]
-    return tuple(shaped)  # type: ignore[return-value]  # nine, one for each argument
 
 
 @_backward.register_fake
@@ -107,19 +153,16 @@ def _backward_shapes(
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     delta_softplus: bool,
+    walks: Sequence[int],
+    scale: float,
 ) -> tuple[Tensor, ...]:
-    return tuple(
-        u.new_empty((0,), dtype=torch.float32)
-        if like is None
-        else torch.empty(like.shape, dtype=like.dtype, device=like.device)
-        for like in (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    )
+    return tuple(_new_gradients((u, delta, A, B, C, D, z, delta_bias, initial_state)))
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.delta_softplus, keep = inputs
+    *tensors, ctx.delta_softplus, ctx.walks, ctx.scale, keep = inputs
     if not keep:
-        raise RuntimeError("medmamba::selective_scan: keep must be true where a gradient is wanted, but is False")
+        raise RuntimeError("medmamba::scan_cpu: keep must be true where a gradient is wanted, but is False")
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[2], *tensors)
 
@@ -127,10 +170,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, T
 def _gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     kept, *tensors = ctx.saved_tensors
     if grad_y is None and grad_state is None:
-        return (None,) * (len(tensors) + 2)
-    grads = _backward(grad_y, grad_state, kept, *tensors, ctx.delta_softplus)
+        return (None,) * (len(tensors) + 4)
+    grads = _backward(grad_y, grad_state, kept, *tensors, ctx.delta_softplus, ctx.walks, ctx.scale)
     wanted = zip(grads, tensors, ctx.needs_input_grad, strict=False)
-    return (*(g if t is not None and need else None for g, t, need in wanted), None, None)
+    return (*(g if t is not None and need else None for g, t, need in wanted), None, None, None, None)
 
 
 def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
@@ -142,6 +185,8 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
 
 _forward.register_autograd(_gradients, setup_context=_remember)
 _backward.register_autograd(_refuse_second_derivative)
+_forward.register_vmap(fold_into_batch(_forward, batch_axes=(0, 0, 2)))
+_backward.register_vmap(one_by_one(_backward))
 
 
 @cache
@@ -162,28 +207,7 @@ def scan_cpu(scan: Scan) -> tuple[Tensor, Tensor]:
         if not torch.compiler.is_compiling():
             _note_double_precision()
         return scan_reference(scan)
-    results = [_one_order(scan, order) for order in range(len(scan.walks))]
-    total = results[0][0]
-    for y, _ in results[1:]:
-        total = total + y
-    y = total if scan.scale == 1 else total * scan.scale
-    return y.to(scan.u.dtype), torch.stack([state for _, state in results], dim=1)
-
-
-def _one_order(scan: Scan, order: int) -> tuple[Tensor, Tensor]:
-    walk = scan.walks[order]
-    u, delta, z = scan.u[:, order if scan.u.shape[1] > 1 else 0], scan.delta[:, order], scan.z
-    A = scan.A[order]
-    D, bias = (None if t is None else t[order] for t in (scan.D, scan.delta_bias))
-    B, C = (t[order] if t.dim() == 3 else t[:, order] for t in (scan.B, scan.C))
-    state = None if scan.initial_state is None else scan.initial_state[:, order]
-    if not walk.is_sequence:
-        tokens = walk.positions()
-        steps = torch.empty_like(tokens).scatter_(0, tokens, torch.arange(len(tokens)))
-        u, delta, z = u[..., tokens], delta[..., tokens], None if z is None else z[..., tokens]
-        B, C = (t if t.dim() == 2 else t[..., tokens] for t in (B, C))
-    if B.dim() == 4 and C.dim() == 4 and B.shape[1] != C.shape[1] and min(B.shape[1], C.shape[1]) > 1:
-        B, C = (t.repeat_interleave(u.shape[1] // t.shape[1], dim=1) for t in (B, C))
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
-    y, last, _ = _forward(u, delta, A, B, C, D, z, bias, state, scan.delta_softplus, keep)
-    return (y if walk.is_sequence else y[..., steps]), last
+    walks = [number for walk in scan.walks for number in walk.encode()]
+    y, state, _ = _forward(*scan.tensors, scan.delta_softplus, walks, scan.scale, keep)
+    return y, state

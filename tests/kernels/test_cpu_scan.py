@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from medmamba.kernels import _cpu_job, cpu_scan, selective_scan
+from medmamba.kernels import _cpu_job, _threads, cpu_scan, selective_scan
+from medmamba.kernels._arguments import one_order
 
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch) -> None:
     """What a kernel reads before it writes it becomes NaN in the results."""
-    fresh = _cpu_job._scratch
+    empty, new_empty = torch.empty, torch.Tensor.new_empty
 
-    def poisoned(size: int) -> np.ndarray:
-        memory = fresh(size)
-        memory.fill(np.nan)
-        return memory
+    def poisoned(make):
+        def wrapper(*args, **options):
+            tensor = make(*args, **options)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() and not torch.compiler.is_compiling() else tensor
 
-    monkeypatch.setattr(_cpu_job, "_scratch", poisoned)
+        return wrapper
+
+    monkeypatch.setattr(torch, "empty", poisoned(empty))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(new_empty))
 
 
 def assert_close_to_exact(scan, arguments, *, softplus: bool = True, tolerance: float = 1e-5) -> None:
@@ -143,12 +146,12 @@ def test_nan_and_infinity_reach_the_same_places_as_in_the_reference(arguments) -
 def test_operator_keeps_its_promises_to_pytorch(arguments) -> None:
     for groups in ((1, 1), (2, 2), (None, 1)):
         given = arguments(1, 4, 2, 5, groups=groups)
-        names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-        leaves = [given[k].requires_grad_() for k in names]
-        torch.library.opcheck(cpu_scan._forward, (*leaves, True, True))
-        torch.library.opcheck(
-            cpu_scan._forward, (*[t.detach() for t in leaves[:5]], None, None, None, None, False, False)
-        )
+        scan = one_order(**given, delta_softplus=True)
+        leaves = [t.detach().requires_grad_() for t in scan.tensors]
+        walk = scan.walks[0].encode()
+        torch.library.opcheck(cpu_scan._forward, (*leaves, True, walk, 0.5, True))
+        plain = [t.detach() for t in leaves[:5]]
+        torch.library.opcheck(cpu_scan._forward, (*plain, None, None, None, None, False, walk, 1.0, False))
 
 
 def test_compiled_model_gives_the_same(arguments, scan) -> None:
@@ -208,5 +211,5 @@ def test_worker_processes_can_scan_after_the_parent_did(arguments) -> None:
 
 
 def test_forked_process_gets_threads_of_its_own(arguments) -> None:
-    _cpu_job._run([lambda: None] * 2)
-    assert _cpu_job._pool is None or _cpu_job._pool[0] == os.getpid()
+    _threads.run([lambda: None] * 2)
+    assert _threads._pool is None or _threads._pool[0] == os.getpid()

@@ -1,0 +1,60 @@
+"""How scan operators behave under torch.func.vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Arguments of a scan operator that begin with the batch: u, delta, z and the initial state.
+_BY_ENTRY = (0, 1, 6, 8)
+#: B and C do so unless they are constant.
+_PROJECTIONS = (3, 4)
+
+
+def one_by_one(op: Callable[..., Sequence[Tensor]]) -> Callable[..., Any]:
+    """A rule that calls the operator for each element and stacks the results."""
+
+    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
+        results = []
+        for i in range(info.batch_size):
+            pairs = zip(args, in_dims, strict=True)
+            results.append(op(*(a if dim is None else a.select(dim, i) for a, dim in pairs)))
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+def fold_into_batch(op: Callable[..., Sequence[Tensor]], batch_axes: Sequence[int]) -> Callable[..., Any]:
+    """A rule that makes one larger batch of it, as long as the parameters are the same for all elements.
+
+    Args:
+        op: a scan operator.
+        batch_axes: the axis of each result that counts entries of the batch, or something for each entry.
+    """
+    slow = one_by_one(op)
+
+    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
+        def ranks(i: int) -> int:
+            return args[i].dim() - (in_dims[i] is not None)
+
+        folds = [*_BY_ENTRY, *(i for i in _PROJECTIONS if ranks(i) == 5)]
+        if any(dim is not None and i not in folds for i, dim in enumerate(in_dims)):
+            return slow(info, in_dims, *args)  # type: ignore[no-any-return]  # Any in, Any out
+        folded = list(args)
+        for i in folds:
+            if args[i] is not None:
+                dim = in_dims[i]
+                each = args[i].expand(info.batch_size, *args[i].shape) if dim is None else args[i].movedim(dim, 0)
+                folded[i] = each.flatten(0, 1)
+        results = tuple(
+            result if not result.numel() and result.dim() == 1 else result.unflatten(axis, (info.batch_size, -1))
+            for result, axis in zip(op(*folded), batch_axes, strict=True)
+        )
+        dims = tuple(None if r.dim() == 1 else axis for r, axis in zip(results, batch_axes, strict=True))
+        return results, dims
+
+    return rule
