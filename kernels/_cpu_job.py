@@ -1,24 +1,19 @@
-"""How a selective scan is cut for the threads of a CPU: which block of channels and steps runs where.
-
-Work is cut by the shapes alone, never by the number of threads, and partial sums are added in a fixed order: results
-are the same run by run and for any number of threads.
-"""
+"""How a selective scan is cut for the threads of a CPU: which blocks of channels and which steps run where."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from types import ModuleType
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
-from ._cpu_layout import AREA, BACKWARD_AREAS, FORWARD_AREAS, TILE, WIDTH, Field
+from ._cpu_call import Call, in_order, kernels
+from ._cpu_layout import BACKWARD_AREAS, FORWARD_AREAS, POSITIONS, TILE, WIDTH, Field
 from ._memory import in_large_pages
 from ._threads import ranges, run
 
@@ -26,21 +21,6 @@ from ._threads import ranges, run
 SEGMENT = 8192
 #: Floats that the blocks' shares of the gradient of B may take before they are summed, and the fewest steps of one go.
 SHARES, FEWEST_STEPS = 2**22, 4 * TILE
-
-Numbers = npt.NDArray[np.int64]
-
-
-@cache
-def kernels() -> ModuleType:
-    """The compiled kernels."""
-    from . import _cpu_kernels  # late: Numba takes a second to import, and a machine with a GPU never needs it
-
-    return _cpu_kernels
-
-
-def block_count(batch: Any, channels: Any, groups: Any) -> Any:
-    """Blocks of a scan: integers, or PyTorch's symbols for them."""
-    return batch * groups * ((channels // groups + WIDTH - 1) // WIDTH)
 
 
 def common_groups(B: Tensor, C: Tensor) -> Any:
@@ -54,16 +34,8 @@ def tiles_of(length: Any) -> Any:
     return (length + TILE - 1) // TILE
 
 
-def _in_order(parts: Tensor) -> Tensor:
-    """Sum over the first axis, always in the same order."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-class Job:
-    """One call: the arguments as addresses, and how they are cut. Shapes are those of `_arguments.Scan`."""
+class Job(Call):
+    """One scan. Shapes are those of `_arguments.Scan`."""
 
     def __init__(
         self,
@@ -79,57 +51,24 @@ class Job:
         walks: Sequence[int],
         scale: float,
     ) -> None:
-        self.kernels = kernels()
-        self.batch, self.orders, self.channels, self.length = delta.shape
-        self.states, self.scale = A.shape[-1], np.float32(scale)
-        self.groups = common_groups(B, C)
-        self.blocks = block_count(self.batch, self.channels, self.groups)
-        self.shared_input = u.shape[1] == 1 and self.orders > 1
-        self.numbers: Numbers = np.zeros(len(Field), dtype=np.int64)
-        self._held: list[Any] = []  # what the addresses point to
-        encoded = np.array(walks, dtype=np.int64)
-        self._held.append(encoded)
-        self.set(
-            ORDERS=self.orders, BATCH=self.batch, CHANNELS=self.channels, GROUPS=self.groups, BLOCKS=self.blocks,
-            STATES=self.states, LENGTH=self.length, SLOTS=self.blocks, SOFTPLUS=int(delta_softplus),
-            WALKS=encoded.ctypes.data,
-        )  # fmt: skip
-        self.u, self.delta = self.point(Field.U, u), self.point(Field.DELTA, delta)
-        self.z = None if z is None else self.point(Field.Z, z[:, None])
+        batch, orders, channels, length = delta.shape
+        super().__init__(batch, orders, channels, common_groups(B, C), A.shape[-1], length, walks)
+        self.kernels, self.scale = kernels(), np.float32(scale)
+        self.shared_input = u.shape[1] == 1 and orders > 1
+        self.set(SOFTPLUS=int(delta_softplus))
+        self.point(Field.U, u)
+        self.point(Field.DELTA, delta)
+        if z is not None:
+            self.point(Field.Z, z[:, None])
         self.A = self.parameter(Field.A, A)
-        self.B, self.C = self.project(Field.B, B), self.project(Field.C, C)
+        self.project(Field.B, B)
+        self.project(Field.C, C)
         if D is not None:
             self.parameter(Field.D, D)
         if delta_bias is not None:
             self.parameter(Field.BIAS, delta_bias)
 
-    def set(self, **numbers: int) -> None:
-        """Write numbers by the names of their fields."""
-        for name, value in numbers.items():
-            self.numbers[getattr(Field, name)] = value
-
-    def hold(self, tensor: Tensor) -> Tensor:
-        """Keep a tensor while its address is in use; float32."""
-        tensor = tensor.detach().resolve_neg().to(torch.float32)
-        self._held.append(tensor)
-        return tensor
-
-    def point(self, field: int, tensor: Tensor) -> Tensor:
-        """Write address and strides of a tensor (B, K or 1, D, L)."""
-        tensor = self.hold(tensor)
-        strides = list(tensor.stride())
-        strides[1] = 0 if tensor.shape[1] == 1 else strides[1]
-        self.numbers[field : field + 5] = (tensor.data_ptr(), *strides)
-        return tensor
-
-    def parameter(self, field: int, tensor: Tensor) -> Tensor:
-        """Write the address of a parameter (K, D[, N]), made compact."""
-        tensor = self.hold(tensor).contiguous()
-        self._held.append(tensor)
-        self.numbers[field] = tensor.data_ptr()
-        return tensor
-
-    def project(self, field: int, tensor: Tensor) -> Tensor:
+    def project(self, field: int, tensor: Tensor) -> None:
         """Write address, strides and groups of B or C."""
         if tensor.dim() == 3:  # constant: (K, D, N)
             tensor = self.hold(tensor).contiguous()
@@ -139,39 +78,19 @@ class Job:
         else:
             tensor = self.hold(tensor)
             self.numbers[field : field + 8] = (tensor.data_ptr(), *tensor.stride(), 0, tensor.shape[2])
-        return tensor
-
-    def lanes(self, values: Tensor | None) -> Tensor:
-        """A state (B, K, D, N) as lanes [order, block, N, 16]; zeros for None."""
-        shape = (self.orders, self.blocks, self.states, WIDTH)
-        if values is None:
-            return torch.zeros(shape)
-        values = values.detach().to(torch.float32)
-        values = values.reshape(self.batch, self.orders, self.groups, self.channels // self.groups, self.states)
-        values = F.pad(values, (0, 0, 0, -values.shape[3] % WIDTH)).unflatten(3, (-1, WIDTH))
-        return values.permute(1, 0, 2, 3, 5, 4).reshape(shape).contiguous()
-
-    def values(self, lanes: Tensor) -> Tensor:
-        """The way back, for lanes [order, block, N, 16]: (B, K, D, N)."""
-        lanes = lanes.reshape(self.orders, self.batch, self.groups, -1, lanes.shape[-2], WIDTH)
-        values = lanes.permute(1, 0, 2, 3, 5, 4).flatten(3, 4)[:, :, :, : self.channels // self.groups]
-        return values.reshape(self.batch, self.orders, self.channels, -1).contiguous()
 
     def segments(self) -> list[tuple[int, int]]:
         """(first, last) step of the pieces that run side by side: one, unless a lone block has to feed all threads."""
         step = SEGMENT if self.blocks == 1 and self.length >= 2 * SEGMENT else self.length
         return [(first, min(first + step, self.length)) for first in range(0, self.length, step)]
 
-    def call(self, kernel: Callable[..., None], areas: int, *args: Any, numbers: Numbers | None = None) -> None:
-        """Call a kernel, with scratch of its own as the last arguments."""
-        scratch = torch.empty(areas * AREA + 3 * self.states * WIDTH)
-        positions = np.empty(3 * TILE, dtype=np.int64)
-        numbers = self.numbers if numbers is None else numbers
-        kernel(numbers.ctypes.data, *args, scratch.data_ptr(), positions.ctypes.data)
-
     def forward(self, initial_state: Tensor | None, y: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-        """Fill y (B, D, L), float32; the last states (B, K, D, N), and those at the start of each tile if they are
-        to be kept [order, tile, block, N, 16]."""
+        """Fill y (B, D, L), float32.
+
+        Returns:
+            The last states (B, K, D, N), and if they are to be kept those at the start of each tile
+            [order, tile, block, N, 16].
+        """
         shape = (self.orders, tiles_of(self.length), self.blocks, self.states, WIDTH) if keep else (0,)
         kept = in_large_pages(torch.empty(shape))
         state = self.lanes(initial_state)
@@ -180,14 +99,14 @@ class Job:
         assert result.data_ptr() == y.data_ptr()
         if len(segments) == 1:
             self.set(STATE=state.data_ptr(), KEPT=kept.data_ptr())
-            advance = partial(self.call, self.kernels.forward, FORWARD_AREAS)
+            advance = partial(self.call_with_panel, self.kernels.forward, FORWARD_AREAS)
             run([partial(advance, *blocks, 0, self.orders, 0, self.length, blocks[0], self.scale)
                  for blocks in ranges(self.blocks)])  # fmt: skip
             return self.values(state), kept
         states = torch.zeros(self.orders, len(segments), self.states, WIDTH)
         sums = torch.zeros(self.orders, len(segments), WIDTH)
         self.set(STATE=states.data_ptr(), SUMS=sums.data_ptr(), SLOTS=len(segments), Y=0, KEPT=0)
-        advance = partial(self.call, self.kernels.forward, FORWARD_AREAS, 0, 1)
+        advance = partial(self.call_with_panel, self.kernels.forward, FORWARD_AREAS, 0, 1)
         run([partial(advance, 0, self.orders, *steps, i, self.scale) for i, steps in enumerate(segments[:-1])])
         last = self._chain(states, sums, state[:, 0], range(len(segments)))
         self.set(SUMS=0, Y=y.data_ptr(), KEPT=kept.data_ptr())
@@ -250,9 +169,12 @@ class Job:
         if len(segments) > 1:
             width = self.length
         size = (goes[0][1], rows, width)
-        shares = [(Field.B, gB, torch.empty(0 if gB is None else size)), (Field.C, gC, torch.empty(0 if gC is None else size))]
+        shares = [
+            (Field.B, gB, torch.empty(0 if gB is None else size)),
+            (Field.C, gC, torch.empty(0 if gC is None else size)),
+        ]
         self.set(GB=shares[0][2].data_ptr(), GC=shares[1][2].data_ptr(), SHARE_WIDTH=width)
-        retreat = partial(self.call, self.kernels.backward, BACKWARD_AREAS)
+        retreat = partial(self.call_with_panel, self.kernels.backward, BACKWARD_AREAS)
         for some in goes:
             for first in reversed(range(0, self.length, width)):
                 steps = (first, min(first + width, self.length))
@@ -296,7 +218,7 @@ class Job:
         rows = (orders[1] - orders[0]) * self.batch * target.shape[2] * self.states
 
         def add_up(first: int, last: int) -> None:
-            positions = np.empty(3 * TILE, dtype=np.int64)
+            positions = np.empty(POSITIONS, dtype=np.int64)
             self.kernels.sum_shares(
                 numbers.ctypes.data, field, parts.data_ptr(), first, last, *steps, target.data_ptr(),
                 positions.ctypes.data,
@@ -308,5 +230,5 @@ class Job:
         """Sum lanes [order, slot, 2, N, 16] over pieces and entries, in order: (K, D, N)."""
         sums = lanes[:, :, 0]
         if self.blocks == 1:
-            sums = _in_order(sums.transpose(0, 1))[:, None]
-        return _in_order(self.values(sums))
+            sums = in_order(sums.transpose(0, 1))[:, None]
+        return in_order(self.values(sums))

@@ -15,8 +15,9 @@ import math
 import numpy as np
 from numba import njit
 
-from ._cpu_layout import AREA, BACKWARD_AREAS, FORWARD_AREAS, STRETCH, TILE, WIDTH, Field
-from ._cpu_tiles import ask_for_rows, load_lanes, load_tile, place, store_tile
+from ._cpu_layout import AREA, BACKWARD_AREAS, FORWARD_AREAS, TILE, WIDTH, Field
+from ._cpu_panels import aim, back_from, columns_at, drain, fill, read_channels, read_states, stretch_at, write_channels
+from ._cpu_tiles import accumulate, add_tile, address, ask_for_rows, load_lanes, load_tile, locate, place, store_tile
 from ._simd import (
     add,
     exp2,
@@ -41,28 +42,6 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _FLOAT = 4  # bytes
 
 _compiled = njit(nogil=True, cache=True, error_model="numpy")
-
-
-@_compiled
-def _locate(call, block):
-    """Entry, first channel and number of channels of a block; blocks never straddle two groups."""
-    per_entry = number(call, Field.BLOCKS) // number(call, Field.BATCH)
-    groups = number(call, Field.GROUPS)
-    size = number(call, Field.CHANNELS) // groups
-    entry, rest = block // per_entry, block % per_entry
-    group, index = rest // (per_entry // groups), rest % (per_entry // groups)
-    channel = group * size + index * WIDTH
-    return entry, channel, min(WIDTH, size - index * WIDTH)
-
-
-@_compiled
-def _at(call, field, entry, order, channel):
-    """Address of a tensor's first token of a channel; 0 if there is no such tensor."""
-    base = number(call, field)
-    if base == 0:
-        return base
-    steps = entry * number(call, field + 1) + order * number(call, field + 2) + channel * number(call, field + 3)
-    return base + _FLOAT * steps
 
 
 @_compiled
@@ -105,35 +84,62 @@ def _load_parameters(call, order, channel, count, scratch, at):
 
 @_compiled
 def forward(
-    call, first_block, last_block, first_order, last_order, first, last, slot, scale, scratch, positions
+    call, panel, first_block, last_block, first_order, last_order, first, last, slot, scale, scratch, positions
 ):
     """Run blocks over the steps first to last, order after order, and add up y.
 
     Lanes are advanced in STATE. Writes y unless there is none, the state at the start of each tile into KEPT unless
-    there is none, and the sum of the step sizes into SUMS unless there is none. ``slot`` is the place of the first
-    block's lanes. Scratch: FORWARD_AREAS tiles, then three [N, 16]; positions: two tiles of integers and more.
+    there is none, and adds the step sizes to SUMS unless there is none. ``slot`` is the place of the first block's
+    lanes; ``panel`` is the call as it is for panels, or 0. Scratch: FORWARD_AREAS tiles, then three [N, 16]; positions:
+    POSITIONS integers.
     """
     for order in range(first_order, last_order):
-        for t in range(first, last, STRETCH):
+        t = first
+        while t < last:
+            columns, depth = columns_at(call, order, t, last) if panel != 0 else (0, 1)
+            steps = columns * depth if columns else stretch_at(call, order, t, last)
+            shared_B, shared_C = 0, 0  # what the panel holds of B and C
             for block in range(first_block, last_block):
-                where, end = slot + block - first_block, min(t + STRETCH, last)
-                _forward_block(call, block, order, t, end, where, scale, scratch, positions)
+                where = slot + block - first_block
+                if columns == 0:
+                    _forward_block(call, block, order, t, t + steps, where, scale, scratch, positions)
+                    continue
+                entry, channel, count = locate(call, block)
+                y = address(call, Field.Y, entry, order, channel)
+                B = _projection_at(call, Field.B, entry, order, channel)
+                C = _projection_at(call, Field.C, entry, order, channel)
+                fill(call, panel, Field.U, entry, order, channel, t, columns, depth, count)
+                fill(call, panel, Field.DELTA, entry, order, channel, t, columns, depth, count)
+                if order == number(call, Field.ORDERS) - 1:
+                    fill(call, panel, Field.Z, entry, order, channel, t, columns, depth, count)
+                if order > 0:
+                    read_channels(call, panel, Field.Y, y, order, channel, t, columns, depth, count)
+                if shared_B != B:
+                    read_states(call, panel, Field.B, B, order, t, columns, depth)
+                if shared_C != C:
+                    read_states(call, panel, Field.C, C, order, t, columns, depth)
+                shared_B, shared_C = B, C
+                aim(panel, order, t)
+                _forward_block(panel, block, order, t, t + steps, where, scale, scratch, positions)
+                write_channels(call, panel, Field.Y, y, order, channel, t, columns, depth, count)
+            t += steps
 
 
 @_compiled
 def _forward_block(call, block, order, first, last, slot, scale, scratch, positions):
     states, softplus_asked = number(call, Field.STATES), number(call, Field.SOFTPLUS) != 0
-    entry, channel, count = _locate(call, block)
+    entry, channel, count = locate(call, block)
     step_at, drive_at, input_at, sum_at, gate_at = 0, AREA, 2 * AREA, 3 * AREA, 4 * AREA
     decay_at = FORWARD_AREAS * AREA
     into_at, out_at = decay_at + states * WIDTH, decay_at + 2 * states * WIDTH
     offset, skip = _load_parameters(call, order, channel, count, scratch, decay_at)
-    u, delta = _at(call, Field.U, entry, order, channel), _at(call, Field.DELTA, entry, order, channel)
-    z, y = _at(call, Field.Z, entry, order, channel), _at(call, Field.Y, entry, order, channel)
+    u, delta = address(call, Field.U, entry, order, channel), address(call, Field.DELTA, entry, order, channel)
+    z, y = address(call, Field.Z, entry, order, channel), address(call, Field.Y, entry, order, channel)
     B, C = _projection_at(call, Field.B, entry, order, channel), _projection_at(call, Field.C, entry, order, channel)
     constant_B, constant_C = number(call, Field.B_CHANNEL) != 0, number(call, Field.C_CHANNEL) != 0
     B_state, B_token = number(call, Field.B_STATE), number(call, Field.B_TOKEN)
     C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
+    gated = z != 0 and order == number(call, Field.ORDERS) - 1  # the last order gates the sum
     area, slots = states * WIDTH, number(call, Field.SLOTS)
     state = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * area
     kept, blocks = number(call, Field.KEPT), number(call, Field.BLOCKS)
@@ -195,17 +201,17 @@ def _forward_block(call, block, order, first, last, slot, scale, scratch, positi
             store(state, n * WIDTH, h)
             n += 1
         if y != 0:
-            if z != 0:
+            if gated:
                 load_tile(call, Field.Z, z, count, steps, ahead, positions, scratch, gate_at)
             if order > 0:
                 load_tile(call, Field.Y, y, count, steps, ahead, positions, scratch, input_at)
             for i in range(0, steps * WIDTH, WIDTH):
                 s = mul(factor, load(scratch, sum_at + i))
-                if z != 0:
-                    gate = load(scratch, gate_at + i)
-                    s = mul(s, mul(gate, sigmoid(gate)))
                 if order > 0:
                     s = add(load(scratch, input_at + i), s)
+                if gated:
+                    gate = load(scratch, gate_at + i)
+                    s = mul(s, mul(gate, sigmoid(gate)))
                 store(scratch, sum_at + i, s)
             store_tile(call, Field.Y, scratch, sum_at, count, steps, positions, y)
     if number(call, Field.SUMS) != 0:
@@ -251,7 +257,11 @@ def carry_back(call, order, first, last, slot, scale, scratch, positions):
     out_at = decay_at + 2 * states * WIDTH
     count = number(call, Field.CHANNELS)
     offset, _ = _load_parameters(call, order, 0, count, scratch, decay_at)
-    delta, z, gy = _at(call, Field.DELTA, 0, order, 0), _at(call, Field.Z, 0, order, 0), _at(call, Field.Y, 0, order, 0)
+    delta, z, gy = (
+        address(call, Field.DELTA, 0, order, 0),
+        address(call, Field.Z, 0, order, 0),
+        address(call, Field.Y, 0, order, 0),
+    )
     C, constant_C = _projection_at(call, Field.C, 0, order, 0), number(call, Field.C_CHANNEL) != 0
     C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
     carry = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * states * WIDTH
@@ -289,7 +299,7 @@ def _sum_tile(scratch, at, steps, target, start):
 
 @_compiled
 def backward(
-    call, first_block, last_block, first_order, last_order, first, last, slot, scale, add_u, scratch, positions
+    call, panel, first_block, last_block, first_order, last_order, first, last, slot, scale, add_u, scratch, positions
 ):
     """Gradients of blocks; lanes of STATE are the state's gradient after the last step, then before the first.
 
@@ -297,16 +307,43 @@ def backward(
     arrays that end in _LANES, each followed by what rounding lost. Scratch: BACKWARD_AREAS tiles, then three [N, 16].
     """
     for order in range(first_order, last_order):
-        for t in range(first + (last - first - 1) // STRETCH * STRETCH, first - 1, -STRETCH):
+        end = last
+        while end > first:
+            start, columns, depth = back_from(call, panel, order, first, end)
+            shared_B, shared_C = 0, 0
             for block in range(first_block, last_block):
-                where, end = slot + block - first_block, min(t + STRETCH, last)
-                _backward_block(call, block, order, t, end, where, scale, add_u and order > 0, scratch, positions)
+                where, add = slot + block - first_block, add_u and order > 0
+                if columns == 0:
+                    _backward_block(call, block, order, start, end, where, scale, add, scratch, positions)
+                    continue
+                entry, channel, count = locate(call, block)
+                B = _projection_at(call, Field.B, entry, order, channel)
+                C = _projection_at(call, Field.C, entry, order, channel)
+                fill(call, panel, Field.U, entry, order, channel, start, columns, depth, count)
+                fill(call, panel, Field.DELTA, entry, order, channel, start, columns, depth, count)
+                fill(call, panel, Field.Z, entry, order, channel, start, columns, depth, count)
+                fill(call, panel, Field.Y, entry, order, channel, start, columns, depth, count)
+                if add:
+                    fill(call, panel, Field.GU, entry, order, channel, start, columns, depth, count)
+                if order > 0:
+                    fill(call, panel, Field.GZ, entry, order, channel, start, columns, depth, count)
+                if shared_B != B:
+                    read_states(call, panel, Field.B, B, order, start, columns, depth)
+                if shared_C != C:
+                    read_states(call, panel, Field.C, C, order, start, columns, depth)
+                shared_B, shared_C = B, C
+                aim(panel, order, start)
+                _backward_block(panel, block, order, start, end, where, scale, add, scratch, positions)
+                drain(call, panel, Field.GU, entry, order, channel, start, columns, depth, count)
+                drain(call, panel, Field.GDELTA, entry, order, channel, start, columns, depth, count)
+                drain(call, panel, Field.GZ, entry, order, channel, start, columns, depth, count)
+            end = start
 
 
 @_compiled
 def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch, positions):
     states, softplus_asked = number(call, Field.STATES), number(call, Field.SOFTPLUS) != 0
-    entry, channel, count = _locate(call, block)
+    entry, channel, count = locate(call, block)
     areas = (0, AREA, 2 * AREA, 3 * AREA)
     step_at, slope_at, grad_at, gate_at = areas
     input_at, drive_at, sum_at, by_input_at, by_rate_at, keep_at, held_at, to_out_at, to_into_at = (
@@ -315,10 +352,10 @@ def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch
     decay_at = BACKWARD_AREAS * AREA
     into_at, out_at = decay_at + states * WIDTH, decay_at + 2 * states * WIDTH
     offset, skip = _load_parameters(call, order, channel, count, scratch, decay_at)
-    u, delta = _at(call, Field.U, entry, order, channel), _at(call, Field.DELTA, entry, order, channel)
-    z, gy = _at(call, Field.Z, entry, order, channel), _at(call, Field.Y, entry, order, channel)
-    gu, gdelta = _at(call, Field.GU, entry, order, channel), _at(call, Field.GDELTA, entry, order, channel)
-    gz = _at(call, Field.GZ, entry, order, channel)
+    u, delta = address(call, Field.U, entry, order, channel), address(call, Field.DELTA, entry, order, channel)
+    z, gy = address(call, Field.Z, entry, order, channel), address(call, Field.Y, entry, order, channel)
+    gu, gdelta = address(call, Field.GU, entry, order, channel), address(call, Field.GDELTA, entry, order, channel)
+    gz = address(call, Field.GZ, entry, order, channel)
     B, C = _projection_at(call, Field.B, entry, order, channel), _projection_at(call, Field.C, entry, order, channel)
     constant_B, constant_C = number(call, Field.B_CHANNEL) != 0, number(call, Field.C_CHANNEL) != 0
     B_state, B_token = number(call, Field.B_STATE), number(call, Field.B_TOKEN)
@@ -388,7 +425,7 @@ def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch
                 g = mul(g, load(scratch, keep_at + a))
             store(carry, n * WIDTH, g)
             at = lanes_at + n * WIDTH
-            _accumulate(gA_lanes, at, at + area, grad_decay)
+            accumulate(gA_lanes, at, at + area, grad_decay)
             if constant_B:
                 _sum_steps(scratch, to_into_at, steps, gB_lanes, at, at + area)
             else:
@@ -403,42 +440,20 @@ def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch
             grad_step = fma(x, by_input, load(scratch, by_rate_at + i))
             if softplus_asked:
                 grad_step = mul(grad_step, load(scratch, slope_at + i))
-            _accumulate(gbias_lanes, line_at, line_at + WIDTH, grad_step)
-            _accumulate(gD_lanes, line_at, line_at + WIDTH, mul(grad, x))
+            accumulate(gbias_lanes, line_at, line_at + WIDTH, grad_step)
+            accumulate(gD_lanes, line_at, line_at + WIDTH, mul(grad, x))
             store(scratch, by_input_at + i, fma(step, by_input, mul(skip, grad)))
             store(scratch, by_rate_at + i, grad_step)
             if z != 0:
                 store(scratch, gate_at + i, mul(load(scratch, gate_at + i), load(scratch, sum_at + i)))
         if add_u:
-            _add_tile(call, Field.GU, gu, count, steps, positions, scratch, by_input_at, keep_at)
+            add_tile(call, Field.GU, gu, count, steps, positions, scratch, by_input_at, keep_at)
         store_tile(call, Field.GU, scratch, by_input_at, count, steps, positions, gu)
         store_tile(call, Field.GDELTA, scratch, by_rate_at, count, steps, positions, gdelta)
         if z != 0:
             if order > 0:
-                _add_tile(call, Field.GZ, gz, count, steps, positions, scratch, gate_at, keep_at)
+                add_tile(call, Field.GZ, gz, count, steps, positions, scratch, gate_at, keep_at)
             store_tile(call, Field.GZ, scratch, gate_at, count, steps, positions, gz)
-
-
-@_compiled
-def _add_tile(call, field, address, count, steps, positions, scratch, at, spare_at):
-    """Add to a tile what the tensor already holds there."""
-    load_tile(call, field, address, count, steps, 0, positions, scratch, spare_at)
-    for i in range(0, steps * WIDTH, WIDTH):
-        store(scratch, at + i, add(load(scratch, spare_at + i), load(scratch, at + i)))
-
-
-@_compiled
-def _accumulate(target, at, lost_at, value):
-    """Add a vector to a long sum, keeping what rounding loses.
-
-    References:
-        Kahan, "Further remarks on reducing truncation errors", Communications of the ACM 8(1), 1965.
-    """
-    total = load(target, at)
-    value = sub(value, load(target, lost_at))
-    grown = add(total, value)
-    store(target, lost_at, sub(sub(grown, total), value))
-    store(target, at, grown)
 
 
 @_compiled
@@ -447,7 +462,7 @@ def _sum_steps(scratch, at, steps, target, where, lost_at):
     total = splat(_ZERO)
     for i in range(0, steps * WIDTH, WIDTH):
         total = add(total, load(scratch, at + i))
-    _accumulate(target, where, lost_at, total)
+    accumulate(target, where, lost_at, total)
 
 
 @_compiled

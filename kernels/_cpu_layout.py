@@ -9,11 +9,15 @@ TILE = 64
 #: Steps that one block goes before the next one has its turn: the memory pages of so many tokens stay at hand while all
 #: blocks of a thread read their channels from them.
 STRETCH = 512
+#: Steps that a panel may have.
+PANEL = 4096
 #: Channels of a block.
 WIDTH = 16
 #: Floats from one tile to the next in scratch: a little more than a tile. At a distance of exactly 4096 bytes a
 #: processor takes a load from one tile for a load of what was just stored to another.
 AREA = TILE * WIDTH + 5 * WIDTH
+#: Integers that say which tokens a tile and the next one hold, and how they lie.
+POSITIONS = 2 * TILE + TILE // WIDTH
 #: Tiles of scratch that the kernels use, before what depends on the number of states.
 FORWARD_AREAS, BACKWARD_AREAS = 5, 13
 

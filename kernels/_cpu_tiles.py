@@ -8,17 +8,50 @@ import numpy as np
 from numba import njit
 
 from ._cpu_layout import TILE, WIDTH, Field
-from ._simd import get, load, number, prefetch, put, put_number, store, transpose
+from ._simd import add, get, load, number, prefetch, put, put_number, store, sub, transpose
 from .orders import MAX_AXES
 
 _ZERO = np.float32(0)
+_FLOAT = 4  # bytes
 _WALK = 1 + 2 * MAX_AXES
 #: Where a tile's positions are followed by those of the next one, and by the direction of each sixteen steps.
 _AHEAD, _RUNS = TILE, 2 * TILE
-#: Integers that `place` fills.
-POSITIONS = 2 * TILE + TILE // WIDTH
 
 _compiled = njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_compiled
+def locate(call, block):
+    """Entry, first channel and number of channels of a block; blocks never straddle two groups."""
+    per_entry = number(call, Field.BLOCKS) // number(call, Field.BATCH)
+    groups = number(call, Field.GROUPS)
+    size = number(call, Field.CHANNELS) // groups
+    entry, rest = block // per_entry, block % per_entry
+    group, index = rest // (per_entry // groups), rest % (per_entry // groups)
+    channel = group * size + index * WIDTH
+    return entry, channel, min(WIDTH, size - index * WIDTH)
+
+
+@_compiled
+def address(call, field, entry, order, channel):
+    """Address of a tensor's first token of a channel; 0 if there is no such tensor."""
+    base = number(call, field)
+    if base == 0:
+        return base
+    steps = entry * number(call, field + 1) + order * number(call, field + 2) + channel * number(call, field + 3)
+    return base + _FLOAT * steps
+
+
+@_compiled
+def token_at(call, order, step):
+    """The token at one step."""
+    walk = number(call, Field.WALKS) + 8 * order * _WALK
+    token, rest = number(walk, 0), step
+    for axis in range(MAX_AXES, 0, -1):
+        size = number(walk, axis)
+        token += rest % size * number(walk, axis + MAX_AXES)
+        rest //= size
+    return token
 
 
 @_compiled
@@ -122,3 +155,25 @@ def store_tile(call, field, source, at, count, steps, positions, target):
                 for j in range(i, min(i + WIDTH, steps)):
                     where = number(positions, j) * by_token + c * by_channel
                     put(target, where, get(source, at + j * WIDTH + c))
+
+
+@_compiled
+def add_tile(call, field, address, count, steps, positions, scratch, at, spare_at):
+    """Add to a tile what the tensor already holds there."""
+    load_tile(call, field, address, count, steps, 0, positions, scratch, spare_at)
+    for i in range(0, steps * WIDTH, WIDTH):
+        store(scratch, at + i, add(load(scratch, spare_at + i), load(scratch, at + i)))
+
+
+@_compiled
+def accumulate(target, at, lost_at, value):
+    """Add a vector to a long sum, keeping what rounding loses.
+
+    References:
+        Kahan, "Further remarks on reducing truncation errors", Communications of the ACM 8(1), 1965.
+    """
+    total = load(target, at)
+    value = sub(value, load(target, lost_at))
+    grown = add(total, value)
+    store(target, lost_at, sub(sub(grown, total), value))
+    store(target, at, grown)

@@ -28,8 +28,8 @@ def _madvise() -> Any:
 def in_large_pages(tensor: Tensor) -> Tensor:
     """Ask the system to back new memory by large pages, before it is first written to.
 
-    A page of 4 KiB costs about a microsecond when it is first touched, for a long scan as much as the scan itself. It is
-    advice: a system that does not take it loses only time.
+    A page of 4 KiB costs about a microsecond when it is first touched, for a long scan as much as the scan itself.
+    This is advice: a system that does not take it loses only time.
     """
     if tensor.nbytes >= LARGE and tensor.device.type == "cpu" and _madvise() is not None:
         start = -(-tensor.untyped_storage().data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE

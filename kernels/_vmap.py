@@ -39,7 +39,7 @@ def fold_into_batch(op: Callable[..., Sequence[Tensor]], batch_axes: Sequence[in
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
         def ranks(i: int) -> int:
-            return args[i].dim() - (in_dims[i] is not None)
+            return int(args[i].dim()) - (in_dims[i] is not None)
 
         folds = [*_BY_ENTRY, *(i for i in _PROJECTIONS if ranks(i) == 5)]
         if any(dim is not None and i not in folds for i, dim in enumerate(in_dims)):

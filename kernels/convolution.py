@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
+from .cpu_conv import causal_conv_cpu
+from .dispatch import choose
 from .orders import ScanOrder, Walk
 
 
@@ -36,6 +38,7 @@ def causal_conv(
     orders: Sequence[ScanOrder],
     grid: Sequence[int],
     activation: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """Convolve each channel along each order, a token seeing itself and those before, and apply SiLU.
 
@@ -46,6 +49,7 @@ def causal_conv(
         orders: K orders.
         grid: numbers of tokens along the axes, slowest first.
         activation: whether SiLU follows.
+        backend: as in :func:`~medmamba.kernels.selective_scan`; those without a convolution of their own gather.
 
     Returns:
         (B, K, D, L) in the type of x, tokens as the grid lies in memory.
@@ -63,4 +67,7 @@ def causal_conv(
         raise ValueError(f"causal_conv: bias must be {(len(walks), channels)}, but is {tuple(bias.shape)}")
     if not walks or walks[0].length != length:
         raise ValueError(f"causal_conv: orders and grid {tuple(grid)} must cover the {length} tokens of x")
+    if choose(backend, x.device.type) == "cpu" and x.dtype != torch.float64:
+        encoded = [number for walk in walks for number in walk.encode()]
+        return causal_conv_cpu(x, weight, bias, activation, encoded)
     return causal_conv_reference(x, weight, bias, activation, walks)

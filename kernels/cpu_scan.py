@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ._arguments import Scan
-from ._cpu_job import Job, block_count, common_groups, tiles_of
+from ._cpu_call import block_count
+from ._cpu_job import Job, common_groups, tiles_of
 from ._cpu_layout import WIDTH
 from ._memory import dense_like, in_large_pages
 from ._vmap import fold_into_batch, one_by_one

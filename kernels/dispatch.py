@@ -42,7 +42,7 @@ def _warn_slow(device: str) -> None:
     _log.warning("selective scan on %s: no fast backend for this device; the plain loop of 'reference' is slow", device)
 
 
-def _choose(asked: str | None, device: str) -> str:
+def choose(asked: str | None, device: str) -> str:
     """The backend's name: the argument, else the environment variable, else what suits the device."""
     name, why = asked, "as asked"
     if name is None:
@@ -156,7 +156,7 @@ def selective_scan(
         ValueError: if shapes or devices do not fit together, or if there is no such backend.
     """
     scan = one_order(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
-    y, last_state = _BACKENDS[_choose(backend, u.device.type)](scan)
+    y, last_state = _BACKENDS[choose(backend, u.device.type)](scan)
     return (y, last_state[:, 0]) if return_last_state else y
 
 
@@ -206,4 +206,4 @@ def multi_scan(
             backend.
     """
     scan = many_orders(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, grid, scale, initial_state)
-    return _BACKENDS[_choose(backend, u.device.type)](scan)
+    return _BACKENDS[choose(backend, u.device.type)](scan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from medmamba.kernels import _cpu_job, _threads, cpu_scan, selective_scan
+from medmamba.kernels import (
+    ScanOrder,
+    _cpu_job,
+    _threads,
+    cpu_scan,
+    cross,
+    interleaved,
+    multi_scan,
+    selective_scan,
+)
 from medmamba.kernels._arguments import one_order
 
 
@@ -22,7 +32,9 @@ def poisoned_memory(monkeypatch) -> None:
     def poisoned(make):
         def wrapper(*args, **options):
             tensor = make(*args, **options)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() and not torch.compiler.is_compiling() else tensor
+            return (
+                tensor.fill_(torch.nan) if tensor.is_floating_point() and not torch.compiler.is_compiling() else tensor
+            )
 
         return wrapper
 
@@ -213,3 +225,44 @@ def test_worker_processes_can_scan_after_the_parent_did(arguments) -> None:
 def test_forked_process_gets_threads_of_its_own(arguments) -> None:
     _threads.run([lambda: None] * 2)
     assert _threads._pool is None or _threads._pool[0] == os.getpid()
+
+
+PANELS = {
+    "slices-fastest": (interleaved(8), (8, 4, 8)),
+    "columns-and-back": (cross(2), (16, 18)),
+    "odd-frames": (interleaved(5), (5, 8, 9)),
+    "three-axes": (cross(3), (4, 8, 9)),
+    "short-rows": ((ScanOrder(axes=(1, 2, 0), reverse=True),), (16, 5, 9)),
+}
+
+
+@pytest.mark.parametrize("tokens_first", [True, False])
+@pytest.mark.parametrize("channels", [5, 35])
+@pytest.mark.parametrize("name", PANELS)
+def test_grids_crossed_in_panels_agree_with_the_oracle(name, channels, tokens_first) -> None:
+    orders, grid = PANELS[name]
+    length, g = math.prod(grid), torch.Generator().manual_seed(7)
+
+    def draw(*shape: int, tokens: bool = True) -> torch.Tensor:
+        values = torch.randn(*shape, generator=g)
+        return values.mT.contiguous().mT if tokens and tokens_first else values
+
+    count = len(orders)
+    given = {
+        "u": draw(2, channels, length) if name == "columns-and-back" else draw(2, count, channels, length),
+        "delta": draw(2, count, channels, length) - 1,
+        "A": -draw(count, channels, 17, tokens=False).exp(),
+        "B": draw(2, count, 17, length),
+        "C": draw(2, count, 17, length),
+        "D": draw(count, channels, tokens=False),
+        "z": draw(2, channels, length),
+        "delta_bias": draw(count, channels, tokens=False),
+    }
+    upstream, results = draw(2, channels, length), []
+    for backend, kind in (("cpu", torch.float32), ("reference", torch.float64)):
+        leaves = {k: v.detach().to(kind).requires_grad_() for k, v in given.items()}
+        y, state = multi_scan(**leaves, delta_softplus=True, orders=orders, grid=grid, backend=backend, scale=0.5)
+        torch.autograd.backward([y, state.sum()], [upstream.to(kind), torch.ones((), dtype=kind)])
+        results.append({"y": y.detach(), "state": state.detach(), **{k: v.grad for k, v in leaves.items()}})
+    for key, expected in results[1].items():
+        assert (results[0][key] - expected).abs().max() <= 1e-5 * expected.abs().max(), key
