@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
-from medmamba.kernels import selective_scan
+from medmamba.kernels import FORWARD, causal_conv, selective_scan
 from medmamba.networks._ssm import KeepsFloat32, draw_decays, draw_step_size
 
 
@@ -85,60 +85,44 @@ class MambaBlock(KeepsFloat32):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, d) to (B, L, d)."""
-        u, z = self._project_in(x)
-        y, _ = self._scan(self._convolve(u), z, initial_state=None)
-        return self._project_out(y)
+        return self._mix(x, None)[0]
 
-    def prefill(self, x: Tensor) -> tuple[Tensor, MambaState]:
-        """As `forward`, and the state to go on from with `step`."""
-        u, z = self._project_in(x)
-        y, ssm = self._scan(self._convolve(u), z, initial_state=None)
-        conv = F.pad(u, (self.d_conv - u.shape[-1], 0))  # crops when there are more tokens than taps
-        return self._project_out(y), MambaState(conv, ssm)
+    def prefill(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        """As `forward`, and the state to go on from; with the state after earlier tokens, these follow them."""
+        return self._mix(x, state)
 
     def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """One more token: (B, 1, d) and the state before it, to (B, 1, d) and the state after."""
-        u, z = self._project_in(x)
-        conv = torch.cat([state.conv[..., 1:], u], dim=-1)
-        y, ssm = self._scan(F.silu(self.conv1d(conv)), z, initial_state=state.ssm)
-        return self._project_out(y), MambaState(conv, ssm)
+        return self._mix(x, state)
 
-    def _project_in(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Branch and gate, each (B, e, L); channels first from here on, so that nothing is transposed in between."""
-        weights = self.in_proj.weight.chunk(2)
-        biases = (None, None) if self.in_proj.bias is None else self.in_proj.bias.chunk(2)
-        # Apart, because halves of one product would be copied before the convolution and before the scan.
-        u, z = (_project(x.transpose(1, 2), w, b) for w, b in zip(weights, biases, strict=True))
-        return u, z
+    def _mix(self, x: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
+        # Tokens first in memory: every product reads and writes whole rows of channels, and nothing is transposed.
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        taken = u.mT
+        known = 0 if state is None else self.d_conv - 1  # inputs before these that the convolution reaches
+        if state is not None:
+            taken = torch.cat([state.conv[..., 1:].mT.to(u.dtype), u], dim=1).mT
+        seen = F.pad(taken[..., -self.d_conv :], (max(self.d_conv - taken.shape[-1], 0), 0))
+        u = self._convolve(taken)[..., known:]
+        step, B, C = self.x_proj(u.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y, ssm = selective_scan(
+            u,
+            F.linear(step, self.dt_proj.weight).mT,
+            -torch.exp(self.A_log),
+            B.mT,
+            C.mT,
+            self.D,
+            z.mT,
+            self.dt_proj.bias,  # added inside the scan, in float32
+            delta_softplus=True,
+            initial_state=None if state is None else state.ssm,
+            return_last_state=True,
+        )
+        return self.out_proj(y.mT), MambaState(seen, ssm)
 
     def _convolve(self, u: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU, (B, e, L)."""
-        return F.silu(self.conv1d(F.pad(u, (self.d_conv - 1, 0))))
-
-    def _scan(self, u: Tensor, z: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The selective scan over (B, e, L); returns the gated output and the last state."""
-        parts = [self.dt_rank, self.d_state, self.d_state]
-        step, B, C = _project(u, self.x_proj.weight).split(parts, dim=1)
-        y, state = selective_scan(
-            u,
-            _project(step, self.dt_proj.weight),
-            -torch.exp(self.A_log),
-            B,
-            C,
-            self.D,
-            z,
-            self.dt_proj.bias,  # added inside the scan, in float32
-            delta_softplus=True,
-            initial_state=initial_state,
-            return_last_state=True,
-        )
-        return y, state
-
-    def _project_out(self, y: Tensor) -> Tensor:
-        return _project(y, self.out_proj.weight, self.out_proj.bias).transpose(1, 2)
-
-
-def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear layer on channels: (B, in, L) to (B, out, L), without the transposed copies that `F.linear` makes."""
-    y = torch.bmm(weight.expand(x.shape[0], -1, -1), x)
-    return y if bias is None else y + bias.to(y.dtype)[:, None]
+        weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        return causal_conv(
+            u, weight[None], None if bias is None else bias[None], orders=(FORWARD,), grid=(u.shape[-1],)
+        )[:, 0]
