@@ -14,7 +14,7 @@ from ._cpu_call import Call, in_order
 from ._cpu_layout import WIDTH, Field
 from ._memory import dense_like, in_large_pages
 from ._threads import ranges, run
-from ._vmap import one_by_one
+from ._transforms import forget, one_by_one, transformable
 
 
 @cache
@@ -92,7 +92,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, weight, bias = ctx.saved_tensors
-    gx, gw, gb = _backward(grad, x, weight, bias, ctx.activation, ctx.walks)
+    gx, gw, gb = _convolve_back(grad, x, weight, bias, ctx.activation, ctx.walks)
     return gx, gw, None if bias is None else gb.to(bias.dtype), None, None
 
 
@@ -105,11 +105,21 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
 
 _forward.register_autograd(_gradients, setup_context=_remember)
 _backward.register_autograd(_refuse_second_derivative)
-_forward.register_vmap(one_by_one(lambda *args: (_forward(*args),)))
 _backward.register_vmap(one_by_one(_backward))
+
+
+def _each(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
+    """The rule for vmap: one after the other."""
+    (stacked,), _ = one_by_one(lambda *args: (_forward(*args),))(info, in_dims, *args)
+    return stacked, 0
+
+
+_forward.register_vmap(_each)
+_convolve_back = transformable(_backward, forget, _refuse_second_derivative, one_by_one(_backward))
+_convolve = transformable(_forward, _remember, _gradients, _each)
 
 
 def causal_conv_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
     """The convolution with compiled kernels, float32 inside; arguments as `causal_conv`'s, walks encoded."""
-    y: Tensor = _forward(x, weight, bias, activation, walks)
+    y: Tensor = _convolve(x, weight, bias, activation, walks)
     return y

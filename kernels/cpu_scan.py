@@ -15,7 +15,7 @@ from ._cpu_call import block_count
 from ._cpu_job import Job, common_groups, tiles_of
 from ._cpu_layout import WIDTH
 from ._memory import dense_like, in_large_pages
-from ._vmap import fold_into_batch, one_by_one
+from ._transforms import fold_into_batch, forget, one_by_one, transformable
 from .reference import scan_reference
 
 _log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Te
     kept, *tensors = ctx.saved_tensors
     if grad_y is None and grad_state is None:
         return (None,) * (len(tensors) + 4)
-    grads = _backward(grad_y, grad_state, kept, *tensors, ctx.delta_softplus, ctx.walks, ctx.scale)
+    grads = _scan_back(grad_y, grad_state, kept, *tensors, ctx.delta_softplus, ctx.walks, ctx.scale)
     wanted = zip(grads, tensors, ctx.needs_input_grad, strict=False)
     return (*(g if t is not None and need else None for g, t, need in wanted), None, None, None, None)
 
@@ -186,8 +186,11 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
 
 _forward.register_autograd(_gradients, setup_context=_remember)
 _backward.register_autograd(_refuse_second_derivative)
-_forward.register_vmap(fold_into_batch(_forward, batch_axes=(0, 0, 2)))
+_fold = fold_into_batch(_forward, batch_axes=(0, 0, 2))
+_forward.register_vmap(_fold)
 _backward.register_vmap(one_by_one(_backward))
+_scan_back = transformable(_backward, forget, _refuse_second_derivative, one_by_one(_backward))
+_scan = transformable(_forward, _remember, _gradients, _fold)
 
 
 @cache
@@ -210,5 +213,5 @@ def scan_cpu(scan: Scan) -> tuple[Tensor, Tensor]:
         return scan_reference(scan)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
     walks = [number for walk in scan.walks for number in walk.encode()]
-    y, state, _ = _forward(*scan.tensors, scan.delta_softplus, walks, scan.scale, keep)
+    y, state, _ = _scan(*scan.tensors, scan.delta_softplus, walks, scan.scale, keep)
     return y, state

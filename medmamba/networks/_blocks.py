@@ -20,8 +20,16 @@ _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTran
 _NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-def conv(in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] | None = None) -> nn.Module:
-    """Convolution with bias that keeps the size at stride 1; the kernel's length decides the dimensions."""
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int] | None = None,
+    *,
+    bias: bool = True,
+    groups: int = 1,
+) -> nn.Module:
+    """Convolution that keeps the size at stride 1, for odd kernels; the kernel's length decides the dimensions."""
     dims = len(kernel)
     return _CONV[dims](
         in_channels,
@@ -29,22 +37,31 @@ def conv(in_channels: int, out_channels: int, kernel: Sequence[int], stride: Seq
         tuple(kernel),
         stride=tuple(stride) if stride is not None else 1,
         padding=tuple(size // 2 for size in kernel),
+        bias=bias,
+        groups=groups,
     )
 
 
-def pointwise(in_channels: int, out_channels: int, dims: int, stride: Sequence[int] | None = None) -> nn.Module:
-    """1x1 convolution with bias."""
-    return conv(in_channels, out_channels, (1,) * dims, stride)
+def merging_conv(in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:
+    """Downsampling by exactly the stride, with bias: the counterpart of `transposed_conv`."""
+    return _CONV[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride))
 
 
-def transposed_conv(in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:
-    """Upsampling by exactly the stride, with bias."""
-    return _TRANSPOSED[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride))
+def pointwise(
+    in_channels: int, out_channels: int, dims: int, stride: Sequence[int] | None = None, *, bias: bool = True
+) -> nn.Module:
+    """1x1 convolution."""
+    return conv(in_channels, out_channels, (1,) * dims, stride, bias=bias)
 
 
-def norm(channels: int, dims: int) -> nn.Module:
-    """Instance normalisation with learned scale and shift."""
-    return _NORM[dims](channels, eps=1e-5, affine=True)
+def transposed_conv(in_channels: int, out_channels: int, stride: Sequence[int], *, bias: bool = True) -> nn.Module:
+    """Upsampling by exactly the stride."""
+    return _TRANSPOSED[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride), bias=bias)
+
+
+def norm(channels: int, dims: int, *, affine: bool = True) -> nn.Module:
+    """Instance normalisation, with learned scale and shift or without."""
+    return _NORM[dims](channels, eps=1e-5, affine=affine)
 
 
 def activation() -> nn.Module:

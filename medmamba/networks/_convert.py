@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+#: `GridMamba`'s stacked parameters, and what upstream calls that of each order, with the order's suffix for {}.
+_STACKED = {
+    "conv_weight": "conv1d{}.weight",
+    "conv_bias": "conv1d{}.bias",
+    "x_proj": "x_proj{}.weight",
+    "step_weight": "dt_proj{}.weight",
+    "step_bias": "dt_proj{}.bias",
+    "A_log": "A{}_log",
+    "D": "D{}",
+}
 
 
 class UpstreamError(ValueError):
@@ -31,6 +44,52 @@ def load_upstream(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Modul
         )
     network.load_state_dict(dict(tensors))
     return network
+
+
+def check_known(what: str, config: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse arguments of an upstream constructor that a conversion knows nothing of.
+
+    Raises:
+        UpstreamError: naming them, and those that are known.
+    """
+    if unknown := sorted(set(config) - set(known)):
+        raise UpstreamError(f"a {what} with {', '.join(unknown)} is not known here; known are {', '.join(known)}")
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A state dict without what a training wrapper put before every key; as it is, if a key lacks it."""
+    if not all(key.startswith(prefix) for key in tensors):
+        return dict(tensors)
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+
+
+def grid_mamba(tensors: Mapping[str, Tensor], suffixes: Sequence[str]) -> dict[str, Tensor]:
+    """The weights of all blocks for several orders (bimamba v2 and v3), by the names of our `GridMamba`.
+
+    Args:
+        tensors: a state dict with any number of such blocks, whatever comes before their names.
+        suffixes: what upstream appends to the names of each order's own parameters, in our order of orders: "", "_b"
+            for Vim's two; "", "_b", "_s" for SegMamba's and Vivim's three. In ``A_b_log`` it stands inside.
+
+    Returns:
+        The same dict with each block's tensors per order stacked, all others as they were.
+
+    Raises:
+        UpstreamError: if a tensor is there for some of the orders only, or of another shape, naming it.
+    """
+    ours = dict(tensors)
+    for prefix in [key.removesuffix("A_log") for key in tensors if key.rpartition(".")[2] == "A_log"]:
+        for name, pattern in _STACKED.items():
+            keys = [prefix + pattern.format(suffix) for suffix in suffixes]
+            if not any(key in tensors for key in keys):
+                continue  # a bias that the block may do without; what it needs, `load_upstream` names
+            if missing := [key for key in keys if key not in tensors]:
+                raise UpstreamError(f"the weights lack {_some(missing)}; a block needs its own for each scan order")
+            if len(shapes := {tuple(tensors[key].shape) for key in keys}) > 1:
+                raise UpstreamError(f"{', '.join(keys)} must be of one shape, but are {sorted(shapes)}")
+            whole = torch.stack([ours.pop(key) for key in keys])
+            ours[prefix + name] = whole.squeeze(2) if name == "conv_weight" else whole
+    return ours
 
 
 def _some(keys: list[str]) -> str:

@@ -21,7 +21,7 @@ from torch import nn
 from medmamba.plans.plan import Topology
 
 ENTRY_POINTS = "medmamba.networks"
-Task = Literal["segmentation"]
+Task = Literal["segmentation", "video"]
 Factory = Callable[..., nn.Module]
 F = TypeVar("F", bound=Factory)
 

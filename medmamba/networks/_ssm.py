@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,14 @@ def draw_step_size(weight: Tensor, bias: Tensor, start: StepStart = "mamba") -> 
         bias: (e,).
         start: see `StepStart`.
 
+    Raises:
+        ValueError: if there is no such start, naming those there are.
+
     References:
         Gu and Dao, "Mamba", 2023, section 3.6.
     """
+    if start not in get_args(StepStart):
+        raise ValueError(f"a step size must start as one of {', '.join(get_args(StepStart))}, but got {start!r}")
     bound = weight.shape[1] ** -0.5
     nn.init.uniform_(weight, -bound, bound)  # Mamba's and PyTorch's bounds are the same
     with torch.no_grad():

@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medmamba.networks import segmamba, vivim
 from medmamba.networks._convert import UpstreamError, load_upstream
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.umamba import Placement, UMamba
+from medmamba.networks.vim import bimamba_from_upstream, vim_from_upstream
+from medmamba.networks.vmamba import ss2d_from_upstream, vmamba_from_upstream, vss_block_from_upstream
 from medmamba.plans.plan import Topology
 
 
@@ -84,4 +87,16 @@ SYSTEMS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module
     "umamba_bot": _umamba("bottleneck"),
     "umamba_enc": _umamba("encoder"),
     "mamba": _mamba,
+    "segmamba": segmamba.convert,
+    "segmamba_gsc": segmamba.convert_gsc,
+    "segmamba_layer": segmamba.convert_layer,
+    "segmamba_mixer": segmamba.convert_mixer,
+    "vivim": vivim.convert,
+    "vivim_layer": vivim.convert_layer,
+    "vivim_mixer": vivim.convert_mixer,
+    "vim": vim_from_upstream,
+    "vim_mamba": bimamba_from_upstream,
+    "vmamba": vmamba_from_upstream,
+    "vmamba_block": vss_block_from_upstream,
+    "vmamba_ss2d": ss2d_from_upstream,
 }

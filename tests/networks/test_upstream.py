@@ -66,4 +66,4 @@ def test_unknown_options_and_systems_are_refused() -> None:
     with pytest.raises(networks.UpstreamError, match="layer_idx"):
         networks.from_upstream("mamba", {"d_model": 8, "layer_idx": 3}, {})
     with pytest.raises(ValueError, match="umamba_bot, umamba_enc, mamba"):
-        networks.from_upstream("vmamba", {}, {})
+        networks.from_upstream("resnet", {}, {})

@@ -1,4 +1,4 @@
-"""How scan operators behave under torch.func.vmap."""
+"""How operators behave under torch.func: vmap, grad and what is made of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 #: Arguments of a scan operator that begin with the batch: u, delta, z and the initial state.
 _BY_ENTRY = (0, 1, 6, 8)
@@ -21,7 +22,7 @@ def one_by_one(op: Callable[..., Sequence[Tensor]]) -> Callable[..., Any]:
         results = []
         for i in range(info.batch_size):
             pairs = zip(args, in_dims, strict=True)
-            results.append(op(*(a if dim is None else a.select(dim, i) for a, dim in pairs)))
+            results.append(op(*(a.select(dim, i) if isinstance(dim, int) else a for a, dim in pairs)))
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
 
@@ -42,7 +43,7 @@ def fold_into_batch(op: Callable[..., Sequence[Tensor]], batch_axes: Sequence[in
             return int(args[i].dim()) - (in_dims[i] is not None)
 
         folds = [*_BY_ENTRY, *(i for i in _PROJECTIONS if ranks(i) == 5)]
-        if any(dim is not None and i not in folds for i, dim in enumerate(in_dims)):
+        if any(isinstance(dim, int) and i not in folds for i, dim in enumerate(in_dims)):
             return slow(info, in_dims, *args)  # type: ignore[no-any-return]  # Any in, Any out
         folded = list(args)
         for i in folds:
@@ -58,3 +59,49 @@ def fold_into_batch(op: Callable[..., Sequence[Tensor]], batch_axes: Sequence[in
         return results, dims
 
     return rule
+
+
+def forget(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """A ``setup_context`` for a derivative that uses nothing."""
+
+
+def transformable(
+    op: Callable[..., Any],
+    remember: Callable[[Any, tuple[Any, ...], Any], None],
+    gradients: Callable[..., Any],
+    rule: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The operator as torch.func can differentiate it, which an operator's own derivative is not made for.
+
+    Args:
+        op: the operator.
+        remember: its ``setup_context``.
+        gradients: its ``backward``.
+        rule: its rule for vmap.
+
+    Returns:
+        A function that is the operator unless a transform is at work.
+    """
+
+    class Transformed(Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return op(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            remember(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return gradients(ctx, *grads)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+            return rule(info, in_dims, *args)
+
+    def run(*args: Any) -> Any:
+        active = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        return Transformed.apply(*args) if active else op(*args)
+
+    return run

@@ -1,0 +1,112 @@
+"""What backbones of residual blocks share: their pyramid as data, stochastic depth, recomputed activations.
+
+Letters: B batch, L tokens, C channels, S spatial axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """The feature maps that a backbone's ``features`` returns, finest first.
+
+    Args:
+        channels: of each map.
+        strides: voxels of the input per voxel of each map, per axis.
+
+    Raises:
+        ValueError: if the lists do not fit together, or a map is finer than the one before it.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.channels) != len(self.strides):
+            raise ValueError(f"a pyramid needs channels and strides of each level, got {self.channels}, {self.strides}")
+        if any(b < a for fine, coarse in pairwise(self.strides) for a, b in zip(fine, coarse, strict=True)):
+            raise ValueError(f"the levels of a pyramid must run from fine to coarse, got strides {self.strides}")
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, leave out a residual branch for some batch entries.
+
+    Args:
+        rate: how often; what remains is scaled up so that the mean stays.
+
+    References:
+        Huang et al., "Deep Networks with Stochastic Depth", 2016.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path must be at least 0 and less than 1, got {rate}")
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ...) to the same shape."""
+        if not self.training or self.rate == 0:
+            return branch
+        keep = torch.rand(branch.shape[0], *(1,) * (branch.dim() - 1), device=branch.device) >= self.rate
+        return branch * (keep / (1 - self.rate)).to(branch.dtype)
+
+
+def drop_rates(rate: float, depth: int) -> list[float]:
+    """Rates of stochastic depth rising linearly from 0 in the first block to ``rate`` in the last."""
+    return [rate * index / max(depth - 1, 1) for index in range(depth)]
+
+
+def run(block: nn.Module, x: Tensor, *, checkpointing: bool) -> Tensor:
+    """A block's output; with ``checkpointing`` its activations are computed again in the backward pass, not kept."""
+    if checkpointing and torch.is_grad_enabled():
+        return cast(Tensor, checkpoint(block, x, use_reentrant=False))
+    return cast(Tensor, block(x))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, *S) to (B, *S, C), a view."""
+    return x.movedim(1, -1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """(B, *S, C) to (B, C, *S), a view."""
+    return x.movedim(-1, 1)
+
+
+def draw_linear(modules: Iterable[nn.Module], std: float = 0.02) -> None:
+    """Initialise linear layers as vision transformers do: truncated normal weights, biases of 0."""
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def check_dims(x: Tensor, channels: int, dims: int) -> None:
+    """Refuse an input that is not (B, channels, *S) with ``dims`` spatial axes.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if x.dim() != dims + 2 or x.shape[1] != channels:
+        axes = ", ".join("DHW"[-dims:])
+        raise ValueError(f"input must be (batch, {channels} channels, {axes}), but is {tuple(x.shape)}")
+
+
+def accumulate(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Total stride at each level, per axis, from the strides between levels."""
+    total, levels = (1,) * len(strides[0]), []
+    for row in strides:
+        total = tuple(t * s for t, s in zip(total, row, strict=True))
+        levels.append(total)
+    return tuple(levels)

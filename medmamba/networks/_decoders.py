@@ -1,0 +1,92 @@
+"""Decoders that make logits from a pyramid of maps, by name.
+
+Letters: B batch, C channels, S spatial axes, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor, nn
+
+from medmamba.networks._blocks import ConvNorm, activation, pointwise
+from medmamba.networks.unet import UNetDecoder
+from medmamba.plans.plan import Topology
+
+#: What `make_decoder` knows.
+DecoderName = Literal["unet", "upernet"]
+
+#: UPerNet looks at the coarsest map in so many parts along each axis.
+POOLS = (1, 2, 3, 6)
+_LINEAR = {2: "bilinear", 3: "trilinear"}
+_POOL = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+def make_decoder(name: str, out_channels: int, topology: Topology, *, deep_supervision: bool) -> nn.Module:
+    """A decoder from maps of all levels, finest first, with the topology's features, to logits.
+
+    Args:
+        name: one of `DecoderName`.
+        out_channels: channels of the logits.
+        topology: of the encoder.
+        deep_supervision: return logits of all resolutions but the coarsest; an attribute that may be set at any time.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name == "unet":
+        return UNetDecoder(out_channels, topology, deep_supervision=deep_supervision)
+    if name == "upernet":
+        return UPerDecoder(out_channels, topology, deep_supervision=deep_supervision)
+    raise ValueError(f"decoder must be 'unet' or 'upernet', got {name!r}")
+
+
+def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+    """Linear interpolation to the size of another map."""
+    return F.interpolate(x, like.shape[2:], mode=_LINEAR[x.dim() - 2], align_corners=False)
+
+
+class UPerDecoder(nn.Module):
+    """UPerNet: the coarsest map pooled at several scales, a feature pyramid from coarse to fine, all levels joined.
+
+    As wide as the finest level. The coarser logits of deep supervision are read from the feature pyramid.
+
+    References:
+        Xiao et al., "Unified Perceptual Parsing for Scene Understanding", 2018.
+    """
+
+    def __init__(self, out_channels: int, topology: Topology, *, deep_supervision: bool) -> None:
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        dims, kernels, width = topology.dims, topology.kernel_sizes, topology.features[0]
+        *finer, coarsest = topology.features
+        # Without norms: a map of one voxel has no variance.
+        self.pooled = nn.ModuleList(nn.Sequential(pointwise(coarsest, width, dims), activation()) for _ in POOLS)
+        self.context = nn.Sequential(ConvNorm(coarsest + len(POOLS) * width, width, kernels[-1]), activation())
+        self.lateral = nn.ModuleList(
+            nn.Sequential(ConvNorm(channels, width, (1,) * dims), activation()) for channels in finer
+        )
+        self.smooth = nn.ModuleList(
+            nn.Sequential(ConvNorm(width, width, kernel), activation()) for kernel in kernels[:-1]
+        )
+        self.join = nn.Sequential(ConvNorm(len(kernels) * width, width, kernels[0]), activation())
+        self.seg_layers = nn.ModuleList(pointwise(width, out_channels, dims) for _ in finer)
+
+    def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
+        """Maps of all levels, finest first, to logits (B, K, *S), or a list of them, finest first."""
+        top = maps[-1]
+        pool = _POOL[top.dim() - 2]
+        parts = [_enlarge(stage(pool(top, size)), top) for size, stage in zip(POOLS, self.pooled, strict=True)]
+        sums = [self.context(torch.cat([top, *parts], dim=1))]
+        for lateral, x in zip(reversed(self.lateral), reversed(maps[:-1]), strict=True):
+            y = lateral(x)
+            sums.append(y + _enlarge(sums[-1], y))
+        *levels, coarsest = reversed(sums)
+        pyramid = [smooth(y) for smooth, y in zip(self.smooth, levels, strict=True)]
+        joined = torch.cat([pyramid[0], *(_enlarge(y, pyramid[0]) for y in (*pyramid[1:], coarsest))], dim=1)
+        finest: Tensor = self.seg_layers[0](self.join(joined))
+        if not self.deep_supervision:
+            return finest
+        return [finest, *(head(y) for head, y in zip(self.seg_layers[1:], pyramid[1:], strict=True))]

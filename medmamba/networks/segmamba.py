@@ -1,0 +1,369 @@
+"""SegMamba: a U-Net over a trunk of Mamba layers that read a volume forwards, backwards and across its slices.
+
+Letters: B batch, C channels, S spatial axes, L tokens.
+
+References:
+    Xing et al., "SegMamba: Long-range Sequential Modeling Mamba for 3D Medical Image Segmentation", MICCAI 2024. The
+    wiring is that of the authors' code since May 2024, which differs from the paper: the branches of the gated
+    convolution are added, not multiplied, the last one is 1x1, and there is no feature-level uncertainty estimation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor, nn
+
+from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
+from medmamba.networks._backbone import run
+from medmamba.networks._blocks import SLOPE, check_size, conv, merging_conv, norm, pointwise, transposed_conv
+from medmamba.networks._convert import check_known, grid_mamba, load_upstream, without_prefix
+from medmamba.networks._registry import register
+from medmamba.networks._ssm import GridMamba, StepStart
+from medmamba.plans.plan import Topology
+
+#: Mamba layers per stage.
+DEPTH = 2
+#: Edge of the first convolution's kernel, along axes on which the topology's kernels are more than a point.
+STEM_KERNEL = 7
+#: The authors' numbers of slices: those of the maps of a patch of 128 voxels.
+PUBLISHED_SLICES = (64, 32, 16, 8)
+#: What the authors' code appends to the names of each order's parameters.
+SUFFIXES = ("", "_b", "_s")
+
+
+class MambaLayer(nn.Module):
+    """Add what a Mamba block reads in three orders; "tri-orientated Mamba".
+
+    Forwards, backwards, and with slices interleaved: the same pixel of all slices, then the next pixel. Computes in the
+    precision of its weights whatever the autocast: scans reach magnitudes that 16 bits cannot hold.
+
+    Args:
+        width: C.
+        dims: of the feature map.
+        slices: in how many pieces the third order cuts the tokens; 0: as many as the map has slices along its first
+            axis, which makes it the order with that axis fastest.
+        states: per channel of the Mamba block.
+        step_start: how the step sizes of the second and third order begin.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dims: int,
+        *,
+        slices: int = 0,
+        states: int = 16,
+        step_start: StepStart = "linear",
+    ) -> None:
+        super().__init__()
+        across = ScanOrder(axes=(*range(1, dims), 0))
+        orders = interleaved(slices) if slices else (FORWARD, BACKWARD, across)
+        self.norm = nn.LayerNorm(width)
+        self.mamba = GridMamba(width, orders, states=states, starts=("mamba", step_start, step_start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) to (B, C, *S), float32 as a rule: see the class.
+
+        Raises:
+            ValueError: if the voxels cannot be cut in as many pieces as there are slices.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.norm.weight.dtype)
+            mixed = self.mamba(self.norm(x.flatten(2).mT), x.shape[2:])
+            return x + cast(Tensor, mixed).mT.reshape(x.shape)
+
+
+class GatedConv(nn.Module):
+    """Add what two branches of convolutions see together; "gated spatial convolution".
+
+    One branch is two convolutions, the other a 1x1; their sum goes through another 1x1. Each is followed by a norm
+    without parameters and ReLU.
+    """
+
+    def __init__(self, width: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        dims = len(kernel)
+        self.proj = conv(width, width, kernel)
+        self.proj2 = conv(width, width, kernel)
+        self.proj3 = pointwise(width, width, dims)
+        self.proj4 = pointwise(width, width, dims)
+        self.norm = norm(width, dims, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) to (B, C, *S)."""
+        spatial = self._step(self.proj2, self._step(self.proj, x))
+        return x + self._step(self.proj4, spatial + self._step(self.proj3, x))
+
+    def _step(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return F.relu(self.norm(layer(x)), inplace=True)
+
+
+class SideMLP(nn.Module):
+    """Norm, 1x1 convolution to twice the width, GELU, 1x1 convolution back: what the decoder sees of a stage."""
+
+    def __init__(self, width: int, dims: int) -> None:
+        super().__init__()
+        self.norm = norm(width, dims, affine=False)
+        self.fc1 = pointwise(width, 2 * width, dims)
+        self.fc2 = pointwise(2 * width, width, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) to (B, C, *S)."""
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(self.norm(x)))))
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around a skip, which is a 1x1 convolution and norm where the width changes.
+
+    Convolutions have no bias and norms no parameters.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        dims = len(kernel)
+        self.conv1 = conv(in_channels, out_channels, kernel, bias=False)
+        self.conv2 = conv(out_channels, out_channels, kernel, bias=False)
+        self.conv3 = pointwise(in_channels, out_channels, dims, bias=False) if in_channels != out_channels else None
+        self.norm = norm(out_channels, dims, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *S) to (B, C_out, *S)."""
+        skip = x if self.conv3 is None else self.norm(self.conv3(x))
+        y = F.leaky_relu(self.norm(self.conv1(x)), SLOPE, inplace=True)
+        return F.leaky_relu(self.norm(self.conv2(y)) + skip, SLOPE, inplace=True)
+
+
+class Trunk(nn.Module):
+    """Stages of falling resolution: downsampling, a gated convolution, Mamba layers.
+
+    Args:
+        in_channels: channels of the image.
+        topology: of the whole network; a stage here has the resolution of the topology's next one.
+        depths: Mamba layers of each stage.
+        slices: of each stage, see `MambaLayer`.
+        step_start: see `MambaLayer`.
+        checkpointing: see `SegMamba`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        topology: Topology,
+        depths: Sequence[int],
+        slices: Sequence[int],
+        *,
+        step_start: StepStart,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        dims, widths, strides = topology.dims, topology.features[:-1], topology.strides[1:]
+        stem = tuple(STEM_KERNEL if edge > 1 else 1 for edge in topology.kernel_sizes[0])
+        self.downsample_layers = nn.ModuleList([nn.Sequential(conv(in_channels, widths[0], stem, strides[0]))])
+        for before, width, stride in zip(widths, widths[1:], strides[1:], strict=False):
+            normalise = norm(before, dims, affine=False)
+            self.downsample_layers.append(nn.Sequential(normalise, merging_conv(before, width, stride)))
+        self.gscs = nn.ModuleList(
+            GatedConv(width, kernel) for width, kernel in zip(widths, topology.kernel_sizes[1:], strict=True)
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(MambaLayer(width, dims, slices=pieces, step_start=step_start) for _ in range(depth))
+            for width, depth, pieces in zip(widths, depths, slices, strict=True)
+        )
+        self.mlps = nn.ModuleList(SideMLP(width, dims) for width in widths)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Image (B, C_in, *S) to one map for each stage, finest first."""
+        maps = []
+        for down, gated, layers, mlp in zip(self.downsample_layers, self.gscs, self.stages, self.mlps, strict=True):
+            x = run(gated, down(x), checkpointing=self.checkpointing)
+            for layer in cast(nn.ModuleList, layers):
+                x = run(layer, x, checkpointing=self.checkpointing)
+            maps.append(run(mlp, x, checkpointing=self.checkpointing))
+        return maps
+
+
+class Decoder(nn.Module):
+    """Transposed convolution, join with the skip, residual block; logits.
+
+    Args:
+        out_channels: of the logits.
+        topology: of the network.
+        deep_supervision: have heads for all resolutions and return logits of each. The attribute may be set at any time
+            if there are such heads.
+        checkpointing: see `SegMamba`.
+    """
+
+    def __init__(self, out_channels: int, topology: Topology, *, deep_supervision: bool, checkpointing: bool) -> None:
+        super().__init__()
+        self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
+        features, kernels = topology.features, topology.kernel_sizes
+        coarse_to_fine = list(reversed(range(len(features) - 1)))
+        self.upsample_layers = nn.ModuleList(
+            transposed_conv(features[stage + 1], features[stage], topology.strides[stage + 1], bias=False)
+            for stage in coarse_to_fine
+        )
+        self.stages = nn.ModuleList(
+            ResBlock(2 * features[stage], features[stage], kernels[stage]) for stage in coarse_to_fine
+        )
+        self.last = ResBlock(features[0], features[0], kernels[0])
+        widths = features[:-1] if deep_supervision else features[:1]
+        self.heads = nn.ModuleList(pointwise(width, out_channels, topology.dims) for width in widths)
+
+    def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
+        """Skips of all stages, finest first, to logits (B, K, *S), or a list of them, finest first.
+
+        Raises:
+            ValueError: if deep supervision is on but the network was made without it.
+        """
+        if self.deep_supervision and len(self.heads) < len(self.stages):
+            raise ValueError(
+                "this network has a head for the finest resolution only; make it with deep_supervision=True, or leave "
+                "decoder.deep_supervision off"
+            )
+        x = maps[-1]
+        decoded = []
+        for index, (up, stage) in enumerate(zip(self.upsample_layers, self.stages, strict=True)):
+            x = run(stage, torch.cat([up(x), maps[-2 - index]], dim=1), checkpointing=self.checkpointing)
+            decoded.append(x)
+        decoded[-1] = run(self.last, x, checkpointing=self.checkpointing)
+        if not self.deep_supervision:
+            return cast(Tensor, self.heads[0](decoded[-1]))
+        return [head(x) for head, x in zip(self.heads, reversed(decoded), strict=True)]
+
+
+@register("segmamba", source="Xing et al.: SegMamba, 2024")
+class SegMamba(nn.Module):
+    """U-Net over a trunk of Mamba layers that scan forwards, backwards and across slices.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: channels of the logits.
+        topology: shape of the network; 2D or 3D, any input that the strides divide. Its features are the widths of the
+            skips; all but the last, shifted by a stage, are those of the trunk. The published size is features 48, 96,
+            192, 384, 768 with four strides of 2.
+        deep_supervision: have heads for all resolutions and return their logits as a list; the published network has
+            one head.
+        depths: Mamba layers of each stage of the trunk, one number less than there are features; empty: two each.
+        slices: of each stage, see `MambaLayer`; empty: those of its feature map, whatever the size of the input.
+        step_start: how the step sizes of the backward scan and of that across slices begin: "linear" as in the authors'
+            code, which gives them a short memory, or "mamba" like the forward scan's.
+        checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
+
+    Raises:
+        ValueError: if depths or slices do not fit the topology, or there is no such start.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        topology: Topology,
+        *,
+        deep_supervision: bool = True,
+        depths: Sequence[int] = (),
+        slices: Sequence[int] = (),
+        step_start: StepStart = "linear",
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        features, stages = topology.features, len(topology.features) - 1
+        for name, given, least in (("depths", depths, 0), ("slices", slices, 1)):
+            if given and (len(given) != stages or min(given) < least):
+                raise ValueError(
+                    f"{name} must be {stages} numbers of at least {least}, one less than there are features "
+                    f"{features}, but are {tuple(given)}"
+                )
+        self.trunk = Trunk(
+            in_channels,
+            topology,
+            depths or (DEPTH,) * stages,
+            slices or (0,) * stages,
+            step_start=step_start,
+            checkpointing=checkpointing,
+        )
+        sources = (in_channels, *features[:-1])
+        self.skips = nn.ModuleList(
+            ResBlock(source, width, kernel)
+            for source, width, kernel in zip(sources, features, topology.kernel_sizes, strict=True)
+        )
+        self.decoder = Decoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
+        self.checkpointing = checkpointing
+        self._total_stride = topology.total_stride
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first.
+
+        Raises:
+            ValueError: if the size cannot be divided by the strides, or its voxels by the slices.
+        """
+        check_size(x, self._total_stride)
+        maps = [x, *self.trunk(x)]
+        skips = [
+            run(block, each, checkpointing=self.checkpointing) for block, each in zip(self.skips, maps, strict=True)
+        ]
+        return cast("Tensor | list[Tensor]", self.decoder(skips))
+
+
+def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' network: ``in_chans``, ``out_chans``, ``depths``, ``feat_size``, ``hidden_size``.
+
+    It has the authors' numbers of slices; ``num_slices`` names others, None those of the feature maps.
+    """
+    check_known("SegMamba", config, ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices"))
+    features = (*config["feat_size"], config["hidden_size"])
+    stages = len(features) - 1
+    topology = Topology(
+        patch_size=(2**stages,) * 3,  # the weights fit any size
+        strides=((1, 1, 1), *((2, 2, 2),) * stages),
+        kernel_sizes=((3, 3, 3),) * (stages + 1),
+        features=features,
+    )
+    network = SegMamba(
+        config["in_chans"],
+        config["out_chans"],
+        topology,
+        deep_supervision=False,
+        depths=config["depths"],
+        slices=config.get("num_slices", PUBLISHED_SLICES) or (),
+    )
+    tensors = grid_mamba(without_prefix(state_dict, "module."), SUFFIXES)
+    return load_upstream(network, {_our_name(key, stages): tensor for key, tensor in tensors.items()})
+
+
+def _our_name(key: str, stages: int) -> str:
+    """Our name of one of the authors' parameters; their blocks count from 1, decoders from fine to coarse."""
+    if match := re.fullmatch(r"encoder(\d+)\.layer\.(conv\d)\.conv\.weight", key):
+        return f"skips.{int(match[1]) - 1}.{match[2]}.weight"
+    if match := re.fullmatch(r"decoder1\.layer\.(conv\d)\.conv\.weight", key):
+        return f"decoder.last.{match[1]}.weight"
+    if match := re.fullmatch(r"decoder(\d+)\.conv_block\.(conv\d)\.conv\.weight", key):
+        return f"decoder.stages.{stages + 1 - int(match[1])}.{match[2]}.weight"
+    if match := re.fullmatch(r"decoder(\d+)\.transp_conv\.conv\.weight", key):
+        return f"decoder.upsample_layers.{stages + 1 - int(match[1])}.weight"
+    return re.sub(r"^out\.conv\.conv\.", "decoder.heads.0.", re.sub(r"^vit\.", "trunk.", key))
+
+
+def convert_gsc(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' GSC: ``in_channles``, spelt like that."""
+    check_known("GSC", config, ("in_channles",))
+    return load_upstream(GatedConv(config["in_channles"], (3, 3, 3)), state_dict)
+
+
+def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' MambaLayer: ``dim``, ``d_state``, ``num_slices``."""
+    check_known("MambaLayer", config, ("dim", "d_state", "num_slices"))
+    layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, states=config.get("d_state", 16))
+    return load_upstream(layer, grid_mamba(state_dict, SUFFIXES))
+
+
+def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' Mamba of type v3: ``d_model``, ``d_state``, ``nslices``."""
+    check_known("Mamba", config, ("d_model", "d_state", "bimamba_type", "nslices"))
+    mixer = GridMamba(config["d_model"], interleaved(config["nslices"]), states=config.get("d_state", 16))
+    return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

@@ -1,0 +1,308 @@
+"""Vivim: segmentation of video with SegFormer's pyramid and Mamba layers over the clip after each of its stages.
+
+Letters: B batch, T frames, C channels, H and W rows and columns, h and w those of a feature map, K classes.
+
+References:
+    Yang et al., "Vivim: a Video Vision Mamba for Medical Video Segmentation", 2024. The wiring is that of the authors'
+    code; their constructor downloads a SegFormer, here `load_segformer` takes its weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
+from medmamba.networks import _segformer as segformer
+from medmamba.networks._backbone import accumulate, channels_first, draw_linear, drop_rates, run
+from medmamba.networks._blocks import check_size, pointwise
+from medmamba.networks._convert import check_known, grid_mamba, load_upstream, without_prefix
+from medmamba.networks._registry import register
+from medmamba.networks._ssm import GridMamba, StepStart
+from medmamba.plans.plan import Topology
+
+#: Standard deviation of the Mamba layers' linear weights.
+LINEAR_STD = 0.02
+#: Channels of an attention head, where the number of heads is not given.
+HEAD_WIDTH = 64
+#: What the authors' code appends to the names of each order's parameters.
+SUFFIXES = ("", "_b", "_s")
+
+
+class MambaLayer(nn.Module):
+    """Mix a clip: a Mamba block in three orders and a feed-forward part, each beside a residual.
+
+    The orders: forwards and backwards frame by frame, and the same pixel of all frames, then the next pixel. The Mamba
+    block computes in the precision of its weights whatever the autocast.
+
+    Args:
+        width: C.
+        states: per channel of the Mamba block.
+        step_start: how the step sizes of the three orders begin.
+    """
+
+    def __init__(self, width: int, *, states: int = 16, step_start: StepStart = "zero") -> None:
+        super().__init__()
+        across = ScanOrder(axes=(1, 2, 0))
+        self.norm1 = nn.LayerNorm(width)
+        self.mamba = GridMamba(width, (FORWARD, BACKWARD, across), states=states, mean=True, starts=step_start)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = segformer.ConvFeedForward(width, 3)
+        draw_linear(self.modules(), LINEAR_STD)
+        nn.init.trunc_normal_(self.mamba.x_proj, std=LINEAR_STD)
+        if step_start == "zero":
+            nn.init.trunc_normal_(self.mamba.step_weight, std=LINEAR_STD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, h, w, C) to (B, T, h, w, C)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.norm1.weight.dtype)
+            mixed = self.mamba(self.norm1(x).flatten(1, 3), x.shape[1:4])
+            x = x + cast(Tensor, mixed).view(x.shape)
+        return x + cast(Tensor, self.mlp(self.norm2(x)))
+
+
+class Stage(nn.Module):
+    """Patches of each frame, transformer blocks on each frame, Mamba layers over the clip."""
+
+    def __init__(
+        self,
+        embed: segformer.PatchEmbedding,
+        blocks: Sequence[nn.Module],
+        layers: Sequence[nn.Module],
+        *,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.embed, self.checkpointing = embed, checkpointing
+        self.blocks, self.mamba_layers = nn.ModuleList(blocks), nn.ModuleList(layers)
+
+    def forward(self, frames: Tensor, clips: int) -> Tensor:
+        """Frames of all clips (B T, C_in, H, W) to a map (B T, h, w, C) of each."""
+        x = self.embed(frames)
+        for block in self.blocks:
+            x = run(block, x, checkpointing=self.checkpointing)
+        x = x.unflatten(0, (clips, -1))
+        for layer in self.mamba_layers:
+            x = run(layer, x, checkpointing=self.checkpointing)
+        return cast(Tensor, x.flatten(0, 1))
+
+
+@register("vivim", task="video", dims=(2,), source="Yang et al.: Vivim, 2024")
+class Vivim(nn.Module):
+    """SegFormer whose stages end in Mamba layers that scan the clip forwards, backwards and through time.
+
+    Args:
+        in_channels: channels of a frame.
+        out_channels: channels of the logits.
+        topology: shape of the pyramid, 2D; any frame that the strides divide, any number of frames. Kernel sizes and
+            strides are those of the patches at the entry of each stage; see `published_topology`.
+        depths: transformer blocks of each stage.
+        heads: attention heads of each stage; empty: one for every 64 channels.
+        reductions: pixels per axis that keys and values are read from as one, in each stage; empty: so many that all
+            stages read them at the last one's resolution.
+        decoder_width: channels of the decoder.
+        mamba_layers: after each stage.
+        drop_path: rate of stochastic depth in the last transformer block; rises linearly.
+        dropout: rate before the logits.
+        edge_head: whether to return logits of edges too, from the finest map.
+        step_start: how the step sizes of the scans begin: "zero" as in the authors' code, which gives them a short
+            memory, or "mamba".
+        checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
+
+    Raises:
+        ValueError: if depths, heads or reductions do not fit the topology.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        topology: Topology,
+        *,
+        depths: Sequence[int] = (3, 4, 18, 3),
+        heads: Sequence[int] = (),
+        reductions: Sequence[int] = (),
+        decoder_width: int = 768,
+        mamba_layers: int = 2,
+        drop_path: float = 0.1,
+        dropout: float = 0.1,
+        edge_head: bool = False,
+        step_start: StepStart = "zero",
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        widths, strides = topology.features, topology.strides
+        for name, given in (("depths", depths), ("heads", heads), ("reductions", reductions)):
+            if (given or name == "depths") and (len(given) != len(widths) or min(given) < 1):
+                raise ValueError(
+                    f"{name} must be positive numbers, one for each of the {len(widths)} stages of the topology, but "
+                    f"are {tuple(given)}"
+                )
+        heads = heads or [max(1, width // HEAD_WIDTH) for width in widths]
+        total = topology.total_stride
+        coarser: Sequence[tuple[int, ...]] = [(factor, factor) for factor in reductions] or [
+            tuple(whole // so_far for whole, so_far in zip(total, level, strict=True)) for level in accumulate(strides)
+        ]
+        rates = iter(drop_rates(drop_path, sum(depths)))
+        self.stages = nn.ModuleList()
+        for stage, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
+            embed = segformer.PatchEmbedding(before, width, topology.kernel_sizes[stage], strides[stage])
+            blocks = [segformer.Block(width, heads[stage], coarser[stage], next(rates)) for _ in range(depths[stage])]
+            for module in (embed, *blocks):
+                segformer.initialise(module)
+            layers = [MambaLayer(width, step_start=step_start) for _ in range(mamba_layers)]
+            self.stages.append(Stage(embed, blocks, layers, checkpointing=checkpointing))
+        self.decoder = segformer.Decoder(widths, decoder_width, out_channels, dropout)
+        segformer.initialise(self.decoder)
+        self.edge_head = pointwise(widths[0], 1, 2) if edge_head else None
+        self._in_channels, self._total_stride = in_channels, topology.total_stride
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Clips (B, T, C, H, W) to logits (B, T, K, H, W), with an edge head also those of edges (B, T, 1, H, W).
+
+        Raises:
+            ValueError: if that is not the shape, or the strides do not divide height and width.
+        """
+        if x.dim() != 5 or x.shape[2] != self._in_channels or not x.shape[1]:
+            raise ValueError(
+                f"clips must be (batch, frames, {self._in_channels} channels, height, width) with a frame at least, "
+                f"but are {tuple(x.shape)}"
+            )
+        clips, size = x.shape[0], x.shape[3:]
+        frames = x.flatten(0, 1)
+        # Of other sizes the outermost patches reach over the edge, and logits would not lie where their pixels do.
+        check_size(frames, self._total_stride)
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            maps.append(stage(channels_first(maps[-1]) if maps else frames, clips))
+        logits = self.decoder(maps, size).unflatten(0, (clips, -1))
+        if self.edge_head is None:
+            return cast(Tensor, logits)
+        edges = segformer.resize(self.edge_head(channels_first(maps[0])), size)
+        return logits, edges.unflatten(0, (clips, -1))
+
+
+def published_topology(patch_size: Sequence[int] = (256, 256)) -> Topology:
+    """The pyramid of the authors' SegFormer, B3, for frames of this height and width in pixels."""
+    return Topology(
+        patch_size=tuple(patch_size),
+        strides=((4, 4), (2, 2), (2, 2), (2, 2)),
+        kernel_sizes=((7, 7), (3, 3), (3, 3), (3, 3)),
+        features=(64, 128, 320, 512),
+    )
+
+
+def load_segformer(network: Vivim, state_dict: Mapping[str, Tensor]) -> Vivim:
+    """Give a network the weights of a SegFormer, and leave its Mamba layers and heads as they are.
+
+    The authors begin with B3 trained on ADE20K, which fits a network of `published_topology` and default options.
+
+    Args:
+        network: of the SegFormer's size.
+        state_dict: by the names of the transformers library, of a model for segmentation; or of one for
+            classification, which has nothing for the decoder.
+
+    Returns:
+        The network.
+
+    Raises:
+        UpstreamError: if keys are missing, left over or of another shape, naming them.
+    """
+    theirs = {
+        re.sub(
+            r"^decode_head\.", "decoder.", re.sub(r"^segformer\.encoder\.", "encoder.downsample_layers.", key)
+        ): value
+        for key, value in state_dict.items()
+    }
+    own = r".*\.mamba_layers\.|decoder\.out\.|edge_head\."
+    if not any(key.startswith("decoder.") for key in theirs):
+        own += r"|decoder\."
+    kept = {key: value for key, value in network.state_dict().items() if re.match(own, key)}
+    load_upstream(network, _our_names(theirs) | kept)
+    return network
+
+
+#: Parameters that the authors' code has and never uses: classifiers, norms after stages, a network inside the loss.
+_UNUSED = re.compile(r"encoder\.downsample_layers\.layer_norm\.|(decoder\.)?classifier\.|criterion\.")
+#: From the authors' names to ours, one after the other.
+_RENAMED = (
+    (r"^encoder\.downsample_layers\.patch_embeddings\.(\d+)\.", r"stages.\1.embed."),
+    (r"^encoder\.downsample_layers\.block\.(\d+)\.", r"stages.\1.blocks."),
+    (r"^encoder\.stages\.(\d+)\.(\d+)\.0\.", r"stages.\1.mamba_layers.\2."),
+    (r"\.attention\.(self|output)\.", ".attention."),
+    (r"\.mlp\.dense(\d)\.", r".mlp.fc\1."),
+    (r"\.dwconv\.dwconv\.", ".dwconv."),
+    (r"^decoder\.linear_c\.(\d+)\.proj\.", r"decoder.linear_c.\1."),
+    (r"^out\.", "decoder.out."),
+    (r"^edgeocr_cls_head\.", "edge_head."),
+)
+
+
+def _our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' parameters by our names, without those that are never used."""
+    ours = {}
+    for key, tensor in tensors.items():
+        if not _UNUSED.match(key):
+            for pattern, replacement in _RENAMED:
+                key = re.sub(pattern, replacement, key)
+            ours[key] = tensor
+    return ours
+
+
+def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' network: ``in_chans``, ``out_chans``, ``with_edge``, and ``segformer`` with the backbone's sizes.
+
+    The names of those sizes are the transformers library's. ``nframes`` changes nothing: with the authors' number of
+    frames our third order is theirs, and with any other it still is the one through time. A checkpoint may have the
+    prefix ``model.`` and the loss's own network ``criterion.`` in it.
+    """
+    check_known("Vivim", config, ("in_chans", "out_chans", "with_edge", "segformer", "feat_size", "nframes"))
+    sizes = config.get("segformer")
+    topology, options = (published_topology(), {}) if sizes is None else _sizes(sizes)
+    network = Vivim(
+        config.get("in_chans", 3),
+        config.get("out_chans", 1),
+        topology,
+        edge_head=config.get("with_edge", False),
+        **options,
+    )
+    wanted = {key: tensor for key, tensor in state_dict.items() if not key.startswith("criterion.")}
+    return load_upstream(network, _our_names(grid_mamba(without_prefix(wanted, "model."), SUFFIXES)))
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[Topology, dict[str, Any]]:
+    """Topology and options of a SegFormer by the names of the transformers library."""
+    strides = tuple((step, step) for step in config["strides"])
+    side = math.prod(config["strides"])
+    topology = Topology(
+        patch_size=(side, side),  # the weights fit any size
+        strides=strides,
+        kernel_sizes=tuple((edge, edge) for edge in config["patch_sizes"]),
+        features=tuple(config["hidden_sizes"]),
+    )
+    return topology, {
+        "depths": config["depths"],
+        "heads": config["num_attention_heads"],
+        "reductions": config["sr_ratios"],
+        "decoder_width": config["decoder_hidden_size"],
+    }
+
+
+def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' MambaLayer: ``dim``, ``d_state``, ``mlp_ratio``; ours takes (B, T, h, w, C)."""
+    check_known("MambaLayer", config, ("dim", "d_state", "mlp_ratio"))
+    layer = MambaLayer(config["dim"], states=config.get("d_state", 16))
+    return load_upstream(layer, _our_names(grid_mamba(state_dict, SUFFIXES)))
+
+
+def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' Mamba of type v3: ``d_model``, ``d_state``, ``nframes``."""
+    check_known("Mamba", config, ("d_model", "d_state", "bimamba_type", "nframes"))
+    mixer = GridMamba(config["d_model"], interleaved(config["nframes"]), states=config.get("d_state", 16), mean=True)
+    return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

@@ -1,0 +1,396 @@
+"""VMamba: a backbone of stages of falling resolution whose blocks scan maps along each axis, both ways.
+
+Letters: B batch, C channels, S spatial axes, K classes. Inside, maps are channels last, (B, *S, C).
+
+References:
+    Liu et al., "VMamba: Visual State Space Model", 2024.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from medmamba.networks._backbone import (
+    Pyramid,
+    accumulate,
+    channels_first,
+    channels_last,
+    check_dims,
+    draw_linear,
+    drop_rates,
+    run,
+)
+from medmamba.networks._blocks import check_size, conv, initialise
+from medmamba.networks._convert import UpstreamError, load_upstream
+from medmamba.networks._decoders import make_decoder
+from medmamba.networks._registry import register
+from medmamba.networks._vss import SS2D, ConvLayerNorm, Downsampling, Stem, VSSBlock, make_downsampling, make_stem
+from medmamba.networks.unet import plain_stage
+from medmamba.plans.plan import Topology
+
+
+def _stages(mixers: Sequence[Sequence[SS2D]], mlp_ratio: float, drop_path: float) -> nn.ModuleList:
+    """Blocks of each stage around their mixers; the rate of stochastic depth rises through all of them."""
+    rates = iter(drop_rates(drop_path, sum(len(stage) for stage in mixers)))
+    return nn.ModuleList(
+        nn.ModuleList(VSSBlock(mixer, mlp_ratio=mlp_ratio, drop_path=next(rates)) for mixer in stage)
+        for stage in mixers
+    )
+
+
+def _run_stages(entries: nn.ModuleList, stages: nn.ModuleList, x: Tensor, *, checkpointing: bool) -> list[Tensor]:
+    """Maps of all stages, channels last like the input."""
+    maps = []
+    for entry, blocks in zip(entries, stages, strict=True):
+        x = entry(x)
+        for block in cast(nn.ModuleList, blocks):
+            x = run(block, x, checkpointing=checkpointing)
+        maps.append(x)
+    return maps
+
+
+class VMamba(nn.Module):
+    """Classifier and backbone of stages of falling resolution.
+
+    The defaults are those of the authors' "tiny s1l8"; their first version ("vanilla") has states=16, ssm_ratio=2,
+    mlp_ratio=0, gate, conv_bias, stem="plain", downsampling="merge", depths=(2, 2, 9, 2).
+
+    Args:
+        in_channels: channels of the image.
+        classes: of the logits.
+        dims: 2 or 3; scans along each axis, so six orders in 3D.
+        widths: channels of each stage.
+        depths: blocks of each stage.
+        ssm_ratio: inner width of a block over its width.
+        states: per channel and order.
+        mlp_ratio: hidden width of the MLPs; 0: none.
+        gate: whether each block has a gate.
+        conv_bias: whether its depthwise convolution has a bias.
+        stem: "plain": patches of 4; "deep": two convolutions of stride 2.
+        downsampling: between stages; "merge": linear, of patches of 2; "conv": convolution of size 3 and stride 2.
+        drop_path: rate of stochastic depth in the last block; rises linearly.
+        checkpointing: compute blocks again in the backward pass rather than keep their activations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 1000,
+        *,
+        dims: int = 2,
+        widths: Sequence[int] = (96, 192, 384, 768),
+        depths: Sequence[int] = (2, 2, 8, 2),
+        ssm_ratio: float = 1.0,
+        states: int = 1,
+        mlp_ratio: float = 4.0,
+        gate: bool = False,
+        conv_bias: bool = False,
+        stem: Stem = "deep",
+        downsampling: Downsampling = "conv",
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(depths):
+            raise ValueError(f"VMamba: widths {tuple(widths)} and depths {tuple(depths)} must be one for each stage")
+        self.in_channels, self.dims, self.checkpointing = in_channels, dims, checkpointing
+        steps = [(4,) * dims, *[(2,) * dims] * (len(widths) - 1)]
+        self.pyramid = Pyramid(tuple(widths), accumulate(steps))
+        downs = [make_downsampling(downsampling, fine, coarse, dims) for fine, coarse in pairwise(widths)]
+        self.entries = nn.ModuleList([make_stem(stem, in_channels, widths[0], dims), *downs])
+        mixers = [
+            [
+                SS2D(width, dims=dims, states=states, ratio=ssm_ratio, conv_bias=conv_bias, gate=gate)
+                for _ in range(depth)
+            ]
+            for width, depth in zip(widths, depths, strict=True)
+        ]
+        self.stages = _stages(mixers, mlp_ratio, drop_path)
+        self.norm = nn.LayerNorm(widths[-1])
+        self.head = nn.Linear(widths[-1], classes)
+        draw_linear([self.head])
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, C_in, *S) to the maps of all stages, finest first: (B, C, *S / stride) by `pyramid`.
+
+        Sizes that the strides do not divide are rounded: merging leaves out a last odd row, convolutions round up.
+
+        Raises:
+            ValueError: for another shape, or an image smaller than the total stride.
+        """
+        return [channels_first(y) for y in self._maps(x)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *S) to logits (B, classes); sizes as in `features`."""
+        y = self.norm(self._maps(x)[-1]).flatten(1, -2).mean(1)
+        return cast(Tensor, self.head(y))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        check_dims(x, self.in_channels, self.dims)
+        size, stride = tuple(x.shape[2:]), self.pyramid.strides[-1]
+        if any(n < s for n, s in zip(size, stride, strict=True)):
+            raise ValueError(
+                f"input size {size} must be at least the total stride {stride}; pad it, or take fewer stages"
+            )
+        return _run_stages(self.entries, self.stages, channels_last(x), checkpointing=self.checkpointing)
+
+
+@register("vmamba", source="Liu et al.: VMamba, 2024")
+class VMambaUNet(nn.Module):
+    """VMamba under a U-Net decoder: scans along each axis, both ways, below a stem of convolutions.
+
+    Strides, kernels and widths are the topology's. The first levels stand where VMamba has its stem.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: channels of the logits.
+        topology: shape of the network; 2D or 3D.
+        conv_levels: levels with plain convolutions; at least the first, at most all but the last.
+        depth: blocks of each level below.
+        ssm_ratio: as in `VMamba`, and so on to gate.
+        decoder: "unet" or "upernet".
+        drop_path: rate of stochastic depth in the last block; rises linearly.
+        checkpointing: compute blocks again in the backward pass rather than keep their activations.
+        deep_supervision: return logits of all resolutions.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        topology: Topology,
+        *,
+        conv_levels: int = 2,
+        depth: int = 2,
+        ssm_ratio: float = 1.0,
+        states: int = 1,
+        mlp_ratio: float = 4.0,
+        gate: bool = False,
+        decoder: str = "unet",
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+        deep_supervision: bool = True,
+    ) -> None:
+        super().__init__()
+        features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
+        if conv_levels < 1 or depth < 1:
+            raise ValueError(f"vmamba: conv_levels and depth must be at least 1, got {conv_levels} and {depth}")
+        first = min(conv_levels, len(features) - 1)
+        self.pyramid = Pyramid(features, accumulate(strides))
+        self.checkpointing = checkpointing
+        self.conv_stages = nn.ModuleList(
+            plain_stage(source, width, kernel, stride)
+            for source, width, kernel, stride in zip(
+                (in_channels, *features), features[:first], kernels, strides, strict=False
+            )
+        )
+        levels = range(first, len(features))
+        self.entries = nn.ModuleList(
+            ConvLayerNorm(conv(features[level - 1], features[level], kernels[level], strides[level]), features[level])
+            for level in levels
+        )
+        mixers = [
+            [
+                SS2D(
+                    features[level],
+                    dims=topology.dims,
+                    states=states,
+                    ratio=ssm_ratio,
+                    kernel=kernels[level],
+                    gate=gate,
+                )
+                for _ in range(depth)
+            ]
+            for level in levels
+        ]
+        self.stages = _stages(mixers, mlp_ratio, drop_path)
+        self.norms = nn.ModuleList(nn.LayerNorm(features[level]) for level in levels)
+        self.decoder = make_decoder(decoder, out_channels, topology, deep_supervision=deep_supervision)
+        for part in (self.conv_stages, self.decoder):
+            part.apply(initialise)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to the maps of all levels, finest first, by `pyramid`.
+
+        Raises:
+            ValueError: if the size cannot be divided by the strides.
+        """
+        check_size(x, self.pyramid.strides[-1])
+        maps = []
+        for stage in self.conv_stages:
+            x = stage(x)
+            maps.append(x)
+        scanned = _run_stages(self.entries, self.stages, channels_last(x), checkpointing=self.checkpointing)
+        return maps + [channels_first(norm(y)) for norm, y in zip(self.norms, scanned, strict=True)]
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first; sizes as in `features`."""
+        return cast("Tensor | list[Tensor]", self.decoder(self.features(x)))
+
+
+#: What arguments of upstream's constructors must be for their weights to mean the same here.
+_ONLY: dict[str, Any] = {
+    "patch_size": 4,
+    "ssm_dt_rank": "auto",
+    "dt_rank": "auto",
+    "ssm_conv": 3,
+    "d_conv": 3,
+    "ssm_act_layer": "silu",
+    "mlp_act_layer": "gelu",
+    "gmlp": False,
+    "post_norm": False,
+    "patch_norm": True,
+    "posembed": False,
+}
+#: Whether there is a gate, by upstream's ``forward_type``.
+_GATED = {"v0": True, "v05": True, "v05_noz": False}
+_STEMS: dict[str, Stem] = {"v1": "plain", "v2": "deep"}
+_DOWNSAMPLINGS: dict[str, Downsampling] = {"v1": "merge", "v3": "conv"}
+#: Ours for upstream's names, of the root file and of its ``classification`` folder.
+_MIXER = {
+    "conv2d.weight": "conv.weight",
+    "conv2d.bias": "conv.bias",
+    "x_proj_weight": "x_proj",
+    "x_proj.weight": "x_proj",
+    "dt_projs_weight": "step_weight",
+    "dt_projs.weight": "step_weight",
+    "dt_projs_bias": "step_bias",
+    "A_logs": "A_log",
+    "Ds": "D",
+}
+_BLOCK = {"norm": "norm1", "ln_1": "norm1", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"}
+_STEM: dict[Stem, dict[str, str]] = {
+    "plain": {"0": "0.conv", "proj": "0.conv", "2": "0.norm", "norm": "0.norm"},
+    "deep": {"0": "0.conv", "2": "0.norm", "5": "2.conv", "7": "2.norm"},
+}
+_DOWN: dict[Downsampling, dict[str, str]] = {
+    "merge": {"1": "norm", "2": "reduction"},
+    "conv": {"1": "conv", "3": "norm"},
+}
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    for name, value in _ONLY.items():
+        if config.get(name, value) != value:
+            raise UpstreamError(f"only VMamba with {name}={value!r} is known here, got {config[name]!r}")
+    kind = config.get("forward_type")
+    if kind not in _GATED:
+        raise UpstreamError(f"only VMamba with a forward_type of {', '.join(_GATED)} is known here, got {kind!r}")
+
+
+def vmamba_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' ``VSSM`` as a `VMamba`.
+
+    Args:
+        config: arguments of its constructor, ``forward_type`` among them.
+        state_dict: its tensors; the checkpoint's entry ``model`` or ``model_ema``, by the names of any release.
+
+    Raises:
+        UpstreamError: if a setting is of another version than the published models, or weights do not fit.
+    """
+    _check(config)
+    widths = config.get("dims", 96)
+    depths = config.get("depths", (2, 2, 9, 2))
+    stem, down = config.get("patchembed_version", "v1"), config.get("downsample_version", "v2")
+    if stem not in _STEMS or down not in _DOWNSAMPLINGS:
+        raise UpstreamError(
+            f"VMamba's patchembed_version must be one of {', '.join(_STEMS)} and downsample_version one of "
+            f"{', '.join(_DOWNSAMPLINGS)} to be known here, got {stem!r} and {down!r}"
+        )
+    network = VMamba(
+        config.get("in_chans", 3),
+        config.get("num_classes", 1000),
+        widths=[widths * 2**stage for stage in range(len(depths))] if isinstance(widths, int) else widths,
+        depths=depths,
+        ssm_ratio=config.get("ssm_ratio", 2.0),
+        states=config.get("ssm_d_state", 16),
+        mlp_ratio=config.get("mlp_ratio", 4.0),
+        gate=_GATED[config["forward_type"]],
+        conv_bias=config.get("ssm_conv_bias", True),
+        stem=_STEMS[stem],
+        downsampling=_DOWNSAMPLINGS[down],
+        drop_path=config.get("drop_path_rate", 0.1),
+        checkpointing=config.get("use_checkpoint", False),
+    )
+
+    def name(key: str) -> str:
+        if match := re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.(.+)", key):
+            return f"stages.{match[1]}.{match[2]}.{_block_name(match[3])}"
+        if match := re.fullmatch(r"layers\.(\d+)\.downsample\.(\w+)\.(\w+)", key):
+            part = _DOWN[_DOWNSAMPLINGS[down]].get(match[2], match[2])
+            return f"entries.{int(match[1]) + 1}.{part}.{match[3]}"
+        if match := re.fullmatch(r"patch_embed\.(\w+)\.(\w+)", key):
+            return f"entries.0.{_STEM[_STEMS[stem]].get(match[1], match[1])}.{match[2]}"
+        return key.removeprefix("classifier.")
+
+    return load_upstream(network, _reshaped({name(key): tensor for key, tensor in state_dict.items()}))
+
+
+def vss_block_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' ``VSSBlock`` as ours, whichever layout its maps had.
+
+    Args:
+        config: arguments of its constructor, ``hidden_dim`` and ``forward_type`` among them.
+        state_dict: its tensors.
+
+    Raises:
+        UpstreamError: as `vmamba_from_upstream`.
+    """
+    _check(config)
+    mixer = SS2D(
+        config["hidden_dim"],
+        states=config.get("ssm_d_state", 16),
+        ratio=config.get("ssm_ratio", 2.0),
+        conv_bias=config.get("ssm_conv_bias", True),
+        gate=_GATED[config["forward_type"]],
+    )
+    block = VSSBlock(mixer, mlp_ratio=config.get("mlp_ratio", 4.0), drop_path=config.get("drop_path", 0.0))
+    return load_upstream(block, _reshaped({_block_name(key): tensor for key, tensor in state_dict.items()}))
+
+
+def ss2d_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' ``SS2D`` as ours, whichever layout its maps had.
+
+    Args:
+        config: arguments of its constructor, ``d_model`` and ``forward_type`` among them.
+        state_dict: its tensors.
+
+    Raises:
+        UpstreamError: as `vmamba_from_upstream`.
+    """
+    _check(config)
+    mixer = SS2D(
+        config["d_model"],
+        states=config.get("d_state", 16),
+        ratio=config.get("ssm_ratio", 2.0),
+        conv_bias=config.get("conv_bias", True),
+        gate=_GATED[config["forward_type"]],
+        bias=config.get("bias", False),
+    )
+    return load_upstream(mixer, _reshaped({_MIXER.get(key, key): tensor for key, tensor in state_dict.items()}))
+
+
+def _block_name(key: str) -> str:
+    part, _, rest = key.partition(".")
+    if part in ("op", "self_attention"):
+        return f"mixer.{_MIXER.get(rest, rest)}"
+    layer, _, what = key.rpartition(".")
+    return f"{_BLOCK.get(layer, layer)}.{what}"
+
+
+def _reshaped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With an axis for the orders, which upstream runs together with the next, and without the axes of 1x1 kernels."""
+    ours = {}
+    for key, tensor in tensors.items():
+        last = key.rpartition(".")[2]
+        if last in ("x_proj", "step_weight", "A_log", "D") and tensor.shape[0] % 4 == 0:
+            tensor = tensor.reshape(4, -1) if last == "D" else tensor.reshape(4, -1, tensor.shape[-1])
+        elif re.search(r"(proj|mlp\.\d|reduction|head)\.weight$", key) and tensor.shape[2:] == (1, 1):
+            tensor = tensor.flatten(1)
+        ours[key] = tensor
+    return ours

@@ -1,0 +1,265 @@
+"""Vim: the originals' numbers, positions, sizes, and what it refuses; as a segmentation network see the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import nn
+
+from medmamba import networks
+from medmamba.networks import from_upstream
+from medmamba.networks._ssm import GridMamba
+from medmamba.networks._vim import VimBlock
+from medmamba.networks.vim import Vim, VimUNet
+from medmamba.plans.plan import Topology
+from tests import golden
+from tests.networks.test_golden_networks import assert_close
+
+SMALL: dict[str, Any] = {"width": 8, "depth": 4, "patch": 4, "states": 2}
+TOPOLOGY = Topology(
+    patch_size=(16, 24),
+    strides=((1, 1), (2, 2), (1, 2), (2, 2)),
+    kernel_sizes=((3, 3),) * 4,
+    features=(4, 6, 8, 10),
+)
+UPSTREAM: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "stride": 4,
+    "embed_dim": 8,
+    "depth": 1,
+    "num_classes": 3,
+    "rms_norm": True,
+    "bimamba_type": "v2",
+    "if_abs_pos_embed": True,
+    "if_divide_out": True,
+    "if_cls_token": True,
+    "use_middle_cls_token": True,
+}
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def mixers(network: nn.Module) -> list[GridMamba]:
+    return [module for module in network.modules() if isinstance(module, GridMamba)]
+
+
+@pytest.mark.parametrize("path", golden.parameters("vim"))
+def test_golden_logits_and_features_are_reproduced(path: Path) -> None:
+    file = golden.load(path)
+    network = cast(Vim, from_upstream("vim", file.facts["config"], file.group("param/"))).eval()
+    assert count(network) == file.facts["param_count"]
+    with torch.no_grad():
+        logits, features = network(file.tensors["input/x"]), network.represent(file.tensors["input/x"])
+    error = file.facts["fp32_vs_fp64"]["output"]
+    assert_close(logits, file.tensors["output/out"], error["max_abs"], error["ref_absmax"], "logits")
+    theirs = file.tensors["output/features"]
+    size = theirs.abs().max().item()
+    assert_close(features, theirs, error["max_abs"] / error["ref_absmax"] * size, size, "features")
+
+
+@pytest.mark.parametrize("path", golden.parameters("bimamba_v2"))
+def test_golden_block_outputs_and_gradients_are_reproduced(path: Path) -> None:
+    file = golden.load(path)
+    config = file.facts["config"]
+    block = from_upstream("vim_mamba", config, file.group("param/"))
+    assert count(block) == file.facts["param_count"]
+    hidden = file.tensors["input/hidden_states"].requires_grad_()
+    output = block(hidden, hidden.shape[1:2])
+    error = file.facts["fp32_vs_fp64"]["output"]
+    assert_close(output, file.tensors["output/out"], error["max_abs"], error["ref_absmax"], "output")
+    torch.autograd.backward(output, file.tensors["input/upstream_grad/out"])
+    # The gradients, converted as if they were weights.
+    expected = dict(from_upstream("vim_mamba", config, file.group("grad/param/")).named_parameters())
+    gradients = {name: parameter.grad for name, parameter in block.named_parameters()} | {"hidden": hidden.grad}
+    relative, _ = file.facts["fp32_vs_fp64"]["worst_grad"]
+    for name, theirs in {**expected, "hidden": file.tensors["grad/input/hidden_states"]}.items():
+        gradient = gradients[name]
+        assert gradient is not None, name
+        size = theirs.abs().max().item()
+        assert_close(gradient, theirs.detach(), relative * size, size, f"gradient of {name}")
+
+
+@pytest.mark.parametrize(
+    ("width", "stride", "expected"),
+    [(192, 16, 7_148_008), (384, 16, 25_796_584), (768, 16, 97_598_440), (192, 8, 7_250_344), (384, 8, 26_001_256)],
+)
+def test_full_size_network_has_published_size(width: int, stride: int, expected: int) -> None:
+    with torch.device("meta"):
+        assert count(Vim(width=width, stride=stride)) == expected
+
+
+def test_class_token_stands_in_the_middle() -> None:
+    network = Vim(1, 2, (12, 12), **SMALL)
+    streams: list[torch.Tensor] = []
+    network.column.blocks[0].register_forward_hook(lambda _module, inputs, _output: streams.append(inputs[0]))
+    with torch.no_grad():
+        network(torch.randn(1, 1, 12, 12))
+        token = cast(torch.Tensor, network.column.class_token) + cast(torch.Tensor, network.column.class_position)
+    assert streams[0].shape == (1, 10, 8)
+    assert torch.equal(streams[0][:, 4:5], token)
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "mean"])
+def test_features_leave_the_class_token_out(pooling: Any) -> None:
+    network = Vim(1, 2, (12, 20), **SMALL, pooling=pooling)
+    x = torch.randn(2, 1, 12, 20)
+    maps = network.features(x)
+    tokens = network.column(x, network.taps)[1]
+    patches = [index for index in range(tokens.shape[1]) if pooling == "mean" or index != 15 // 2]
+    assert torch.equal(maps[1].flatten(2).mT, tokens[:, patches])
+    assert [tuple(level.shape) for level in maps] == [(2, 8, 3, 5)] * 4
+    assert network.pyramid.channels == (8,) * 4
+    assert network.pyramid.strides == ((4, 4),) * 4
+
+
+@pytest.mark.parametrize(("size", "other"), [((16, 16), (20, 12)), ((8, 12, 16), (12, 12, 12)), ((16, 16), (16, 16))])
+def test_positions_are_interpolated_for_other_sizes(size: tuple[int, ...], other: tuple[int, ...]) -> None:
+    network = Vim(2, 3, size, **SMALL)
+    assert network(torch.randn(1, 2, *other)).shape == (1, 3)
+    maps = network.features(torch.randn(1, 2, *other))
+    assert tuple(maps[-1].shape[2:]) == tuple(n // 4 for n in other)
+
+
+def test_patches_may_overlap() -> None:
+    network = Vim(1, 2, (13, 16), width=8, depth=1, patch=(4, 6), stride=(3, 2))
+    assert network.column.grid == (4, 6)
+    assert network(torch.randn(1, 1, 13, 16)).shape == (1, 2)
+
+
+def test_published_initialisation() -> None:
+    torch.manual_seed(0)
+    network = Vim(3, 10, (64, 64), width=64, depth=4)
+    for mixer in mixers(network):
+        forwards, backwards = mixer.step_bias
+        assert ((F.softplus(forwards) > 0.9e-3) & (F.softplus(forwards) < 0.11)).all()
+        assert (backwards == 0).all()
+        assert mixer.out_proj.weight.abs().max() <= 128**-0.5 / 4**0.5
+    assert network.column.position.std().item() == pytest.approx(0.02, rel=0.1)
+    patches = cast(torch.Tensor, network.column.patches.weight)
+    assert patches.std().item() == pytest.approx((3 * 16 * 16) ** -0.5, rel=0.05)
+    assert (cast(torch.Tensor, network.column.patches.bias) == 0).all()
+
+
+def test_backward_step_size_may_start_as_the_forward_one() -> None:
+    for mixer in mixers(Vim(1, 2, (8, 8), **SMALL, step_start="mamba")):
+        assert (F.softplus(mixer.step_bias) < 0.11).all()
+
+
+def test_stochastic_depth_rises_to_the_last_block() -> None:
+    network = Vim(1, 2, (8, 8), **SMALL, drop_path=0.3)
+    rates = [cast(VimBlock, block).drop.rate for block in network.column.blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_recomputed_blocks_give_the_same_gradients() -> None:
+    x = torch.randn(1, 2, 16, 24)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = VimUNet(2, 3, TOPOLOGY, width=8, depth=2, checkpointing=checkpointing)
+        torch.autograd.backward(sum(output.pow(2).sum() for output in network(x)))
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True) if a is not None and b is not None)
+
+
+@pytest.mark.parametrize(
+    ("patch", "stride", "taps"), [(1, (2, 2), (4,)), (2, (2, 2), (4,)), (4, (2, 4), (2, 4)), (64, (4, 8), (1, 2, 4))]
+)
+def test_column_stands_at_the_coarsest_level_that_patches_allow(
+    patch: int, stride: tuple[int, int], taps: tuple[int, ...]
+) -> None:
+    network = VimUNet(2, 3, TOPOLOGY, patch=patch, width=8, depth=4)
+    assert network.column.stride == stride
+    assert network.taps == taps
+    maps = network.features(torch.randn(1, 2, 16, 24))
+    assert [tuple(level.shape) for level in maps] == [(1, 4, 16, 24), (1, 6, 8, 12), (1, 8, 8, 6), (1, 10, 4, 3)]
+
+
+@pytest.mark.parametrize("decoder", ["unet", "upernet"])
+def test_segmentation_network_takes_any_divisible_size(decoder: str) -> None:
+    network = networks.create("vim", 2, 3, TOPOLOGY, decoder=decoder, width=8, depth=2)
+    outputs = network(torch.randn(1, 2, 12, 40))
+    assert [tuple(output.shape[2:]) for output in outputs] == [(12, 40), (6, 20), (6, 10)]
+
+
+def upstream_weights(network: Vim, *, token: bool) -> dict[str, torch.Tensor]:
+    """By upstream's names, as its own code would have saved them."""
+    theirs: dict[str, torch.Tensor] = {}
+    pairs = {"conv_weight": "conv1d{}.weight", "conv_bias": "conv1d{}.bias", "x_proj": "x_proj{}.weight"}
+    pairs |= {"step_weight": "dt_proj{}.weight", "step_bias": "dt_proj{}.bias", "A_log": "A{}_log", "D": "D{}"}
+    for key, tensor in network.state_dict().items():
+        name = key.replace("column.blocks.", "layers.").replace("column.patches.", "patch_embed.proj.")
+        place, _, last = name.rpartition(".")
+        if last in pairs:
+            for suffix, one in zip(("", "_b"), tensor, strict=True):
+                theirs[f"{place}.{pairs[last].format(suffix)}"] = one[:, None] if last == "conv_weight" else one
+        elif "column" not in name:
+            theirs[name.replace("norm.", "norm_f.") if name.startswith("norm.") else name] = tensor
+    column = network.column
+    theirs["pos_embed"] = column.position.detach().flatten(1, -2)
+    if token:
+        theirs["cls_token"] = cast(torch.Tensor, column.class_token).detach()
+        own = cast(torch.Tensor, column.class_position).detach()
+        middle = theirs["pos_embed"].shape[1] // 2
+        theirs["pos_embed"] = torch.cat([theirs["pos_embed"][:, :middle], own, theirs["pos_embed"][:, middle:]], dim=1)
+    return theirs
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_upstream_weights_with_and_without_class_token_are_loaded(token: bool) -> None:
+    torch.manual_seed(0)
+    network = Vim(3, 3, (16, 16), width=8, depth=1, patch=4, pooling="class_token" if token else "mean")
+    config = UPSTREAM if token else UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean"}
+    loaded = from_upstream("vim", config, upstream_weights(network, token=token))
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("system", "config", "words"),
+    [
+        ("vim", UPSTREAM | {"bimamba_type": "v1"}, "only Vim with bimamba_type='v2' is known here, got 'v1'"),
+        ("vim", UPSTREAM | {"if_rope": True}, "if_rope=False"),
+        ("vim", UPSTREAM | {"use_middle_cls_token": False}, "class token in the middle"),
+        ("vim", UPSTREAM | {"if_cls_token": False}, "final_pool_type='mean'"),
+        ("vim_mamba", {"d_model": 8, "bimamba_type": "v3"}, "bimamba_type='v3'"),
+        ("vim_mamba", {"d_model": 8, "bimamba_type": "v2", "init_layer_scale": 1}, "init_layer_scale"),
+    ],
+)
+def test_other_versions_are_refused(system: str, config: dict[str, Any], words: str) -> None:
+    with pytest.raises(networks.UpstreamError, match=words):
+        from_upstream(system, config, {})
+
+
+def test_missing_unexpected_and_resized_weights_are_named() -> None:
+    theirs = upstream_weights(Vim(3, 3, (16, 16), width=8, depth=1, patch=4), token=True)
+    with pytest.raises(networks.UpstreamError, match=r"missing head.bias; unexpected extra"):
+        from_upstream("vim", UPSTREAM, {("extra" if k == "head.bias" else k): v for k, v in theirs.items()})
+    with pytest.raises(networks.UpstreamError, match=r"column\.position \(1, 16, 8\) instead of \(1, 8, 8, 8\)"):
+        from_upstream("vim", UPSTREAM | {"img_size": 32}, theirs)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Vim(1, 2, (16, 18), **SMALL), r"\(16, 18\) must be covered by patches of \(4, 4\)"),
+        (lambda: Vim(1, 2, (16, 16), **SMALL)(torch.zeros(1, 1, 16, 22)), r"\(16, 22\) must be covered"),
+        (lambda: Vim(1, 2, (16, 16), **SMALL)(torch.zeros(1, 3, 16, 16)), r"1 channels, H, W\), but is \(1, 3, 16, 16"),
+        (lambda: Vim(1, 2, (16, 16), **SMALL).features(torch.zeros(1, 1, 4, 4, 4)), "1 channels, H, W"),
+        (lambda: Vim(1, 2, (16, 16), **SMALL | {"depth": 0}), "depth must be at least 1, got 0"),
+        (lambda: Vim(1, 2, (16,), **SMALL), "must all be 2D or 3D"),
+        (lambda: Vim(1, 2, (16, 16), **SMALL, pooling="max"), "pooling must be 'class_token' or 'mean', got 'max'"),
+        (lambda: VimUNet(1, 2, TOPOLOGY, decoder="fpn"), "decoder must be 'unet' or 'upernet', got 'fpn'"),
+    ],
+)
+def test_refusals_name_the_rule(call: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,0 +1,297 @@
+"""Vivim: any number of frames, the original's numbers, and weights from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medmamba import kernels, networks
+from medmamba.networks import _segformer as segformer
+from medmamba.networks import vivim
+from medmamba.networks._convert import grid_mamba
+from medmamba.networks.vivim import SUFFIXES, MambaLayer, Vivim, load_segformer, published_topology
+from medmamba.plans.plan import Topology
+from tests import golden
+from tests.networks.golden_modules import check_golden_module
+from tests.networks.test_golden_networks import assert_close
+
+SMALL = Topology(patch_size=(16, 24), strides=((4, 4), (2, 2)), kernel_sizes=((7, 7), (3, 3)), features=(6, 8))
+OPTIONS: dict[str, Any] = {"depths": (1, 2), "heads": (2, 2), "decoder_width": 10, "mamba_layers": 1}
+
+
+def build(seed: int = 0, **options: Any) -> Vivim:
+    """A small network, the same for the same seed."""
+    torch.manual_seed(seed)
+    network = networks.create("vivim", 2, 3, SMALL, **(OPTIONS | options))
+    assert isinstance(network, Vivim)
+    return network
+
+
+def clip(batch: int = 2, frames: int = 3, size: tuple[int, int] = (16, 24)) -> Tensor:
+    """Noise."""
+    return torch.randn(batch, frames, 2, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("path", golden.parameters("vivim"))
+def test_golden_vivim_outputs_are_reproduced(path: Path) -> None:
+    file = golden.load(path)
+    weights = file.group("param/")
+    network = networks.from_upstream("vivim", file.facts["config"], weights).eval()
+    unused = [
+        key for key in weights if key.startswith(("encoder.downsample_layers.layer_norm.", "decoder.classifier."))
+    ]
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count + sum(weights[key].numel() for key in unused) == file.facts["param_count"]
+    with torch.no_grad():
+        outputs = network(file.tensors["input/x_in"])
+    assert len(outputs) == 2
+    for index, output in enumerate(outputs):
+        error = file.facts["fp32_vs_fp64"][f"output/{index}"]
+        expected = file.tensors[f"output/{index}"]
+        assert_close(output.flatten(0, 1), expected, error["max_abs"], error["ref_absmax"], f"output {index}")
+
+
+@pytest.mark.parametrize("path", golden.parameters("vivim_mamba_layer"))
+def test_golden_layer_output_and_gradients_are_reproduced(path: Path) -> None:
+    def call(layer: nn.Module, x: Tensor) -> Tensor:
+        return cast(Tensor, layer(x.movedim(1, -1))).movedim(-1, 1)
+
+    check_golden_module(path, "vivim_layer", call, by_our_names, left_out=("nframes_set_after_construction",))
+
+
+@pytest.mark.parametrize("path", golden.parameters("bimamba_v3_vivim"))
+def test_golden_mixer_output_and_gradients_are_reproduced(path: Path) -> None:
+    check_golden_module(path, "vivim_mixer", lambda mixer, x: cast(Tensor, mixer(x, x.shape[1:2])), by_our_names)
+
+
+@pytest.mark.parametrize(("edge_head", "published"), [(False, 59_620_439), (True, 59_620_504)])
+def test_full_size_network_has_published_size(edge_head: bool, published: int) -> None:
+    with torch.device("meta"):
+        network = Vivim(3, 1, published_topology(), edge_head=edge_head)
+    unused = 117_398  # of the published number: norms after stages and a classifier that nothing reads
+    assert sum(parameter.numel() for parameter in network.parameters()) == published - unused
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+@pytest.mark.parametrize("size", [(16, 24), (24, 8)])
+def test_any_number_of_frames_and_any_divisible_size_is_taken(frames: int, size: tuple[int, int]) -> None:
+    logits, edges = build(edge_head=True)(clip(frames=frames, size=size))
+    assert logits.shape == (2, frames, 3, *size)
+    assert edges.shape == (2, frames, 1, *size)
+
+
+def test_third_order_runs_through_time() -> None:
+    torch.manual_seed(0)
+    layer = MambaLayer(6)
+    fixed = layer.mamba.orders[:2] + kernels.interleaved(5)[2:]
+    x = torch.randn(2, 5, 3, 4, 6)
+    with torch.no_grad():
+        expected = layer(x)
+        layer.mamba.orders = fixed
+        assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 16, 24), (1, 3, 3, 16, 24), (1, 0, 2, 16, 24)])
+def test_what_is_no_clip_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(batch, frames, 2 channels, height, width\).*" + re.escape(str(shape))):
+        build()(torch.zeros(shape))
+
+
+def test_indivisible_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(16, 20\) must be divisible by the product of strides \(8, 8\)"):
+        build()(clip(size=(16, 20)))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"depths": (1,)}, r"depths must be positive numbers, one for each of the 2 stages.*\(1,\)"),
+        ({"depths": ()}, "depths must be positive numbers"),
+        ({"heads": (1, 2, 3)}, r"heads must be .* are \(1, 2, 3\)"),
+        ({"reductions": (1, 0)}, "reductions must be positive"),
+        ({"heads": (4, 4)}, "4 do not divide 6"),
+        ({"step_start": "log"}, "one of mamba, linear, zero, but got 'log'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        build(**options)
+
+
+def test_gradient_reaches_every_parameter() -> None:
+    network = build(edge_head=True).train()
+    torch.autograd.backward([(output**2).mean() for output in network(clip())])
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        # A bias of the keys shifts all scores of a query alike: attention does not see it.
+        if not key.endswith("key.bias"):
+            assert parameter.grad.abs().max() > 0, key
+
+
+def test_every_frame_sees_the_whole_clip_and_no_other() -> None:
+    network = build().eval()
+    x = clip().requires_grad_()
+    network(x)[0, 0].square().sum().backward()
+    assert x.grad is not None
+    reached = x.grad.abs().amax(dim=(2, 3, 4))
+    assert (reached[0] > 0).all()
+    assert (reached[1] == 0).all()
+
+
+@pytest.mark.parametrize("backend", kernels.backends("cpu"))
+def test_every_scan_backend_gives_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build().eval()
+    with torch.no_grad():
+        chosen = network(clip())
+        monkeypatch.setenv("MEDMAMBA_SCAN_BACKEND", backend)
+        assert (network(clip()) - chosen).abs().max() < 1e-4 * chosen.abs().max()
+
+
+def test_weights_survive_a_file(tmp_path: Path) -> None:
+    network, other = build().eval(), build(seed=1).eval()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(network(clip()), other(clip()))
+
+
+def test_bfloat16_autocast_gives_finite_gradients() -> None:
+    network = build()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(100 * clip())
+    logits.float().square().mean().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        network = build(checkpointing=checkpointing, drop_path=0.5)
+        torch.manual_seed(1)
+        network(clip()).square().mean().backward()
+        gradients.append({key: parameter.grad for key, parameter in network.named_parameters()})
+    for key, gradient in gradients[0].items():
+        assert gradient is not None, key
+        assert torch.equal(gradient, cast(Tensor, gradients[1][key])), key
+
+
+def test_keys_and_values_are_read_at_the_resolution_of_the_last_stage() -> None:
+    with torch.device("meta"):
+        network = Vivim(3, 1, published_topology())
+    attentions = [network.get_submodule(f"stages.{stage}.blocks.0.attention") for stage in range(4)]
+    reductions = [tuple(attention.sr.stride) if attention.sr is not None else None for attention in attentions]
+    assert reductions == [(8, 8), (4, 4), (2, 2), None]
+    assert [attention.heads for attention in attentions] == [1, 2, 5, 8]
+
+
+@pytest.mark.parametrize("step_start", ["zero", "mamba"])
+def test_steps_begin_as_asked_for(step_start: str) -> None:
+    mixer = "stages.1.mamba_layers.0.mamba."
+    network = build(step_start=step_start)
+    steps = F.softplus(network.get_parameter(f"{mixer}step_bias"))
+    if step_start == "zero":
+        assert torch.equal(steps, torch.full_like(steps, 2.0).log())
+    else:
+        assert ((steps > 0.9e-3) & (steps < 0.11)).all()
+    for name in ("x_proj", "in_proj.weight", "out_proj.weight"):
+        assert network.get_parameter(mixer + name).std().item() == pytest.approx(0.02, rel=0.3), name
+
+
+def by_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' tensors, by our names."""
+    return vivim._our_names(grid_mamba(tensors, SUFFIXES))
+
+
+def transformers_name(key: str) -> str:
+    """What the transformers library calls one of our parameters that SegFormer has too."""
+    for pattern, name in (
+        (r"^stages\.(\d+)\.embed\.", r"segformer.encoder.patch_embeddings.\1."),
+        (r"^stages\.(\d+)\.blocks\.", r"segformer.encoder.block.\1."),
+        (r"\.attention\.dense\.", ".attention.output.dense."),
+        (r"\.attention\.(?!output)", ".attention.self."),
+        (r"\.mlp\.fc(\d)\.", r".mlp.dense\1."),
+        (r"\.dwconv\.", ".dwconv.dwconv."),
+        (r"^decoder\.linear_c\.(\d+)\.", r"decode_head.linear_c.\1.proj."),
+        (r"^decoder\.", "decode_head."),
+    ):
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def segformer_weights(network: Vivim) -> dict[str, Tensor]:
+    """The part of a network that is a SegFormer, by the names of the transformers library, with what that has more."""
+    shared = {
+        transformers_name(key): tensor
+        for key, tensor in network.state_dict().items()
+        if ".mamba_layers." not in key and not key.startswith(("decoder.out.", "edge_head."))
+    }
+    return shared | {
+        "segformer.encoder.layer_norm.0.weight": torch.ones(6),
+        "decode_head.classifier.bias": torch.ones(5),
+    }
+
+
+def test_weights_of_a_segformer_are_taken_and_the_rest_is_left() -> None:
+    network, other = build(edge_head=True), build(seed=1, edge_head=True)
+    before = {key: tensor.clone() for key, tensor in other.state_dict().items()}
+    load_segformer(other, segformer_weights(network))
+    for key, tensor in other.state_dict().items():
+        own = ".mamba_layers." in key or key.startswith(("decoder.out.", "edge_head."))
+        assert torch.equal(tensor, before[key] if own else network.state_dict()[key]), key
+
+
+def test_weights_of_a_segformer_for_classification_fill_the_backbone() -> None:
+    network, other = build(), build(seed=1)
+    before = other.state_dict()["decoder.linear_fuse.weight"].clone()
+    weights = {key: value for key, value in segformer_weights(network).items() if not key.startswith("decode_head.")}
+    load_segformer(other, weights | {"classifier.weight": torch.ones(1000, 8)})
+    assert torch.equal(other.state_dict()["decoder.linear_fuse.weight"], before)
+    key = "stages.1.blocks.1.mlp.fc2.weight"
+    assert torch.equal(other.state_dict()[key], network.state_dict()[key])
+
+
+def test_weights_that_a_segformer_lacks_are_named() -> None:
+    weights = segformer_weights(build())
+    del weights["segformer.encoder.block.1.0.mlp.dense1.bias"]
+    with pytest.raises(networks.UpstreamError, match=r"missing stages\.1\.blocks\.0\.mlp\.fc1\.bias; unexpected none"):
+        load_segformer(build(seed=1), weights)
+
+
+@pytest.mark.parametrize("path", golden.parameters("vivim"))
+def test_checkpoint_of_the_authors_trainer_is_taken(path: Path) -> None:
+    file = golden.load(path)
+    saved = {f"model.{key}": tensor for key, tensor in file.group("param/").items()}
+    saved["criterion.inverse_distance.fc.weight"] = torch.ones(4)
+    network = networks.from_upstream("vivim", file.facts["config"], saved)
+    assert torch.equal(network.get_parameter("decoder.out.bias"), file.tensors["param/out.bias"])
+
+
+@pytest.mark.parametrize("path", golden.parameters("vivim"))
+def test_weights_that_are_missing_are_named(path: Path) -> None:
+    file = golden.load(path)
+    weights = file.group("param/")
+    del weights["encoder.stages.2.1.0.mamba.D_s"]
+    with pytest.raises(networks.UpstreamError, match=r"lack encoder\.stages\.2\.1\.0\.mamba\.D_s;"):
+        networks.from_upstream("vivim", file.facts["config"], weights)
+
+
+def test_joining_maps_before_or_after_interpolation_is_the_same() -> None:
+    torch.manual_seed(0)
+    decoder = segformer.Decoder((4, 6), 5, 2, dropout=0.1).eval().double()
+    maps = [torch.randn(1, 8, 8, 4, dtype=torch.float64), torch.randn(1, 4, 4, 6, dtype=torch.float64)]
+    wide = [
+        segformer.resize(linear(x).movedim(-1, 1), (8, 8)) for linear, x in zip(decoder.linear_c, maps, strict=True)
+    ]
+    joined = F.relu(decoder.batch_norm(decoder.linear_fuse(torch.cat(wide[::-1], dim=1))))
+    expected = segformer.resize(decoder.out(joined), (32, 32))
+    assert torch.allclose(decoder(maps, (32, 32)), expected, rtol=1e-12, atol=1e-12)
