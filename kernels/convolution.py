@@ -22,11 +22,10 @@ def causal_conv_reference(
     results = []
     for order, walk in enumerate(walks):
         tokens = walk.positions(x.device)
-        steps = torch.empty_like(tokens).scatter_(0, tokens, torch.arange(len(tokens), device=tokens.device))
         given = F.pad(x[..., tokens].to(exact), (taps - 1, 0))
         kernel = weight[order, :, None].to(exact)
         summed = F.conv1d(given, kernel, None if bias is None else bias[order].to(exact), groups=x.shape[1])
-        results.append((F.silu(summed) if activation else summed)[..., steps])
+        results.append((F.silu(summed) if activation else summed)[..., tokens.argsort()])
     return torch.stack(results, dim=1).to(x.dtype)
 
 
@@ -67,7 +66,12 @@ def causal_conv(
         raise ValueError(f"causal_conv: bias must be {(len(walks), channels)}, but is {tuple(bias.shape)}")
     if not walks or walks[0].length != length:
         raise ValueError(f"causal_conv: orders and grid {tuple(grid)} must cover the {length} tokens of x")
-    if choose(backend, x.device.type) == "cpu" and x.dtype != torch.float64:
-        encoded = [number for walk in walks for number in walk.encode()]
+    chosen = choose(backend, x.device.type)
+    if x.dtype == torch.float64 or chosen not in ("cpu", "triton"):
+        return causal_conv_reference(x, weight, bias, activation, walks)
+    encoded = [number for walk in walks for number in walk.encode()]
+    if chosen == "cpu":
         return causal_conv_cpu(x, weight, bias, activation, encoded)
-    return causal_conv_reference(x, weight, bias, activation, walks)
+    from .triton_conv import causal_conv_triton  # late, as in `dispatch`
+
+    return causal_conv_triton(x, weight, bias, activation, encoded)

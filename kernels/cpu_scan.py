@@ -16,7 +16,7 @@ from ._cpu_job import Job, common_groups, tiles_of
 from ._cpu_layout import WIDTH
 from ._memory import dense_like, in_large_pages
 from ._transforms import fold_into_batch, forget, one_by_one, transformable
-from .reference import scan_reference
+from .chunked import scan_chunked
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Te
 def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
     raise RuntimeError(
         "selective_scan: backend 'cpu' can be differentiated once, but a derivative of its gradient was asked for; "
-        "use backend='reference', which can be differentiated as often as wanted"
+        "use backend='torch', which can be differentiated as often as wanted"
     )
 
 
@@ -195,14 +195,14 @@ _scan = transformable(_forward, _remember, _gradients, _fold)
 
 @cache
 def _note_double_precision() -> None:
-    _log.info("selective scan: backend 'cpu' computes in float32; float64 arguments go to 'reference', which is slow")
+    _log.info("selective scan: backend 'cpu' computes in float32; float64 arguments go to 'torch', which is slower")
 
 
 def scan_cpu(scan: Scan) -> tuple[Tensor, Tensor]:
     """Run a scan with compiled kernels on as many threads as PyTorch uses.
 
     Arguments and results: :func:`~medmamba.kernels.reference.scan_reference`. Arithmetic and states are float32; scans
-    with a float64 argument go to the reference. Can be differentiated once.
+    with a float64 argument go to the backend 'torch'. Can be differentiated once.
 
     Raises:
         RuntimeError: when a second derivative is asked for.
@@ -210,7 +210,7 @@ def scan_cpu(scan: Scan) -> tuple[Tensor, Tensor]:
     if scan.exact:
         if not torch.compiler.is_compiling():
             _note_double_precision()
-        return scan_reference(scan)
+        return scan_chunked(scan)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
     walks = [number for walk in scan.walks for number in walk.encode()]
     y, state, _ = _scan(*scan.tensors, scan.delta_softplus, walks, scan.scale, keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import Scan, many_orders, one_order
+from .chunked import scan_chunked
 from .cpu_scan import scan_cpu
 from .orders import ScanOrder
 from .reference import scan_reference
@@ -21,14 +23,41 @@ _log = logging.getLogger(__name__)
 #: Names a backend for every call that does not name one itself.
 ENVIRONMENT_VARIABLE = "MEDMAMBA_SCAN_BACKEND"
 
+#: With "1", Triton runs kernels in its interpreter, on the CPU: for tests.
+INTERPRETER_VARIABLE = "TRITON_INTERPRET"
+
 Backend = Callable[[Scan], tuple[Tensor, Tensor]]
 
-_BACKENDS: dict[str, Backend] = {"cpu": scan_cpu, "reference": scan_reference}
+
+def _scan_triton(scan: Scan) -> tuple[Tensor, Tensor]:
+    # Late: Triton is slow to import, is not to be had everywhere, and reads its settings as it is imported.
+    from .triton_scan import scan_triton
+
+    return scan_triton(scan)
 
 
-def backends() -> tuple[str, ...]:
-    """Names that ``selective_scan(backend=...)`` and the environment variable accept."""
-    return tuple(_BACKENDS)
+_BACKENDS: dict[str, Backend] = {
+    "cpu": scan_cpu,
+    "triton": _scan_triton,
+    "torch": scan_chunked,
+    "reference": scan_reference,
+}
+
+
+def backends(device: str | None = None) -> tuple[str, ...]:
+    """Names that ``selective_scan(backend=...)`` and the environment variable accept.
+
+    Args:
+        device: only those that take tensors on such a device, say "cpu" or "cuda", here and now; None: all.
+    """
+    return tuple(name for name in _BACKENDS if device is None or _why_not(name, device) is None)
+
+
+#: What suits a device; AMD's GPUs are called "cuda" too.
+_BY_DEVICE = {"cpu": "cpu", "cuda": "triton"}
+
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @cache
@@ -39,7 +68,7 @@ def _announce(name: str, device: str, why: str) -> None:
 
 @cache
 def _warn_slow(device: str) -> None:
-    _log.warning("selective scan on %s: no fast backend for this device; the plain loop of 'reference' is slow", device)
+    _log.warning("selective scan on %s: no kernels of our own here; 'torch' is portable, not fast", device)
 
 
 def choose(asked: str | None, device: str) -> str:
@@ -48,16 +77,35 @@ def choose(asked: str | None, device: str) -> str:
     if name is None:
         name, why = os.environ.get(ENVIRONMENT_VARIABLE) or None, f"from {ENVIRONMENT_VARIABLE}"
     if name is None:
-        name, why = ("cpu" if device == "cpu" else "reference"), "by device"
-        if device != "cpu" and not torch.compiler.is_compiling():
+        name, why = _BY_DEVICE.get(device, "torch"), "by device"
+        if name == "triton" and not _HAS_TRITON:
+            name, why = "torch", "by device, without Triton"
+        if name == "torch" and not torch.compiler.is_compiling():
             _warn_slow(device)
     if name not in _BACKENDS:
         raise ValueError(f"selective_scan: backend must be one of {', '.join(_BACKENDS)}, but is {name!r} ({why})")
-    if name == "cpu" and device != "cpu":
-        raise ValueError(f"selective_scan: backend 'cpu' must get tensors on the CPU, but u is on {device} ({why})")
+    reason = _why_not(name, device)
+    if reason is not None:
+        raise ValueError(f"selective_scan: backend {reason} ({why})")
     if not torch.compiler.is_compiling():
         _announce(name, device, why)
     return name
+
+
+def _why_not(name: str, device: str) -> str | None:
+    """What keeps a backend from a device, or None."""
+    if name == "cpu" and device != "cpu":
+        return f"'cpu' must get tensors on the CPU, but u is on {device}; leave the choice of the backend to the device"
+    if name == "triton" and not _HAS_TRITON:
+        return "'triton' needs Triton, which is not installed; install it with 'pip install triton' or name another"
+    if name == "triton" and device == "cpu" and os.environ.get(INTERPRETER_VARIABLE) != "1":
+        return (
+            "'triton' must get tensors on a GPU, but u is on the CPU; use 'cpu', or start Python with "
+            f"{INTERPRETER_VARIABLE}=1 to have the kernels interpreted, which is slow"
+        )
+    if name == "triton" and device not in ("cuda", "cpu"):
+        return f"'triton' must get tensors on a GPU, but u is on {device}; use 'torch'"
+    return None
 
 
 @overload

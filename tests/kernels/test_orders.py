@@ -118,7 +118,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("backend", backends("cpu"))
 @pytest.mark.parametrize("shared", [True, False], ids=["one-input", "input-each"])
 @pytest.mark.parametrize("name", ORDERS)
 def test_scan_in_orders_is_the_sum_of_scans_of_reordered_copies(name: str, shared: bool, backend: str) -> None:

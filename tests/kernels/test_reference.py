@@ -21,7 +21,7 @@ VECTOR = {
 GATE = torch.tensor([[[1.0, 0, -1], [0.5, -0.5, 2]]])
 
 
-@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("backend", backends("cpu"))
 def test_vector_worked_out_by_hand_is_met(backend: str) -> None:
     y, state = selective_scan(**VECTOR, delta_softplus=True, return_last_state=True, backend=backend)
     plain = torch.tensor([[[0.692739, -0.833736, 0.223007], [0.834230, -0.154375, 0.186606]]])
@@ -99,9 +99,9 @@ def test_cpu_backend_refuses_other_devices(arguments) -> None:
         selective_scan(**given, backend="cpu")
 
 
-def test_other_device_gets_the_reference_and_one_warning(arguments, caplog) -> None:
+def test_other_device_gets_portable_operators_and_one_warning(arguments, caplog) -> None:
     dispatch._warn_slow.cache_clear()
     given = {k: v.to("meta") for k, v in arguments(1, 2, 2, 2).items()}
     for _ in range(2):
         assert selective_scan(**given).shape == (1, 2, 2)
-    assert sum("is slow" in r.getMessage() for r in caplog.records) == 1
+    assert sum("not fast" in r.getMessage() for r in caplog.records) == 1

@@ -39,13 +39,16 @@ IMAGE, CLASSES = 2, 3
 
 each_network = pytest.mark.parametrize(
     ("name", "topology"),
-    [pytest.param(name, SMALLEST[networks.describe(name).dims[-1]], id=name) for name in networks.names()],
+    [
+        pytest.param(name, SMALLEST[networks.describe(name).dims[-1]], id=name)
+        for name in networks.names("segmentation")
+    ],
 )
 each_network_and_topology = pytest.mark.parametrize(
     ("name", "topology"),
     [
         pytest.param(name, topology, id=f"{name}-{kind}")
-        for name in networks.names()
+        for name in networks.names("segmentation")
         for kind, topology in TOPOLOGIES.items()
         if topology.dims in networks.describe(name).dims
     ],
@@ -138,7 +141,7 @@ def test_bfloat16_autocast_gives_finite_gradients(name: str, topology: Topology)
 
 
 @each_network
-@pytest.mark.parametrize("backend", kernels.backends())
+@pytest.mark.parametrize("backend", kernels.backends("cpu"))
 def test_every_scan_backend_gives_the_same(
     name: str, topology: Topology, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
