@@ -1,0 +1,453 @@
+"""Time and memory of the scan, shape by shape, beside its peers: ``python -m medmamba.kernels.benchmark``.
+
+Peers run in the same process on the same tensors: the plain PyTorch loop; the parallel scan of mamba.py, if `mambapy`
+is installed; and on a GPU the CUDA kernel of `mamba_ssm`, if that is. Nothing is reported unless the results agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import importlib.util
+import math
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor
+
+from .dispatch import backends, multi_scan
+from .orders import FORWARD, ScanOrder, bidirectional, cross, interleaved
+
+#: Steps beyond which peers are measured on a part of the sequence, unless asked for the whole.
+PEER_STEPS = 8192
+#: Largest difference from a peer, over its largest value, that rounding explains.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One case.
+
+    Args:
+        name: how it is asked for.
+        batch: entries.
+        channels: inner width.
+        states: N.
+        grid: tokens along the axes.
+        orders: scan orders.
+        shared: whether all orders read the same input.
+    """
+
+    name: str
+    batch: int
+    channels: int
+    states: int
+    grid: tuple[int, ...]
+    orders: tuple[ScanOrder, ...] = (FORWARD,)
+    shared: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return math.prod(self.grid)
+
+    def beginning(self, steps: int) -> tuple[int, ...]:
+        """A grid of about so many tokens, or the whole: shorter along its last axis."""
+        *planes, rows = self.grid
+        return (*planes, max(min(rows, steps // math.prod(planes)), 1))
+
+    @property
+    def updates(self) -> int:
+        """State updates of one forward pass."""
+        return self.batch * len(self.orders) * self.channels * self.states * self.length
+
+
+def shapes() -> Iterator[Shape]:
+    """What networks ask for."""
+    for patch in (128, 96):
+        for stage in range(4):
+            side = patch >> (stage + 1)
+            yield Shape(f"segmamba{stage}-{patch}", 1, 96 << stage, 16, (side,) * 3)
+            yield Shape(f"segmamba{stage}-{patch}-3", 1, 96 << stage, 16, (side,) * 3, interleaved(side))
+    for stage, width in enumerate((32, 64, 128, 256, 320)):
+        yield Shape(f"umamba{stage}", 1, 2 * width, 16, (128 >> stage,) * 3)
+    yield Shape("umamba5-channels", 1, 128, 16, (320,))
+    yield Shape("vim-s", 8, 768, 16, (197,), bidirectional())
+    for stage in range(4):
+        yield Shape(f"vmamba{stage}", 8, 96 << stage, 1, (56 >> stage,) * 2, cross(2), shared=True)
+    for stage, width in enumerate((64, 128, 320, 512)):
+        yield Shape(f"vivim{stage}", 1, 2 * width, 16, (5, 64 >> stage, 64 >> stage), interleaved(5))
+    yield Shape("million", 1, 16, 16, (2**20,))
+
+
+def draw(shape: Shape, length: int, device: torch.device, kind: torch.dtype) -> dict[str, Tensor]:
+    """Arguments of `multi_scan`, channels of a token side by side as in the networks."""
+    g = torch.Generator().manual_seed(0)
+    count, channels = len(shape.orders), shape.channels
+
+    def tokens(*lead: int) -> Tensor:
+        *lead_, rows = lead
+        return torch.randn(*lead_, length, rows, generator=g).to(device, kind).mT
+
+    def parameters(*size: int) -> Tensor:
+        return torch.randn(*size, generator=g).to(device)
+
+    decays = torch.arange(1, shape.states + 1, dtype=torch.float32, device=device)
+    return {
+        "u": tokens(shape.batch, channels) if shape.shared else tokens(shape.batch, count, channels),
+        "delta": tokens(shape.batch, count, channels) * 0.5,
+        "A": -decays.repeat(count, channels, 1),
+        "B": tokens(shape.batch, count, shape.states),
+        "C": tokens(shape.batch, count, shape.states),
+        "D": parameters(count, channels),
+        "z": tokens(shape.batch, channels),
+        "delta_bias": parameters(count, channels) - 3.0,
+    }
+
+
+def each_order(one: Callable[..., Tensor], orders: Sequence[ScanOrder], grid: Sequence[int]) -> Callable[..., Tensor]:
+    """A peer that knows sequences only, in several orders: on reordered copies, as the published networks do it."""
+
+    def run(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+    ) -> Tensor:
+        total: Tensor | None = None
+        for k, order in enumerate(orders):
+            walk, x = order.walk(grid), u if u.dim() == 3 else u[:, k]
+            given = (x, delta[:, k], B[:, k], C[:, k], z)
+            if not walk.is_sequence:
+                tokens = walk.positions(u.device)
+                given = tuple(t[..., tokens] for t in given)  # type: ignore[assignment]  # five again
+            x, step, into, out, gate = given
+            y = one(x, step, A[k], into, out, D[k], gate, delta_bias[k])
+            y = y if walk.is_sequence else y[..., tokens.argsort()]
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    return run
+
+
+def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
+    """The scan as the published reference writes it, but for `unbind`, without which its backward pass is quadratic."""
+    delta = F.softplus(delta + delta_bias[:, None])
+    decay = torch.exp(delta[..., None] * A[:, None])
+    drive = (delta * u)[..., None] * B.transpose(1, 2)[:, None]
+    state, sums = torch.zeros_like(drive[:, :, 0]), []
+    for keep, push, out in zip(decay.unbind(2), drive.unbind(2), C.unbind(2), strict=True):
+        state = keep * state + push
+        sums.append((state @ out[..., None])[..., 0])
+    return (torch.stack(sums, dim=2) + D[:, None] * u) * F.silu(z)
+
+
+def parallel(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """The parallel scan of mamba.py, around which everything is as in the loop; it wants (B, L, D, N)."""
+    pscan = importlib.import_module("mambapy.pscan").pscan  # late: optional
+    delta = F.softplus(delta + delta_bias[:, None]).mT
+    drive = (delta * u.mT)[..., None] * B.mT[:, :, None]
+    held = pscan(torch.exp(delta[..., None] * A), drive)
+    y: Tensor = ((held @ C.mT[..., None])[..., 0] + D * u.mT).mT * F.silu(z)
+    return y
+
+
+def cuda_kernel(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """mamba_ssm's kernel."""
+    scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn  # late: optional
+    u, delta, B, C, z = (t.contiguous() for t in (u, delta, B, C, z))
+    y: Tensor = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus=True)
+    return y
+
+
+def peers(device: torch.device) -> dict[str, Callable[..., Tensor]]:
+    """Those that can run here."""
+    found = {"PyTorch loop": loop}
+    if importlib.util.find_spec("mambapy"):
+        found["mambapy"] = parallel
+    if device.type == "cuda" and importlib.util.find_spec("mamba_ssm"):
+        found["mamba_ssm"] = cuda_kernel
+    return found
+
+
+class Meter:
+    """Seconds and growth of memory of calls on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], float, int]:
+        """Results, seconds, and by how many bytes memory grew at its peak, the results included."""
+        return self._on_gpu(run) if self.device.type == "cuda" else self._on_cpu(run)
+
+    def _on_gpu(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], float, int]:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        results = run()
+        end.record()
+        torch.cuda.synchronize()
+        return results, start.elapsed_time(end) / 1e3, torch.cuda.max_memory_allocated() - before
+
+    def _on_cpu(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], float, int]:
+        if sys.platform.startswith("linux"):
+            ctypes.CDLL(None).malloc_trim(0)  # what an earlier call freed would be used again unseen
+        before, peak, done = _resident(), [0], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.002):
+                peak[0] = max(peak[0], _resident())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start = time.perf_counter()
+        results = run()
+        seconds = time.perf_counter() - start
+        done.set()
+        watcher.join()
+        return results, seconds, max(peak[0], _resident()) - before
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory; 0 where the system does not say."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What the device could do at best.
+
+    Args:
+        exponentials: per second.
+        bandwidth: bytes per second.
+        source: how the two were obtained.
+    """
+
+    exponentials: float
+    bandwidth: float
+    source: str
+
+    def seconds(self, shape: Shape, backward: bool, size: int) -> float:
+        """Time for the exponentials and the bytes that one pass, or one there and back, cannot do without.
+
+        The pass back has to make the decays again. Each tensor is read or written once, B and C included.
+        """
+        count, per_order = len(shape.orders), shape.batch * shape.channels * shape.length
+        exponentials = shape.updates + 2 * (count + 1) * per_order  # decays, and softplus and the gate at two each
+        inputs = per_order * (count + (1 if shape.shared else count) + 1)
+        inputs += 2 * shape.batch * count * shape.states * shape.length
+        moved = inputs + per_order
+        if backward:
+            exponentials *= 2
+            moved += inputs + per_order + inputs
+        return max(exponentials / self.exponentials, moved * size / self.bandwidth)
+
+
+def measure_limit(device: torch.device) -> Limit:
+    """Of a GPU from its data sheet, of a CPU measured here and now."""
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        clock = getattr(facts, "clock_rate", 1.7e6) * 1e3
+        bandwidth = 2 * getattr(facts, "memory_clock_rate", 2.6e6) * 1e3 * getattr(facts, "memory_bus_width", 5120) / 8
+        return Limit(
+            facts.multi_processor_count * 16 * clock, bandwidth, "16 exponentials per clock and multiprocessor"
+        )
+    big = torch.ones(2**26)
+    copy = torch.empty_like(big)
+    small = torch.rand(4096)
+    moved = min(_seconds(lambda: copy.copy_(big)) for _ in range(5))
+    if "cpu" in backends("cpu"):
+        from ._cpu_peak import exponentials_per_second  # late: brings Numba
+
+        rate = exponentials_per_second()
+        source = "a copy of 256 MiB, and the kernels' own exp2 on what fits a core's first cache, on all threads"
+    else:
+        rate = 4096 / min(_seconds(lambda: torch.exp2_(small)) for _ in range(100))
+        source = "a copy of 256 MiB, and torch.exp2"
+    return Limit(rate, 2 * big.nbytes / moved, source)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def passes(run: Callable[..., Tensor], given: dict[str, Tensor], backward: bool) -> Callable[[], list[Tensor]]:
+    """Y alone, or y and all gradients, as one call."""
+
+    def forward() -> list[Tensor]:
+        with torch.no_grad():
+            return [run(**given)]
+
+    def both() -> list[Tensor]:
+        leaves = {k: v.detach().requires_grad_() for k, v in given.items()}
+        y = run(**leaves)
+        y.backward(torch.ones_like(y))
+        return [y.detach(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
+
+    return both if backward else forward
+
+
+def require_same(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], kind: torch.dtype) -> float:
+    """The largest difference over the largest value.
+
+    Raises:
+        SystemExit: if rounding does not explain it.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    error = max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+    if not error <= TOLERANCE[kind]:
+        raise SystemExit(f"{what}: results differ by {error:.1e} of the largest value: nothing to report")
+    return error
+
+
+def ours(orders: Sequence[ScanOrder], grid: Sequence[int]) -> Callable[..., Tensor]:
+    """Our scan, like a peer."""
+
+    def run(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+    ) -> Tensor:
+        return multi_scan(u, delta, A, B, C, D, z, delta_bias, True, orders=orders, grid=grid)[0]
+
+    return run
+
+
+def compare(
+    shape: Shape, backward: bool, meter: Meter, limit: Limit, options: argparse.Namespace, kind: torch.dtype
+) -> str:
+    """One row of the table."""
+    given = draw(shape, shape.length, meter.device, kind)
+    run = passes(ours(shape.orders, shape.grid), given, backward)
+    run()  # compiles
+    timings = [meter(run) for _ in range(options.repeat)]
+    seconds, grown = statistics.median(t[1] for t in timings), statistics.median(t[2] for t in timings)
+    ratios = []
+    grid = shape.grid if options.full else shape.beginning(PEER_STEPS)
+    part = math.prod(grid)
+    short = given if part == shape.length else draw(shape, part, meter.device, kind)
+    own = timings[0][0] if part == shape.length else passes(ours(shape.orders, grid), short, backward)()
+    for name, peer in peers(meter.device).items():
+        theirs, spent, theirs_grown = meter(passes(each_order(peer, shape.orders, grid), short, backward))
+        require_same(f"{shape.name} beside {name}", own, theirs, kind)
+        scale = shape.length / part
+        mark = "~" if scale > 1 else ""
+        memory = theirs_grown * scale / grown if grown else float("nan")
+        ratios.append(f"{name} {mark}{spent * scale / seconds:.1f} (memory {mark}{memory:.0f})")
+        del theirs
+    best = limit.seconds(shape, backward, given["u"].element_size())
+    spread = f"{min(t[1] for t in timings) * 1e3:.2f} to {max(t[1] for t in timings) * 1e3:.2f}"
+    return (
+        f"| {shape.name} | {'forward + backward' if backward else 'forward'} | {seconds * 1e3:.2f} ms ({spread}) | "
+        f"{grown / 2**20:.0f} MiB | {shape.updates / seconds / 1e9:.2f} | {100 * best / seconds:.0f} % | "
+        f"{', '.join(ratios) or '-'} |"
+    )
+
+
+def compare_orders(shape: Shape, meter: Meter, repeat: int, kind: torch.dtype, backward: bool) -> str:
+    """All orders in one call against one plain scan for each, in turn."""
+    given = draw(shape, shape.length, meter.device, kind)
+    together = passes(ours(shape.orders, shape.grid), given, backward)
+
+    def single(k: int) -> Callable[[], list[Tensor]]:
+        whole = {"z", "u"} if shape.shared else {"z"}
+        each = {
+            name: t if name in whole else t[:, k : k + 1] for name, t in given.items() if t.dim() > 3 or name in whole
+        }
+        each |= {name: given[name][k : k + 1] for name in ("A", "D", "delta_bias")}
+        return passes(ours((FORWARD,), shape.grid), each, backward)
+
+    apart = [single(k) for k in range(len(shape.orders))]
+    together()
+    apart[0]()
+    times: list[tuple[float, float]] = []
+    memory: list[tuple[int, int]] = []
+    for _ in range(repeat):
+        one = [meter(run)[1:] for run in apart]
+        all_, grown = meter(together)[1:]
+        times.append((all_, sum(t for t, _ in one)))
+        memory.append((grown, max(g for _, g in one)))
+    a, b = (statistics.median(t[i] for t in times) for i in (0, 1))
+    m, n = (statistics.median(t[i] for t in memory) for i in (0, 1))
+    return (
+        f"| {shape.name} | {'forward + backward' if backward else 'forward'}: {len(shape.orders)} orders in one call | "
+        f"{a * 1e3:.1f} ms | {b * 1e3:.1f} ms | {a / b:.2f} | {m / 2**20:.0f} MiB | {n / 2**20:.0f} MiB |"
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m medmamba.kernels.benchmark", description=__doc__)
+    parser.add_argument("--shapes", default="", help="comma-separated beginnings of names; default: all")
+    parser.add_argument("--list", action="store_true", help="print the names of the shapes and stop")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--pass", dest="which", default="both", choices=("forward", "backward", "both"))
+    parser.add_argument("--repeat", type=int, default=5, help="runs of ours; peers run once")
+    parser.add_argument("--full", action="store_true", help=f"run peers on whole sequences, not on {PEER_STEPS} steps")
+    return parser.parse_args(arguments)
+
+
+def describe(device: torch.device) -> str:
+    """Machine and versions."""
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+        machine = f"{model or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{machine}; Python {platform.python_version()}, PyTorch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables.
+
+    Raises:
+        SystemExit: if results differ from a peer's, or no shape has such a name.
+    """
+    options = parse(arguments)
+    wanted = [s for s in shapes() if s.name.startswith(tuple(options.shapes.split(",")))]
+    if options.list or not wanted:
+        print(
+            "\n".join(
+                f"{s.name}: B={s.batch} K={len(s.orders)} D={s.channels} N={s.states} L={s.length}" for s in shapes()
+            )
+        )
+        raise SystemExit(0 if options.list else f"no shape begins with {options.shapes!r}; those above do exist")
+    device, kind = torch.device(options.device), getattr(torch, options.dtype)
+    meter, limit = Meter(device), measure_limit(device)
+    print(f"{describe(device)}; {options.dtype}, with z, D, bias and softplus")
+    print(f"Limit: {limit.exponentials / 1e9:.1f}e9 exponentials/s, {limit.bandwidth / 1e9:.1f} GB/s ({limit.source})")
+    print(f"Peers: time over ours, memory over ours; ~ measured on {PEER_STEPS} steps and scaled\n")
+    print("| shape | pass | ours: median (range) | grows by | 1e9 updates/s | of the limit | times faster than |")
+    print("|---|---|---|---|---|---|---|")
+    directions = {"forward": (False,), "backward": (True,), "both": (False, True)}[options.which]
+    for shape in wanted:
+        for backward in directions:
+            print(compare(shape, backward, meter, limit, options, kind), flush=True)
+    several = [s for s in wanted if len(s.orders) > 1]
+    if several:
+        print("\n| shape | pass | together | one by one | ratio | grows by | one grows by |")
+        print("|---|---|---|---|---|---|---|")
+    for shape in several:
+        for backward in directions:
+            print(compare_orders(shape, meter, options.repeat, kind, backward), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The benchmark reports what it measured, and nothing when results differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from medmamba.kernels import benchmark
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [benchmark.Shape("small", 1, 16, 2, (4, 4), benchmark.cross(2), shared=True)]
+    monkeypatch.setattr(benchmark, "shapes", lambda: iter(shapes))
+    limit = benchmark.Limit(1e9, 1e9, "made up")
+    monkeypatch.setattr(benchmark, "measure_limit", lambda device: limit)
+
+
+def test_table_has_a_row_for_each_pass_and_for_the_orders_together(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["--device", "cpu", "--repeat", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| small")]
+    assert ["forward + backward" in row for row in rows] == [False, True, False, True]
+    assert all("PyTorch loop" in row for row in rows[:2])
+
+
+def test_nothing_is_reported_when_results_differ(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "peers", lambda device: {"wrong": lambda *args: benchmark.loop(*args) * 1.01})
+    with pytest.raises(SystemExit, match="nothing to report"):
+        benchmark.main(["--device", "cpu", "--repeat", "1"])
+    assert "| small" not in capsys.readouterr().out
+
+
+def test_unknown_shape_lists_those_there_are() -> None:
+    with pytest.raises(SystemExit, match="no shape begins with 'resnet'"):
+        benchmark.main(["--shapes", "resnet"])
+
+
+def test_limit_counts_exponentials_and_bytes() -> None:
+    shape = benchmark.Shape("s", 2, 8, 16, (10,))
+    tokens = 2 * 8 * 10
+    assert benchmark.Limit(1.0, 1e30, "").seconds(shape, False, 4) == tokens * (16 + 4)
+    moved = tokens * 4 + 2 * 2 * 16 * 10
+    assert benchmark.Limit(1e30, 1.0, "").seconds(shape, False, 4) == pytest.approx(4 * moved)
