@@ -14,7 +14,11 @@ from rich.text import Text
 from medmamba.cli._console import Exit, err, fail, out, track
 
 if TYPE_CHECKING:
+    from medmamba.plans.nnunet import Exported
     from medmamba.plans.workspace import PlannedResult
+
+#: What nnU-Net's environment variables name.
+_NNUNET_FOLDERS = ("raw", "preprocessed", "results")
 
 
 def plan(
@@ -49,6 +53,15 @@ def plan(
         Path,
         typer.Option(envvar="MEDMAMBA_WORK", file_okay=False, help="Folder for everything that is computed."),
     ] = Path("medmamba-work"),
+    export_nnunet: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-nnunet",
+            metavar="DIR",
+            file_okay=False,
+            help="Also write the plans for stock nnU-Net, which then trains and predicts with this network.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a plan that is there and differs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -66,9 +79,12 @@ def plan(
         medmamba plan data/Dataset004_Hippocampus --network umamba_enc --gpu-memory 24
 
         medmamba plan data/Dataset004_Hippocampus --configuration all --json
+
+        medmamba plan data/Dataset004_Hippocampus --network segmamba --export-nnunet nnunet
     """
     from medmamba import networks
     from medmamba.io import open_dataset
+    from medmamba.plans import nnunet
     from medmamba.plans.planner import possible_configurations
     from medmamba.plans.workspace import Workspace, measured, plan_dataset
 
@@ -81,14 +97,34 @@ def plan(
     chosen = possible if configuration == "all" else (configuration or possible[0],)
     results = [plan_dataset(data, network, each, work=work, gpu_memory_gb=gpu_memory, force=force) for each in chosen]
     weights = [_weights(result) for result in results]
+    if export_nnunet is not None:
+        exported = nnunet.export_nnunet(export_nnunet.resolve(), data, fingerprint, [each.plan for each in results])
     if as_json:
         plans = [_as_json(result, n) for result, n in zip(results, weights, strict=True)]
         typer.echo(json.dumps({"dataset": data.name, "plans": plans}, indent=2))
     else:
         for result, n in zip(results, weights, strict=True):
             _show(result, len(data.training), n)
+        if export_nnunet is not None:
+            _show_nnunet(exported, chosen[-1])
     if any(result.outcome == "kept" for result in results):
         raise typer.Exit(Exit.USAGE)
+
+
+def _show_nnunet(exported: Exported, configuration: str) -> None:
+    """The commands with which stock nnU-Net goes on."""
+    from medmamba.plans.nnunet import PLANS_NAME
+
+    folders = (f"nnUNet_{kind}={shlex.quote(str(exported.folder / f'nnUNet_{kind}'))}" for kind in _NNUNET_FOLDERS)
+    number = exported.number
+    for line in (
+        f"for stock nnU-Net, in {exported.folder}:",
+        f"  export {' '.join(folders)}",
+        f"  nnUNetv2_preprocess -d {number} -plans_name {PLANS_NAME} -c {configuration}",
+        f"  nnUNetv2_train {number} {configuration} 0 -p {PLANS_NAME}",
+        f"  nnUNetv2_predict -d {number} -c {configuration} -f 0 -p {PLANS_NAME} -i IMAGES -o PREDICTIONS",
+    ):
+        out.print(line, markup=False, highlight=False)
 
 
 def _next_command(result: PlannedResult) -> str:

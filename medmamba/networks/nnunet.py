@@ -1,0 +1,50 @@
+"""Our networks as stock nnU-Net makes them: what a plan names as its network class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from medmamba.networks import _registry
+from medmamba.plans.plan import Topology
+
+
+def build(
+    input_channels: int,
+    num_classes: int,
+    *,
+    network: str,
+    patch_size: Sequence[int],
+    strides: Sequence[Sequence[int]],
+    kernel_sizes: Sequence[Sequence[int]],
+    features_per_stage: Sequence[int],
+    options: Mapping[str, Any] | None = None,
+    deep_supervision: bool = True,
+) -> nn.Module:
+    """Make a segmentation network from a plan's ``arch_kwargs``.
+
+    Args:
+        input_channels: channels of the image.
+        num_classes: channels of the logits.
+        network: name in the registry.
+        patch_size: voxels.
+        strides: per stage and axis.
+        kernel_sizes: per stage and axis.
+        features_per_stage: widths.
+        options: the network's own.
+        deep_supervision: whether to return the logits of all resolutions.
+
+    Raises:
+        ValueError: as `medmamba.networks.create`.
+    """
+    topology = Topology(
+        patch_size=tuple(patch_size),
+        strides=tuple(tuple(row) for row in strides),
+        kernel_sizes=tuple(tuple(row) for row in kernel_sizes),
+        features=tuple(features_per_stage),
+    )
+    made = _registry.create(network, input_channels, num_classes, topology, **(options or {}))
+    made.decoder.deep_supervision = deep_supervision  # type: ignore[union-attr]  # every segmentation network's
+    return made
