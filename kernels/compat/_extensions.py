@@ -1,0 +1,147 @@
+"""The compiled modules that `mamba_ssm` and VMamba import, as far as their Python code calls them.
+
+What a forward pass hands to its backward pass (``x``) is here the last state, in the layout in which callers look for
+it; the backward pass computes everything else again.
+
+Letters: B batch, D channels, L length, N states, G groups.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dispatch import selective_scan
+
+_Optional = Tensor | None
+
+
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: _Optional,
+    z: _Optional,
+    bias: _Optional,
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """Y and x (B, D, 1, 2 N), whose odd entries are the last state."""
+    with torch.no_grad():
+        y, last = selective_scan(u, delta, A, B, C, D, z, bias, softplus, return_last_state=True)
+    return y, torch.stack([torch.zeros_like(last), last], dim=-1).flatten(2)[:, :, None]
+
+
+def _backward(tensors: list[_Optional], softplus: bool, grad: Tensor) -> list[_Optional]:
+    """Gradients of u, delta, A, B, C, D, z and the bias, each in the type upstream gives it."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    with torch.enable_grad():
+        u, delta, A, B, C, D, z, bias = leaves
+        assert u is not None
+        assert delta is not None
+        assert A is not None
+        assert B is not None
+        assert C is not None
+        y = selective_scan(u, delta, A, B, C, D, z, bias, softplus)
+        given = [t for t in leaves if t is not None]
+        grads = iter(torch.autograd.grad(y, given, grad.to(y.dtype)))
+    return [None if t is None else next(grads) for t in leaves]
+
+
+class selective_scan_cuda:  # noqa: N801  (the name of the module it stands for)
+    """`mamba_ssm`'s."""
+
+    @staticmethod
+    def fwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, z: _Optional, delta_bias: _Optional,
+        delta_softplus: bool,
+    ) -> list[Tensor]:  # fmt: skip
+        """The sum before the gate, x, and the gated result if there is a gate."""
+        plain, x = _forward(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
+        if z is None:
+            return [plain, x]
+        return [plain, x, _forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)[0]]
+
+    @staticmethod
+    def bwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, z: _Optional, delta_bias: _Optional,
+        dout: Tensor, x: Tensor, out: _Optional, dz: _Optional, delta_softplus: bool, recompute_out_z: bool,
+    ) -> list[_Optional]:  # fmt: skip
+        """Gradients of u, delta, A, B, C, D and the bias, then that of z, and the gated result if asked for."""
+        grads = _backward([u, delta, A, B, C, D, z, delta_bias], delta_softplus, dout)
+        results = [*grads[:6], grads[7]]
+        if z is not None:
+            gz = grads[6]
+            if dz is not None and gz is not None:
+                dz.copy_(gz)
+                gz = dz
+            results.append(gz)
+            if recompute_out_z:
+                results.append(_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)[0])
+        return results
+
+
+class selective_scan_cuda_core:  # noqa: N801  (the name of the module it stands for)
+    """VMamba's: no gate, B and C grouped (B, G, N, L)."""
+
+    @staticmethod
+    def fwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional,
+        delta_softplus: bool, nrows: int = 1, *_: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        """Y and x."""
+        return list(_forward(u, delta, A, B, C, D, None, delta_bias, delta_softplus))
+
+    @staticmethod
+    def bwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional, dout: Tensor,
+        x: Tensor, delta_softplus: bool, nrows: int = 1, *_: Any,
+    ) -> list[_Optional]:  # fmt: skip
+        """Gradients of u, delta, A, B, C, D and the bias."""
+        grads = _backward([u, delta, A, B, C, D, None, delta_bias], delta_softplus, dout)
+        return [*grads[:6], grads[7]]
+
+
+class selective_scan_cuda_oflex(selective_scan_cuda_core):  # noqa: N801  (the name of the module it stands for)
+    """VMamba's with a float32 result for any type of input."""
+
+    @staticmethod
+    def fwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional,
+        delta_softplus: bool, nrows: int = 1, *rest: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        """y, float32 unless the last argument is false, and x."""
+        flexible = bool(rest[0]) if rest else True
+        y, x = _forward(u.float() if flexible else u, delta, A, B, C, D, None, delta_bias, delta_softplus)
+        return [y, x]
+
+
+class selective_scan_cuda_ndstate:  # noqa: N801  (the name of the module it stands for)
+    """VMamba's for one state: A (D,), B and C (B, G, L)."""
+
+    @staticmethod
+    def fwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional,
+        delta_softplus: bool, nrows: int = 1, *_: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        """Y and x."""
+        return list(_forward(u, delta, A[:, None], B[:, :, None], C[:, :, None], D, None, delta_bias, delta_softplus))
+
+    @staticmethod
+    def bwd(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional, dout: Tensor,
+        x: Tensor, delta_softplus: bool, nrows: int = 1, *_: Any,
+    ) -> list[_Optional]:  # fmt: skip
+        """Gradients of u, delta, A, B, C, D and the bias."""
+        tensors = [u, delta, A[:, None], B[:, :, None], C[:, :, None], D, None, delta_bias]
+        gu, gdelta, gA, gB, gC, gD, _gz, gbias = _backward(tensors, delta_softplus, dout)
+        assert gA is not None
+        assert gB is not None
+        assert gC is not None
+        return [gu, gdelta, gA[:, 0], gB[:, :, 0], gC[:, :, 0], gD, gbias]
+
+
+COMPILED = (selective_scan_cuda, selective_scan_cuda_core, selective_scan_cuda_oflex, selective_scan_cuda_ndstate)
