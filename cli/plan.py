@@ -36,6 +36,14 @@ def plan(
     network: Annotated[
         str, typer.Option("--network", "-n", help="Network to train; a wrong name lists the right ones.")
     ] = "umamba_bot",
+    mixer: Annotated[
+        Literal["none", "mamba", "bimamba", "tri", "cross", "moe"] | None,
+        typer.Option(
+            "--mixer",
+            help="What mixes the voxels in a U-Mamba or SegMamba; 'none' shows what Mamba is good for on your data.",
+            show_default="the network's own",
+        ),
+    ] = None,
     configuration: Annotated[
         Literal["2d", "3d_fullres", "all"] | None,
         typer.Option(
@@ -80,6 +88,8 @@ def plan(
 
         medmamba plan data/Dataset004_Hippocampus --configuration all --json
 
+        medmamba plan data/Dataset004_Hippocampus --network umamba_bot --mixer none
+
         medmamba plan data/Dataset004_Hippocampus --network segmamba --export-nnunet nnunet
     """
     from medmamba import networks
@@ -95,7 +105,13 @@ def plan(
     fingerprint, _ = measured(data, Workspace(work, data.name), track)
     possible = possible_configurations(fingerprint)
     chosen = possible if configuration == "all" else (configuration or possible[0],)
-    results = [plan_dataset(data, network, each, work=work, gpu_memory_gb=gpu_memory, force=force) for each in chosen]
+    options = {} if mixer is None else {"mixer": mixer}
+    if unknown := options.keys() - networks.describe(network).options.keys():
+        fail(f"network {network!r} has no option {', '.join(unknown)}: nothing in it to exchange", Exit.USAGE)
+    results = [
+        plan_dataset(data, network, each, work=work, gpu_memory_gb=gpu_memory, force=force, network_options=options)
+        for each in chosen
+    ]
     weights = [_weights(result) for result in results]
     if export_nnunet is not None:
         exported = nnunet.export_nnunet(export_nnunet.resolve(), data, fingerprint, [each.plan for each in results])

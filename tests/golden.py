@@ -1,4 +1,4 @@
-"""Reading golden files: weights, inputs, outputs and gradients of the original implementations."""
+"""Golden files: weights, inputs, outputs and gradients of the original implementations, and how near ours must come."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
-FOLDER = Path(os.environ.get("MEDMAMBA_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")) / "golden"
+_SHARED = Path(os.environ.get("MEDMAMBA_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
+#: Where the files are; MEDMAMBA_GOLDEN names other files of the same kind.
+FOLDER = Path(os.environ.get("MEDMAMBA_GOLDEN", _SHARED / "golden"))
+#: Times the difference of the original's float32 run to its float64 run.
+MARGIN = 10
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,15 @@ def load(path: Path) -> Golden:
 def parameters(pattern: str) -> list[Any]:
     """pytest parameters for the files that match; one that skips, with the reason, when the folder is absent."""
     if not FOLDER.is_dir():
-        reason = f"no golden files at {FOLDER}; set MEDMAMBA_SHARED to the folder that holds them"
+        reason = f"no golden files at {FOLDER}; set MEDMAMBA_GOLDEN to their folder, or MEDMAMBA_SHARED to its parent"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="absent")]
     return [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob(f"{pattern}.safetensors"))]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, error: float, largest: float, what: str) -> None:
+    """Worst element within the margin of the file's own rounding error, both relative to the largest output."""
+    assert ours.shape == theirs.shape, what
+    worst = (ours.double() - theirs.double()).abs().max().item()
+    # A file's own error can be accidentally tiny; float32 cannot promise less than a few units of its last place.
+    bound = MARGIN * max(error, 2 * torch.finfo(torch.float32).eps * largest)
+    assert worst <= bound, f"{what}: worst element off by {worst:.3g}, allowed {bound:.3g} of {largest:.3g}"

@@ -21,7 +21,7 @@ from torch import nn
 from medmamba.plans.plan import Topology
 
 ENTRY_POINTS = "medmamba.networks"
-Task = Literal["segmentation", "video"]
+Task = Literal["segmentation", "video", "registration"]
 Factory = Callable[..., nn.Module]
 F = TypeVar("F", bound=Factory)
 
@@ -57,8 +57,8 @@ def register(
 ) -> Callable[[F], F]:
     """Enter a network under a name; the first line of its docstring becomes the summary.
 
-    What it enters is called with the channels of image and logits and the topology; its keyword-only arguments, which
-    need defaults, are the network's options.
+    What it enters is called with the channels of image and logits and the topology, for registration with the channels
+    of an image and the topology; its keyword-only arguments, which need defaults, are the network's options.
 
     Args:
         name: what plans call it.
@@ -104,22 +104,54 @@ def create(name: str, in_channels: int, out_channels: int, topology: Topology, *
 
     Raises:
         ValueError: for an unknown name or option, naming those there are; for an option of the wrong kind; for
-            dimensions that the network cannot be built for.
+            dimensions that the network cannot be built for; for a registration network.
     """
     entry = describe(name)
+    if entry.task == "registration":
+        raise ValueError(f"network {name!r} registers images and has no logits; make it with create_registration")
+    _check(entry, topology, options)
+    return entry.factory(in_channels, out_channels, topology, **options)
+
+
+def create_registration(name: str, in_channels: int, topology: Topology, **options: Any) -> nn.Module:
+    """Make a registration network.
+
+    Args:
+        name: one of ``names("registration")``.
+        in_channels: channels of each image.
+        topology: see `create`.
+        options: the network's own, see `describe`.
+
+    Returns:
+        A freshly initialised network from a moving and a fixed image, both (B, in_channels, *S), to a
+        `medmamba.networks.mambamorph.Registration`.
+
+    Raises:
+        ValueError: as `create` does; for a network that is not for registration.
+    """
+    entry = describe(name)
+    if entry.task != "registration":
+        raise ValueError(f"network {name!r} is for {entry.task}, not registration; make it with create")
+    _check(entry, topology, options)
+    return entry.factory(in_channels, topology, **options)
+
+
+def _check(entry: Entry, topology: Topology, options: dict[str, Any]) -> None:
+    """Refuse options and topologies that a network cannot be made with."""
     unknown = sorted(set(options) - set(entry.options))
     if unknown:
         known = ", ".join(entry.options) or "none"
-        raise ValueError(f"network {name!r} has no option {', '.join(unknown)}; its options are: {known}")
+        raise ValueError(f"network {entry.name!r} has no option {', '.join(unknown)}; its options are: {known}")
     for option, value in options.items():
         kind = type(entry.options[option])
         # Options come from files and command lines, where "no" is a word, and every word is true.
         if kind in (bool, int, float, str) and type(value) is not kind and (kind, type(value)) != (float, int):
-            raise ValueError(f"option {option} of network {name!r} must be of type {kind.__name__}, got {value!r}")
+            raise ValueError(
+                f"option {option} of network {entry.name!r} must be of type {kind.__name__}, got {value!r}"
+            )
     if topology.dims not in entry.dims:
         can = " or ".join(f"{dims}D" for dims in entry.dims)
-        raise ValueError(f"network {name!r} is {can} only and cannot take patches of {topology.patch_size}")
-    return entry.factory(in_channels, out_channels, topology, **options)
+        raise ValueError(f"network {entry.name!r} is {can} only and cannot take patches of {topology.patch_size}")
 
 
 def names(task: Task | None = None) -> tuple[str, ...]:

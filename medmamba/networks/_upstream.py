@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medmamba.networks import segmamba, vivim
+from medmamba.networks import language, mambabyte, mambamorph, moe, segmamba, vivim
 from medmamba.networks._convert import UpstreamError, load_upstream
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.umamba import Placement, UMamba
@@ -87,6 +87,15 @@ SYSTEMS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module
     "umamba_bot": _umamba("bottleneck"),
     "umamba_enc": _umamba("encoder"),
     "mamba": _mamba,
+    "mamba_lm": language.convert,
+    "mambabyte": mambabyte.convert_stack,
+    "mambabyte_lm": mambabyte.convert,
+    "moe_mamba_lm": moe.convert,
+    "moe_switch_ff": moe.convert_layer,
+    "mambamorph": mambamorph.convert,
+    "mambamorph_feat": mambamorph.convert_feat,
+    "mambamorph_ori": mambamorph.convert_ori,
+    "mambamorph_layer": mambamorph.convert_layer,
     "segmamba": segmamba.convert,
     "segmamba_gsc": segmamba.convert_gsc,
     "segmamba_layer": segmamba.convert_layer,

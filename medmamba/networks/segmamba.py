@@ -22,6 +22,7 @@ from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import SLOPE, check_size, conv, merging_conv, norm, pointwise, transposed_conv
 from medmamba.networks._convert import check_known, grid_mamba, load_upstream, without_prefix
+from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.plans.plan import Topology
@@ -49,6 +50,7 @@ class MambaLayer(nn.Module):
             axis, which makes it the order with that axis fastest.
         states: per channel of the Mamba block.
         step_start: how the step sizes of the second and third order begin.
+        mixer: what mixes the tokens; "tri" are the three orders, for the others there are no slices.
     """
 
     def __init__(
@@ -59,12 +61,18 @@ class MambaLayer(nn.Module):
         slices: int = 0,
         states: int = 16,
         step_start: StepStart = "linear",
+        mixer: Mixer = "tri",
     ) -> None:
         super().__init__()
         across = ScanOrder(axes=(*range(1, dims), 0))
         orders = interleaved(slices) if slices else (FORWARD, BACKWARD, across)
         self.norm = nn.LayerNorm(width)
-        self.mamba = GridMamba(width, orders, states=states, starts=("mamba", step_start, step_start))
+        self.mamba: nn.Module
+        # The published block by itself, so that weights have the published names.
+        if mixer == "tri":
+            self.mamba = GridMamba(width, orders, states=states, starts=("mamba", step_start, step_start))
+        else:
+            self.mamba = TokenMixer(mixer, width, dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) to (B, C, *S), float32 as a rule: see the class.
@@ -147,6 +155,7 @@ class Trunk(nn.Module):
         depths: Mamba layers of each stage.
         slices: of each stage, see `MambaLayer`.
         step_start: see `MambaLayer`.
+        mixer: see `SegMamba`.
         checkpointing: see `SegMamba`.
     """
 
@@ -158,6 +167,7 @@ class Trunk(nn.Module):
         slices: Sequence[int],
         *,
         step_start: StepStart,
+        mixer: Mixer,
         checkpointing: bool,
     ) -> None:
         super().__init__()
@@ -172,7 +182,10 @@ class Trunk(nn.Module):
             GatedConv(width, kernel) for width, kernel in zip(widths, topology.kernel_sizes[1:], strict=True)
         )
         self.stages = nn.ModuleList(
-            nn.ModuleList(MambaLayer(width, dims, slices=pieces, step_start=step_start) for _ in range(depth))
+            nn.ModuleList(
+                MambaLayer(width, dims, slices=pieces, step_start=step_start, mixer=mixer)
+                for _ in range(0 if mixer == "none" else depth)
+            )
             for width, depth, pieces in zip(widths, depths, slices, strict=True)
         )
         self.mlps = nn.ModuleList(SideMLP(width, dims) for width in widths)
@@ -253,10 +266,11 @@ class SegMamba(nn.Module):
         slices: of each stage, see `MambaLayer`; empty: those of its feature map, whatever the size of the input.
         step_start: how the step sizes of the backward scan and of that across slices begin: "linear" as in the authors'
             code, which gives them a short memory, or "mamba" like the forward scan's.
+        mixer: what mixes voxels in the Mamba layers; "none" leaves these out, which is the network to compare with.
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
-        ValueError: if depths or slices do not fit the topology, or there is no such start.
+        ValueError: if depths or slices do not fit the topology, or there is no such start or mixer.
     """
 
     def __init__(
@@ -269,9 +283,11 @@ class SegMamba(nn.Module):
         depths: Sequence[int] = (),
         slices: Sequence[int] = (),
         step_start: StepStart = "linear",
+        mixer: Mixer = "tri",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_mixer(mixer)
         features, stages = topology.features, len(topology.features) - 1
         for name, given, least in (("depths", depths, 0), ("slices", slices, 1)):
             if given and (len(given) != stages or min(given) < least):
@@ -285,6 +301,7 @@ class SegMamba(nn.Module):
             depths or (DEPTH,) * stages,
             slices or (0,) * stages,
             step_start=step_start,
+            mixer=mixer,
             checkpointing=checkpointing,
         )
         sources = (in_channels, *features[:-1])

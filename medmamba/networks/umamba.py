@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.networks._blocks import Upsample, check_size, initialise, pointwise, residual_stage
+from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
@@ -26,35 +27,42 @@ Placement = Literal["bottleneck", "encoder"]
 
 
 class MambaLayer(nn.Module):
-    """LayerNorm and a Mamba block over the voxels of a feature map; no residual.
+    """LayerNorm and a Mamba block, or another mixer, over the voxels of a feature map; no residual.
 
     Computes in the precision of its weights whatever the autocast: scans of U-Mamba reach magnitudes that 16 bits
     cannot hold.
 
     Args:
         width: of a token: the channels, or the voxels of the feature map when channels are the tokens.
+        dims: of the feature map.
         channel_tokens: the sequence runs over channels instead of voxels; ties the layer to one map size.
+        mixer: what mixes the tokens.
     """
 
-    def __init__(self, width: int, *, channel_tokens: bool = False) -> None:
+    def __init__(self, width: int, dims: int, *, channel_tokens: bool = False, mixer: Mixer = "mamba") -> None:
         super().__init__()
         self.channel_tokens = channel_tokens
         self.norm = nn.LayerNorm(width)
-        self.mamba = MambaBlock(width)
+        # The published block by itself, so that weights have the published names.
+        self.mamba = MambaBlock(width) if mixer == "mamba" else TokenMixer(mixer, width, 1 if channel_tokens else dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) to (B, C, *S), float32 as a rule: see the class."""
         with torch.autocast(x.device.type, enabled=False):
             flat = x.to(self.norm.weight.dtype).flatten(2)
             tokens = flat if self.channel_tokens else flat.transpose(1, 2)
-            mixed = self.mamba(self.norm(tokens))
+            grid = (tokens.shape[1],) if self.channel_tokens else x.shape[2:]
+            given = self.norm(tokens)
+            mixed = self.mamba(given) if isinstance(self.mamba, MambaBlock) else self.mamba(given, grid)
             return cast(Tensor, (mixed if self.channel_tokens else mixed.transpose(1, 2)).reshape(x.shape))
 
 
 class Encoder(nn.Module):
     """Residual stages of falling resolution, each followed by a Mamba layer where there is one."""
 
-    def __init__(self, in_channels: int, topology: Topology, blocks: Sequence[int], placement: Placement) -> None:
+    def __init__(
+        self, in_channels: int, topology: Topology, blocks: Sequence[int], placement: Placement, mixer: Mixer
+    ) -> None:
         super().__init__()
         features, kernels = topology.features, topology.kernel_sizes
         self.stem = residual_stage(in_channels, features[0], kernels[0], None, blocks[0])
@@ -62,7 +70,8 @@ class Encoder(nn.Module):
             residual_stage(features[max(stage - 1, 0)], features[stage], kernels[stage], topology.strides[stage], count)
             for stage, count in enumerate(blocks)
         )
-        layers = [_layer_at(stage, topology) if placement == "encoder" else None for stage in range(len(blocks))]
+        has_layers = placement == "encoder" and mixer != "none"
+        layers = [_layer_at(stage, topology, mixer) if has_layers else None for stage in range(len(blocks))]
         self.mamba_layers = nn.ModuleList(layer if layer is not None else nn.Identity() for layer in layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -127,7 +136,11 @@ class UMamba(nn.Module):
             which ties the network to the topology's patch size.
         placement: one Mamba layer at the bottleneck (U-Mamba Bot), or one after each encoder stage (U-Mamba Enc; every
             second one in 2D).
+        mixer: what mixes voxels in the Mamba layers; "none" leaves these out, which is the network to compare with.
         deep_supervision: return logits of all resolutions.
+
+    Raises:
+        ValueError: if there is no such mixer.
     """
 
     def __init__(
@@ -137,15 +150,19 @@ class UMamba(nn.Module):
         topology: Topology,
         *,
         placement: Placement,
+        mixer: Mixer = "mamba",
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
+        check_mixer(mixer)
         stages = len(topology.features)
         # The authors halve the depth of the coarser half of the network.
         encoder_blocks = [2 if stage < math.ceil(stages / 2) else 1 for stage in range(stages)]
         decoder_blocks = [2 if stage < math.ceil((stages - 1) / 2 + 0.5) else 1 for stage in range(stages - 1)]
-        self.encoder = Encoder(in_channels, topology, encoder_blocks, placement)
-        self.mamba_layer = MambaLayer(topology.features[-1]) if placement == "bottleneck" else nn.Identity()
+        self.encoder = Encoder(in_channels, topology, encoder_blocks, placement, mixer)
+        has_layer = placement == "bottleneck" and mixer != "none"
+        layer = MambaLayer(topology.features[-1], topology.dims, mixer=mixer) if has_layer else nn.Identity()
+        self.mamba_layer = layer
         self.decoder = Decoder(out_channels, topology, decoder_blocks, deep_supervision=deep_supervision)
         self._total_stride = topology.total_stride
         tied = any(getattr(layer, "channel_tokens", False) for layer in self.encoder.mamba_layers)
@@ -170,7 +187,7 @@ class UMamba(nn.Module):
         return cast("Tensor | list[Tensor]", self.decoder(maps))
 
 
-def _layer_at(stage: int, topology: Topology) -> MambaLayer | None:
+def _layer_at(stage: int, topology: Topology, mixer: Mixer) -> MambaLayer | None:
     """U-Mamba Enc's Mamba layer after a stage, None where it has none."""
     stages = len(topology.features)
     if topology.dims == 2 and stage % 2 == stages % 2:
@@ -178,20 +195,20 @@ def _layer_at(stage: int, topology: Topology) -> MambaLayer | None:
     strides = [math.prod(row[axis] for row in topology.strides[: stage + 1]) for axis in range(topology.dims)]
     voxels = math.prod(size // stride for size, stride in zip(topology.patch_size, strides, strict=True))
     if voxels <= topology.features[stage]:
-        return MambaLayer(voxels, channel_tokens=True)
-    return MambaLayer(topology.features[stage])
+        return MambaLayer(voxels, topology.dims, channel_tokens=True, mixer=mixer)
+    return MambaLayer(topology.features[stage], topology.dims, mixer=mixer)
 
 
 SOURCE = "Ma, Li, Wang: U-Mamba, 2024"
 
 
 @register("umamba_bot", source=SOURCE)
-def umamba_bot(in_channels: int, out_channels: int, topology: Topology) -> UMamba:
+def umamba_bot(in_channels: int, out_channels: int, topology: Topology, *, mixer: Mixer = "mamba") -> UMamba:
     """Residual U-Net with a Mamba layer at the bottleneck."""
-    return UMamba(in_channels, out_channels, topology, placement="bottleneck")
+    return UMamba(in_channels, out_channels, topology, placement="bottleneck", mixer=mixer)
 
 
 @register("umamba_enc", source=SOURCE)
-def umamba_enc(in_channels: int, out_channels: int, topology: Topology) -> UMamba:
+def umamba_enc(in_channels: int, out_channels: int, topology: Topology, *, mixer: Mixer = "mamba") -> UMamba:
     """Residual U-Net with Mamba layers in the encoder; tied to its patch size."""
-    return UMamba(in_channels, out_channels, topology, placement="encoder")
+    return UMamba(in_channels, out_channels, topology, placement="encoder", mixer=mixer)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medmamba.networks import from_upstream
 from tests import golden
-from tests.networks.test_golden_networks import assert_close
+from tests.golden import assert_close
 
 #: Makes our module's output, in upstream's layout, of an input in upstream's layout.
 Call = Callable[[nn.Module, Tensor], Tensor]

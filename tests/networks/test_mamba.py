@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
+from medmamba.networks import from_upstream
 from medmamba.networks.mamba import MambaBlock
+from tests import golden
+from tests.golden import assert_close
 
 VARIANTS: list[dict[str, Any]] = [
     {},
@@ -98,3 +102,45 @@ def test_autocast_block_is_close_to_float32() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = block(x)
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("path", golden.parameters("mamba_block"))
+def test_golden_mamba_block_outputs_and_gradients_are_reproduced(path: Path) -> None:
+    file = golden.load(path)
+    block = from_upstream("mamba", file.facts["config"], file.group("param/"))
+    hidden = file.tensors["input/hidden_states"].requires_grad_()
+    output = block(hidden)
+    error = file.facts["fp32_vs_fp64"]["output"]
+    assert_close(output, file.tensors["output/out"], error["max_abs"], error["ref_absmax"], "output")
+    torch.autograd.backward(output, file.tensors["input/upstream_grad/out"])
+    relative, _ = file.facts["fp32_vs_fp64"]["worst_grad"]
+    gradients = {f"param/{name}": parameter.grad for name, parameter in block.named_parameters()}
+    gradients["input/hidden_states"] = hidden.grad
+    for name, expected in file.group("grad/").items():
+        gradient = gradients[name]
+        assert gradient is not None, name
+        largest = expected.abs().max().item()
+        assert_close(gradient, expected, relative * largest, largest, f"gradient of {name}")
+
+
+@pytest.mark.parametrize("path", golden.parameters("mamba_block"))
+def test_golden_mamba_block_steps_continue_the_sequence(path: Path) -> None:
+    file = golden.load(path)
+    block = cast(MambaBlock, from_upstream("mamba", file.facts["config"], file.group("param/")))
+    errors = file.facts["rollout_fp32_vs_fp64"]
+
+    def check(ours: Tensor, key: str) -> None:
+        assert_close(ours, file.tensors[key], errors[key]["max_abs"], errors[key]["ref_absmax"], key)
+
+    with torch.no_grad():
+        output, state = block.prefill(file.tensors["input/hidden_states"])
+        check(output, "output/prefill_out")
+        check(state.conv, "output/conv_state_prefill")
+        check(state.ssm, "output/ssm_state_prefill")
+        outputs = []
+        for index, token in enumerate(file.tensors["input/steps"].split(1, dim=1)):
+            output, state = block.step(token, state)
+            outputs.append(output)
+            check(state.conv, f"output/conv_state_step{index}")
+            check(state.ssm, f"output/ssm_state_step{index}")
+        check(torch.cat(outputs, dim=1), "output/steps_out")

@@ -16,8 +16,8 @@ from medmamba.networks._convert import grid_mamba
 from medmamba.networks.segmamba import SUFFIXES, MambaLayer, SegMamba
 from medmamba.plans.plan import Topology
 from tests import golden
+from tests.golden import assert_close
 from tests.networks.golden_modules import check_golden_module
-from tests.networks.test_golden_networks import assert_close
 
 
 def topology(*features: int, dims: int = 3) -> Topology:

@@ -92,7 +92,7 @@ def test_initialisation_keeps_the_mamba_blocks_own() -> None:
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_mamba_layer_computes_in_float32_under_autocast(kind: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer = MambaLayer(6)
+    layer = MambaLayer(6, 3)
     x = torch.randn(2, 6, 3, 4).to(kind)
     with torch.autocast("cpu", dtype=kind):
         inside = layer(x)

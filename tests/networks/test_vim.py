@@ -17,7 +17,7 @@ from medmamba.networks._vim import VimBlock
 from medmamba.networks.vim import Vim, VimUNet
 from medmamba.plans.plan import Topology
 from tests import golden
-from tests.networks.test_golden_networks import assert_close
+from tests.golden import assert_close
 
 SMALL: dict[str, Any] = {"width": 8, "depth": 4, "patch": 4, "states": 2}
 TOPOLOGY = Topology(

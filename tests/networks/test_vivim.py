@@ -19,8 +19,8 @@ from medmamba.networks._convert import grid_mamba
 from medmamba.networks.vivim import SUFFIXES, MambaLayer, Vivim, load_segformer, published_topology
 from medmamba.plans.plan import Topology
 from tests import golden
+from tests.golden import assert_close
 from tests.networks.golden_modules import check_golden_module
-from tests.networks.test_golden_networks import assert_close
 
 SMALL = Topology(patch_size=(16, 24), strides=((4, 4), (2, 2)), kernel_sizes=((7, 7), (3, 3)), features=(6, 8))
 OPTIONS: dict[str, Any] = {"depths": (1, 2), "heads": (2, 2), "decoder_width": 10, "mamba_layers": 1}

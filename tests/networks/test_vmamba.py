@@ -16,7 +16,7 @@ from medmamba.networks._vss import SS2D, PatchMerging, VSSBlock
 from medmamba.networks.vmamba import VMamba, VMambaUNet
 from medmamba.plans.plan import Topology
 from tests import golden
-from tests.networks.test_golden_networks import assert_close
+from tests.golden import assert_close
 
 SMALL: dict[str, Any] = {"widths": (4, 6, 8, 10), "depths": (1, 1, 2, 1)}
 TOPOLOGY = Topology(

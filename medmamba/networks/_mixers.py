@@ -1,0 +1,105 @@
+"""What mixes the voxels of a feature map, by name: the question whether Mamba helps, as one option.
+
+Letters: B batch, L tokens, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, bidirectional, cross
+from medmamba.networks._ssm import GridMamba
+from medmamba.networks.mamba import MambaBlock
+from medmamba.networks.moe import BALANCE_WEIGHT, SwitchFeedForward
+
+#: "none": nothing in a Mamba block's place; "mamba": forwards; "bimamba": forwards and backwards; "tri": forwards,
+#: backwards and across slices, as SegMamba; "cross": along each axis and back, as VMamba; "moe": forwards, then a layer
+#: of experts.
+Mixer = Literal["none", "mamba", "bimamba", "tri", "cross", "moe"]
+
+#: Experts of the mixer "moe", and the width of each over that of a token.
+EXPERTS, EXPERT_RATIO = 4, 2
+
+
+def check_mixer(name: str) -> None:
+    """Refuse what is no mixer.
+
+    Raises:
+        ValueError: naming those there are.
+    """
+    if name not in get_args(Mixer):
+        raise ValueError(f"mixer must be one of {', '.join(get_args(Mixer))}, but is {name!r}")
+
+
+def orders_of(name: Mixer, dims: int) -> tuple[ScanOrder, ...]:
+    """The scan orders of a mixer on a grid of so many axes."""
+    if name == "cross":
+        return cross(dims)
+    if name == "tri" and dims > 1:
+        return FORWARD, BACKWARD, ScanOrder(axes=(*range(1, dims), 0))
+    return bidirectional() if name in ("bimamba", "tri") else (FORWARD,)
+
+
+class TokenMixer(nn.Module):
+    """Mix the tokens of a grid. No norm before and no residual around.
+
+    Args:
+        name: any `Mixer` but "none".
+        width: d.
+        dims: axes of the grid.
+
+    Raises:
+        ValueError: if there is no such mixer.
+    """
+
+    def __init__(self, name: Mixer, width: int, dims: int) -> None:
+        super().__init__()
+        check_mixer(name)
+        self.mamba = _mamba(name, width, dims)
+        self.experts = _Experts(width) if name == "moe" else nn.Identity()
+
+    def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        """(B, L, d) to (B, L, d), for tokens of a grid, last axis fastest."""
+        mixed = self.mamba(x) if isinstance(self.mamba, MambaBlock) else self.mamba(x, grid)
+        return cast(Tensor, self.experts(mixed))
+
+
+def _mamba(name: Mixer, width: int, dims: int) -> nn.Module:
+    if name in ("mamba", "moe"):
+        return MambaBlock(width)
+    return GridMamba(width, orders_of(name, dims), mean=name == "bimamba")
+
+
+class _Experts(nn.Module):
+    """Norm, switch layer, residual. The balancing loss needs nobody's help to reach the gradient."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        # Without a limit no token depends on another entry of the batch.
+        self.switch = SwitchFeedForward(width, EXPERT_RATIO * width, EXPERTS, capacity=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        served, balance = self.switch(self.norm(x))
+        y = x + served
+        return cast(Tensor, _WithLoss.apply(y, BALANCE_WEIGHT * balance)) if torch.is_grad_enabled() else y
+
+
+class _WithLoss(torch.autograd.Function):
+    """The first argument, whose backward pass also descends the second: a loss that no trainer has to know of."""
+
+    @staticmethod
+    def forward(y: Tensor, loss: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.kind = inputs[1].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, torch.ones((), dtype=ctx.kind, device=grad.device)

@@ -1,0 +1,143 @@
+"""A stack of Mamba blocks around a residual stream, with layers between them that mix channels only.
+
+Letters: B batch, L tokens, d model width, M feed-forward layers.
+
+References:
+    Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, section 3.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, cast, get_args
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor, nn
+
+from medmamba.networks.mamba import MambaBlock, MambaState
+
+#: "rms": `torch.nn.RMSNorm`; "layer": layer norm with weight and bias.
+NormKind = Literal["rms", "layer"]
+
+
+class FeedForward(Protocol):
+    """A layer between Mamba blocks that mixes channels only, and is wanted in balance: `moe.SwitchFeedForward`."""
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, d) to (B, L, d), and how far the layer is out of balance, a scalar."""
+        ...
+
+    def serve_all(self, x: Tensor) -> Tensor:
+        """(B, L, d) to (B, L, d), each token's answer independent of all other tokens."""
+        ...
+
+
+class Norm(nn.Module):
+    """RMS norm or layer norm over channels, in the precision of its input, to the type of its weights.
+
+    Args:
+        width: channels.
+        kind: see `NormKind`.
+
+    Raises:
+        ValueError: for another kind.
+    """
+
+    EPS = 1e-5
+
+    def __init__(self, width: int, kind: NormKind) -> None:
+        super().__init__()
+        if kind not in get_args(NormKind):
+            raise ValueError(f"a norm must be one of {', '.join(get_args(NormKind))}, got {kind!r}")
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if kind == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) to (..., d)."""
+        weight = self.weight.to(x.dtype)
+        if self.bias is None:
+            y = F.rms_norm(x, weight.shape, weight, self.EPS)
+        else:
+            y = F.layer_norm(x, weight.shape, weight, self.bias.to(x.dtype), self.EPS)
+        return y.to(self.weight.dtype)
+
+
+class ResidualLayer(nn.Module):
+    """A norm and what reads it; the sum with the stream is the stack's affair."""
+
+    def __init__(self, norm: Norm, mixer: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.mixer = norm, mixer
+
+
+class MambaStack(nn.Module):
+    """Mamba blocks, each adding to a stream of which it reads the norm; optionally a feed-forward layer after each.
+
+    The authors carry a block's output and the stream before it in two tensors and add them when the next block starts;
+    the sums are the same.
+
+    Args:
+        width: d.
+        depth: number of Mamba blocks.
+        norm: of each layer.
+        block: makes a Mamba block of width d; ``partial(MambaBlock, d_state=8)`` for another than the usual one.
+        feed_forward: makes a `FeedForward` layer of width d; None: Mamba blocks only.
+        float32_residual: add in float32 even if the weights are of 16 bits; deep stacks drift otherwise.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        *,
+        norm: NormKind = "rms",
+        block: Callable[[int], MambaBlock] = MambaBlock,
+        feed_forward: Callable[[int], nn.Module] | None = None,
+        float32_residual: bool = True,
+    ) -> None:
+        super().__init__()
+        self.float32_residual = float32_residual
+        self.layers = nn.ModuleList()
+        for _ in range(depth):
+            self.layers.append(ResidualLayer(Norm(width, norm), block(width)))
+            if feed_forward is not None:
+                self.layers.append(ResidualLayer(Norm(width, norm), feed_forward(width)))
+
+    def blocks(self) -> list[MambaBlock]:
+        """The Mamba blocks, first to last."""
+        return [layer.mixer for layer in self._layers() if isinstance(layer.mixer, MambaBlock)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, d) to the stream after the last layer (B, L, d), and (M,) how far each M is out of balance."""
+        x, balances = self._stream(x), []
+        for layer in self._layers():
+            if isinstance(layer.mixer, MambaBlock):
+                y = layer.mixer(layer.norm(x))
+            else:
+                y, balance = cast(FeedForward, layer.mixer)(layer.norm(x))
+                balances.append(balance)
+            x = x + y
+        return x, torch.stack(balances) if balances else x.new_zeros(0)
+
+    def prefill(self, x: Tensor, states: tuple[MambaState, ...] | None = None) -> tuple[Tensor, tuple[MambaState, ...]]:
+        """As `forward`, and the states to go on from; with the states after earlier tokens, these follow them.
+
+        Feed-forward layers serve every token: what a token gets must not depend on how the text was cut.
+        """
+        x = self._stream(x)
+        after: list[MambaState] = []
+        for layer in self._layers():
+            if isinstance(layer.mixer, MambaBlock):
+                y, state = layer.mixer.prefill(layer.norm(x), None if states is None else states[len(after)])
+                after.append(state)
+            else:
+                y = cast(FeedForward, layer.mixer).serve_all(layer.norm(x))
+            x = x + y
+        return x, tuple(after)
+
+    def _layers(self) -> list[ResidualLayer]:
+        return [cast(ResidualLayer, layer) for layer in self.layers]
+
+    def _stream(self, x: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, torch.float32)) if self.float32_residual else x
