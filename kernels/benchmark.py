@@ -90,6 +90,14 @@ def shapes() -> Iterator[Shape]:
     yield Shape("million", 1, 16, 16, (2**20,))
 
 
+def chosen(names: str) -> list[Shape]:
+    """The shapes of comma-separated names; what is no name is the beginning of some."""
+    every = {shape.name: shape for shape in shapes()}
+    exact = [name for name in names.split(",") if name in every]
+    beginnings = tuple(name for name in names.split(",") if name not in every)
+    return [shape for name, shape in every.items() if name in exact or name.startswith(beginnings)]
+
+
 def draw(shape: Shape, length: int, device: torch.device, kind: torch.dtype) -> dict[str, Tensor]:
     """Arguments of `multi_scan`, channels of a token side by side as in the networks."""
     g = torch.Generator().manual_seed(0)
@@ -334,14 +342,16 @@ def compare(
     """One row of the table."""
     given = draw(shape, shape.length, meter.device, kind)
     run = passes(ours(shape.orders, shape.grid), given, backward)
-    run()  # compiles
-    timings = [meter(run) for _ in range(options.repeat)]
-    seconds, grown = statistics.median(t[1] for t in timings), statistics.median(t[2] for t in timings)
+    results = run()  # compiles
+    # Each run's results go before the next one begins, as they do in a network: memory that a machine has never touched
+    # before may cost more than the scan.
+    timings = [meter(run)[1:] for _ in range(options.repeat)]
+    seconds, grown = (statistics.median(column) for column in zip(*timings, strict=True))
     ratios = []
     grid = shape.grid if options.full else shape.beginning(PEER_STEPS)
     part = math.prod(grid)
     short = given if part == shape.length else draw(shape, part, meter.device, kind)
-    own = timings[0][0] if part == shape.length else passes(ours(shape.orders, grid), short, backward)()
+    own = results if part == shape.length else passes(ours(shape.orders, grid), short, backward)()
     for name, peer in peers(meter.device).items():
         theirs, spent, theirs_grown = meter(passes(each_order(peer, shape.orders, grid), short, backward))
         require_same(f"{shape.name} beside {name}", own, theirs, kind)
@@ -351,7 +361,8 @@ def compare(
         ratios.append(f"{name} {mark}{spent * scale / seconds:.1f} (memory {mark}{memory:.0f})")
         del theirs
     best = limit.seconds(shape, backward, given["u"].element_size())
-    spread = f"{min(t[1] for t in timings) * 1e3:.2f} to {max(t[1] for t in timings) * 1e3:.2f}"
+    times = [t for t, _ in timings]
+    spread = f"{min(times) * 1e3:.2f} to {max(times) * 1e3:.2f}"
     return (
         f"| {shape.name} | {'forward + backward' if backward else 'forward'} | {seconds * 1e3:.2f} ms ({spread}) | "
         f"{grown / 2**20:.0f} MiB | {shape.updates / seconds / 1e9:.2f} | {100 * best / seconds:.0f} % | "
@@ -393,7 +404,7 @@ def compare_orders(shape: Shape, meter: Meter, repeat: int, kind: torch.dtype, b
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m medmamba.kernels.benchmark", description=__doc__)
-    parser.add_argument("--shapes", default="", help="comma-separated beginnings of names; default: all")
+    parser.add_argument("--shapes", default="", help="comma-separated names, or beginnings of names; default: all")
     parser.add_argument("--list", action="store_true", help="print the names of the shapes and stop")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -421,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: if results differ from a peer's, or no shape has such a name.
     """
     options = parse(arguments)
-    wanted = [s for s in shapes() if s.name.startswith(tuple(options.shapes.split(",")))]
+    wanted = chosen(options.shapes)
     if options.list or not wanted:
         print(
             "\n".join(

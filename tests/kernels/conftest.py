@@ -1,8 +1,8 @@
-"""Arguments of a scan, and its results with all gradients."""
+"""Arguments of a scan, and its results with all gradients; and new memory that is full of NaN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -61,6 +61,15 @@ def run_scan(arguments: Arguments, backend: str, *, softplus: bool = True, exact
     grads = {f"grad/{k}": v.grad for k, v in leaves.items() if v is not None}
     none = {f"grad/{k}": torch.zeros_like(v) for k, v in leaves.items() if v is not None}  # of what plays no part
     return {"y": y.detach(), "last_state": state.detach(), **none, **{k: g for k, g in grads.items() if g is not None}}
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """What a kernel reads before it writes it becomes NaN in the results: PyTorch then fills what it hands out."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

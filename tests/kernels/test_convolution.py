@@ -19,14 +19,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = torch.empty
-    monkeypatch.setattr(
-        torch, "empty", lambda *a, **o: empty(*a, **o).fill_(torch.nan) if "dtype" not in o else empty(*a, **o)
-    )
-
-
 @pytest.mark.parametrize("tokens_first", [True, False])
 @pytest.mark.parametrize(("taps", "activation", "biased"), [(4, True, True), (1, True, False), (5, False, True)])
 @pytest.mark.parametrize("channels", [5, 35])

@@ -22,22 +22,6 @@ from medmamba.kernels import (
 )
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch) -> None:
-    """What a kernel reads before it writes it becomes NaN in the results."""
-    empty, new_empty = torch.empty, torch.Tensor.new_empty
-
-    def poisoned(make):
-        def wrapper(*args, **options):
-            tensor = make(*args, **options)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
-
-        return wrapper
-
-    monkeypatch.setattr(torch, "empty", poisoned(empty))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(new_empty))
-
-
 def assert_close_to_exact(scan, arguments, *, softplus: bool = True, tolerance: float = 1e-5) -> None:
     """The largest error against float64, over the largest value, is what a few roundings cost."""
     results, expected = (

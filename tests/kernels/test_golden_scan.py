@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from medmamba.kernels import backends, selective_scan
-
-FOLDER = Path(os.environ.get("MEDMAMBA_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "golden"
-FILES = sorted(FOLDER.glob("op_selective_scan__*.safetensors"))
-if not FILES:
-    pytest.skip(f"no golden scan files in {FOLDER}; set MEDMAMBA_SHARED to their parent", allow_module_level=True)
+from tests import golden
 
 INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 #: Our error may be this many times what float32 costs the published implementation.
@@ -24,14 +18,7 @@ MARGIN = 10
 FLOOR = 2.0**-23
 
 
-def read(path: Path, *, exact: bool) -> tuple[dict[str, torch.Tensor], dict]:
-    with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        facts = json.loads(file.metadata()["json"])
-    return {k: v.double() if exact else v for k, v in tensors.items()}, facts
-
-
-def run(tensors: dict[str, torch.Tensor], facts: dict, backend: str) -> dict[str, torch.Tensor]:
+def run(tensors: dict[str, torch.Tensor], facts: dict[str, Any], backend: str) -> dict[str, torch.Tensor]:
     leaves = {n: tensors[f"input/{n}"].clone().requires_grad_() for n in INPUTS if f"input/{n}" in tensors}
     softplus = facts["config"]["delta_softplus"]
     y, state = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
@@ -41,9 +28,10 @@ def run(tensors: dict[str, torch.Tensor], facts: dict, backend: str) -> dict[str
 
 
 @pytest.mark.parametrize("backend", backends("cpu"))
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem.split("__")[1])
+@pytest.mark.parametrize("path", golden.parameters("op_selective_scan__*"))
 def test_backend_is_as_close_to_float64_as_float32_allows(path: Path, backend: str) -> None:
-    tensors, facts = read(path, exact=False)
+    file = golden.load(path)
+    tensors, facts = file.tensors, file.facts
     results = run(tensors, facts, backend)
     for name, error in facts["fp32_vs_fp64"].items():
         key = name if name.startswith("grad/") else f"output64/{name}"
@@ -52,10 +40,11 @@ def test_backend_is_as_close_to_float64_as_float32_allows(path: Path, backend: s
         assert worst <= allowed, f"{name}: off by {worst:.2e}, allowed {allowed:.2e}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem.split("__")[1])
+@pytest.mark.parametrize("path", golden.parameters("op_selective_scan__*"))
 def test_reference_in_float64_is_the_published_scan(path: Path) -> None:
-    tensors, facts = read(path, exact=True)
-    results = run(tensors, facts, "reference")
+    file = golden.load(path)
+    tensors = {key: tensor.double() for key, tensor in file.tensors.items()}
+    results = run(tensors, file.facts, "reference")
     for name, result in results.items():
         key = name if name.startswith("grad/") else f"output64/{name}"
         tolerance = 1e-12 if key.startswith("output64") else 1e-7  # gradients are stored as float32
