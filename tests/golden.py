@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from medmamba.kernels import backends
 
 _SHARED = Path(os.environ.get("MEDMAMBA_SHARED", Path(__file__).resolve().parent.parent.parent / "shared"))
 #: Where the files are; MEDMAMBA_GOLDEN names other files of the same kind.
@@ -32,6 +34,10 @@ class Golden:
         """Tensors whose key begins with the prefix, by the rest of the key."""
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
+    def to(self, device: str) -> Golden:
+        """The same on a device."""
+        return replace(self, tensors={key: value.to(device) for key, value in self.tensors.items()})
+
 
 def load(path: Path) -> Golden:
     """Read a golden file."""
@@ -48,10 +54,20 @@ def parameters(pattern: str) -> list[Any]:
     return [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob(f"{pattern}.safetensors"))]
 
 
+def places() -> list[Any]:
+    """pytest parameters for each backend on each device at hand, (backend, device)."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [
+        pytest.param(backend, device, id=f"{backend}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else [])
+        for device in devices
+        for backend in backends(device)
+    ]
+
+
 def assert_close(ours: Tensor, theirs: Tensor, error: float, largest: float, what: str) -> None:
     """Worst element within the margin of the file's own rounding error, both relative to the largest output."""
     assert ours.shape == theirs.shape, what
-    worst = (ours.double() - theirs.double()).abs().max().item()
+    worst = (ours.double().cpu() - theirs.double().cpu()).abs().max().item()
     # A file's own error can be accidentally tiny; float32 cannot promise less than a few units of its last place.
     bound = MARGIN * max(error, 2 * torch.finfo(torch.float32).eps * largest)
     assert worst <= bound, f"{what}: worst element off by {worst:.3g}, allowed {bound:.3g} of {largest:.3g}"

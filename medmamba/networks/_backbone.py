@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,11 +66,11 @@ def drop_rates(rate: float, depth: int) -> list[float]:
     return [rate * index / max(depth - 1, 1) for index in range(depth)]
 
 
-def run(block: nn.Module, x: Tensor, *, checkpointing: bool) -> Tensor:
+def run(block: nn.Module, x: Tensor, *others: Any, checkpointing: bool) -> Tensor:
     """A block's output; with ``checkpointing`` its activations are computed again in the backward pass, not kept."""
     if checkpointing and torch.is_grad_enabled():
-        return cast(Tensor, checkpoint(block, x, use_reentrant=False))
-    return cast(Tensor, block(x))
+        return cast(Tensor, checkpoint(block, x, *others, use_reentrant=False))
+    return cast(Tensor, block(x, *others))
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -56,6 +56,47 @@ def check_known(what: str, config: Mapping[str, Any], known: Sequence[str]) -> N
         raise UpstreamError(f"a {what} with {', '.join(unknown)} is not known here; known are {', '.join(known)}")
 
 
+#: Arguments of upstream's Mamba blocks, ours for them, and their defaults.
+_BLOCK: dict[str, tuple[str, Any]] = {
+    "d_state": ("states", 16),
+    "d_conv": ("taps", 4),
+    "expand": ("expand", 2),
+    "dt_rank": ("rank", "auto"),
+    "conv_bias": ("conv_bias", True),
+    "bias": ("bias", False),
+}
+#: Those that say how weights are drawn or where and how fast the block runs, which loaded weights do not show.
+START_AND_SPEED = (
+    "dt_min",
+    "dt_max",
+    "dt_init",
+    "dt_scale",
+    "dt_init_floor",
+    "use_fast_path",
+    "layer_idx",
+    "device",
+    "dtype",
+)
+
+
+def mixer_options(config: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """Options of our `GridMamba` from the arguments of an upstream Mamba block.
+
+    Args:
+        config: ``d_model``, ``d_state``, ``d_conv``, ``expand``, ``dt_rank``, ``conv_bias``, ``bias``; arguments about
+            initialisation and speed change nothing.
+        others: arguments of this kind of block that the caller sees to.
+
+    Raises:
+        UpstreamError: for any other argument, naming it.
+    """
+    check_known("Mamba block", config, ("d_model", *_BLOCK, *START_AND_SPEED, *others))
+    options = {ours: config.get(theirs, default) for theirs, (ours, default) in _BLOCK.items()}
+    if options["rank"] == "auto":
+        options["rank"] = 0
+    return options
+
+
 def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """A state dict without what a training wrapper put before every key; as it is, if a key lacks it."""
     if not all(key.startswith(prefix) for key in tensors):
@@ -63,13 +104,14 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
 
-def grid_mamba(tensors: Mapping[str, Tensor], suffixes: Sequence[str]) -> dict[str, Tensor]:
-    """The weights of all blocks for several orders (bimamba v2 and v3), by the names of our `GridMamba`.
+def grid_mamba(tensors: Mapping[str, Tensor], suffixes: Sequence[str], *, shared: bool = False) -> dict[str, Tensor]:
+    """The weights of all blocks for several orders (bimamba v1, v2 and v3), by the names of our `GridMamba`.
 
     Args:
         tensors: a state dict with any number of such blocks, whatever comes before their names.
         suffixes: what upstream appends to the names of each order's own parameters, in our order of orders: "", "_b"
             for Vim's two; "", "_b", "_s" for SegMamba's and Vivim's three. In ``A_b_log`` it stands inside.
+        shared: whether all but A is of all orders (v1), by the first one's names.
 
     Returns:
         The same dict with each block's tensors per order stacked, all others as they were.
@@ -80,7 +122,8 @@ def grid_mamba(tensors: Mapping[str, Tensor], suffixes: Sequence[str]) -> dict[s
     ours = dict(tensors)
     for prefix in [key.removesuffix("A_log") for key in tensors if key.rpartition(".")[2] == "A_log"]:
         for name, pattern in _STACKED.items():
-            keys = [prefix + pattern.format(suffix) for suffix in suffixes]
+            orders = suffixes[:1] if shared and name != "A_log" else suffixes
+            keys = [prefix + pattern.format(suffix) for suffix in orders]
             if not any(key in tensors for key in keys):
                 continue  # a bias that the block may do without; what it needs, `load_upstream` names
             if missing := [key for key in keys if key not in tensors]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.networks._backbone import run
 from medmamba.networks._blocks import ConvNorm, activation, pointwise
 from medmamba.networks.unet import UNetDecoder
 from medmamba.plans.plan import Topology
@@ -24,7 +25,9 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 _POOL = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
-def make_decoder(name: str, out_channels: int, topology: Topology, *, deep_supervision: bool) -> nn.Module:
+def make_decoder(
+    name: str, out_channels: int, topology: Topology, *, deep_supervision: bool, checkpointing: bool = False
+) -> nn.Module:
     """A decoder from maps of all levels, finest first, with the topology's features, to logits.
 
     Args:
@@ -32,14 +35,15 @@ def make_decoder(name: str, out_channels: int, topology: Topology, *, deep_super
         out_channels: channels of the logits.
         topology: of the encoder.
         deep_supervision: return logits of all resolutions but the coarsest; an attribute that may be set at any time.
+        checkpointing: compute blocks again in the backward pass rather than keep their activations.
 
     Raises:
         ValueError: for an unknown name.
     """
     if name == "unet":
-        return UNetDecoder(out_channels, topology, deep_supervision=deep_supervision)
+        return UNetDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
     if name == "upernet":
-        return UPerDecoder(out_channels, topology, deep_supervision=deep_supervision)
+        return UPerDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
     raise ValueError(f"decoder must be 'unet' or 'upernet', got {name!r}")
 
 
@@ -57,9 +61,11 @@ class UPerDecoder(nn.Module):
         Xiao et al., "Unified Perceptual Parsing for Scene Understanding", 2018.
     """
 
-    def __init__(self, out_channels: int, topology: Topology, *, deep_supervision: bool) -> None:
+    def __init__(
+        self, out_channels: int, topology: Topology, *, deep_supervision: bool, checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        self.deep_supervision = deep_supervision
+        self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
         dims, kernels, width = topology.dims, topology.kernel_sizes, topology.features[0]
         *finer, coarsest = topology.features
         # Without norms: a map of one voxel has no variance.
@@ -79,14 +85,17 @@ class UPerDecoder(nn.Module):
         top = maps[-1]
         pool = _POOL[top.dim() - 2]
         parts = [_enlarge(stage(pool(top, size)), top) for size, stage in zip(POOLS, self.pooled, strict=True)]
-        sums = [self.context(torch.cat([top, *parts], dim=1))]
+        sums = [self._run(self.context, torch.cat([top, *parts], dim=1))]
         for lateral, x in zip(reversed(self.lateral), reversed(maps[:-1]), strict=True):
-            y = lateral(x)
+            y = self._run(lateral, x)
             sums.append(y + _enlarge(sums[-1], y))
         *levels, coarsest = reversed(sums)
-        pyramid = [smooth(y) for smooth, y in zip(self.smooth, levels, strict=True)]
+        pyramid = [self._run(smooth, y) for smooth, y in zip(self.smooth, levels, strict=True)]
         joined = torch.cat([pyramid[0], *(_enlarge(y, pyramid[0]) for y in (*pyramid[1:], coarsest))], dim=1)
-        finest: Tensor = self.seg_layers[0](self.join(joined))
+        finest: Tensor = self.seg_layers[0](self._run(self.join, joined))
         if not self.deep_supervision:
             return finest
         return [finest, *(head(y) for head, y in zip(self.seg_layers[1:], pyramid[1:], strict=True))]
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        return run(block, x, checkpointing=self.checkpointing)

@@ -6,8 +6,8 @@ Letters: B batch, L tokens, d model width, e inner width, K orders, N states, W 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Self, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,32 @@ STEP_FLOOR = 1e-4
 StepStart = Literal["mamba", "linear", "zero"]
 
 
-class KeepsFloat32(nn.Module):
-    """A module some of whose parameters stay float32 when it is converted to 16 bits.
+#: Marks that training code, the authors' and others', looks for on a parameter: leave it out of weight decay; do not
+#: draw it anew.
+NO_WEIGHT_DECAY, NO_REINIT = "_no_weight_decay", "_no_reinit"
 
-    A recurrence adds up the rounding of its decays, its step bias and its skip.
+
+class KeepsFloat32(nn.Module):
+    """A module some of whose parameters stay float32 when it is converted to 16 bits, and some of which are marked.
+
+    A recurrence adds up the rounding of its decays, its step bias and its skip. Names are dotted where a parameter
+    belongs to a part. A subclass calls `mark` once its parameters are there.
     """
 
-    #: Names of the parameters, dotted where they belong to a part.
+    #: What stays float32.
     float32_parameters: ClassVar[tuple[str, ...]] = ()
+    #: Marks of parameters; PyTorch forgets such marks when it copies or converts, here they come back.
+    marks: ClassVar[Mapping[str, str]] = {}
+
+    def mark(self) -> None:
+        """Set the marks."""
+        for name, mark in self.marks.items():
+            setattr(self.get_parameter(name), mark, True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What copies and unpickled modules go through."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's has no hints
+        self.mark()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What ``.to``, ``.half`` and their like do to each tensor."""
@@ -43,7 +61,9 @@ class KeepsFloat32(nn.Module):
             rounds = id(tensor) in kept and new.dtype in (torch.float16, torch.bfloat16)
             return tensor.to(new.device) if rounds else new
 
-        return cast(Self, super()._apply(apply, recurse))  # type: ignore[no-untyped-call]  # torch's has no hints
+        super()._apply(apply, recurse)  # type: ignore[no-untyped-call]  # torch's has no hints
+        self.mark()
+        return self
 
 
 def draw_step_size(weight: Tensor, bias: Tensor, start: StepStart = "mamba") -> None:
@@ -84,7 +104,7 @@ class GridMamba(KeepsFloat32):
     """Mix a grid of tokens: a Mamba block that reads it in several orders and adds up what they give.
 
     The orders share the projections at entry and exit and the gate; each has its own convolution, step size, B, C, A
-    and D. No norm, dropout or residual inside.
+    and D, unless they are shared. No norm, dropout or residual inside.
 
     Args:
         width: d.
@@ -97,13 +117,16 @@ class GridMamba(KeepsFloat32):
         starts: how each order's step size begins; one for all, or one each.
         conv_bias: whether the convolutions have a bias.
         bias: whether the projections at entry and exit have one.
+        shared: whether all orders read what the first one's convolution gives, with the same step size, B, C and D, so
+            that only A is each order's own.
 
     References:
-        Zhu et al., "Vision Mamba", 2024 (two orders, mean); Xing et al., "SegMamba", 2024 (three, sum); Yang et al.,
-        "Vivim", 2024 (three, mean).
+        Zhu et al., "Vision Mamba", 2024 (two orders, mean; "bidirectional SSM" in its ablations: shared, sum); Xing et
+        al., "SegMamba", 2024 (three, sum); Yang et al., "Vivim", 2024 (three, mean).
     """
 
     float32_parameters = ("A_log", "D", "step_bias")
+    marks: ClassVar[Mapping[str, str]] = {"A_log": NO_WEIGHT_DECAY, "D": NO_WEIGHT_DECAY, "step_bias": NO_REINIT}
 
     def __init__(
         self,
@@ -118,43 +141,46 @@ class GridMamba(KeepsFloat32):
         starts: StepStart | Sequence[StepStart] = "mamba",
         conv_bias: bool = True,
         bias: bool = False,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.orders, self.states = tuple(orders), states
         self.inner, self.rank = int(expand * width), rank or math.ceil(width / 16)
         self.scale = 1 / len(self.orders) if mean else 1.0
-        count = len(self.orders)
+        own = 1 if shared else len(self.orders)
         self.in_proj = nn.Linear(width, 2 * self.inner, bias=bias)
-        self.conv_weight = nn.Parameter(torch.empty(count, self.inner, taps).uniform_(-(taps**-0.5), taps**-0.5))
-        drawn = torch.empty(count, self.inner).uniform_(-(taps**-0.5), taps**-0.5)
+        self.conv_weight = nn.Parameter(torch.empty(own, self.inner, taps).uniform_(-(taps**-0.5), taps**-0.5))
+        drawn = torch.empty(own, self.inner).uniform_(-(taps**-0.5), taps**-0.5)
         self.conv_bias = nn.Parameter(drawn) if conv_bias else None
         bound = self.inner**-0.5
-        self.x_proj = nn.Parameter(torch.empty(count, self.rank + 2 * states, self.inner).uniform_(-bound, bound))
-        self.step_weight = nn.Parameter(torch.empty(count, self.inner, self.rank))
-        self.step_bias = nn.Parameter(torch.empty(count, self.inner))
-        self.A_log = nn.Parameter(draw_decays(self.inner, states).repeat(count, 1, 1))
-        self.D = nn.Parameter(torch.ones(count, self.inner))
+        self.x_proj = nn.Parameter(torch.empty(own, self.rank + 2 * states, self.inner).uniform_(-bound, bound))
+        self.step_weight = nn.Parameter(torch.empty(own, self.inner, self.rank))
+        self.step_bias = nn.Parameter(torch.empty(own, self.inner))
+        self.A_log = nn.Parameter(draw_decays(self.inner, states).repeat(len(self.orders), 1, 1))
+        self.D = nn.Parameter(torch.ones(own, self.inner))
         self.out_proj = nn.Linear(self.inner, width, bias=bias)
-        each: Sequence[StepStart] = [starts] * count if isinstance(starts, str) else starts
+        each: Sequence[StepStart] = [starts] * own if isinstance(starts, str) else starts
         for weight, step_bias, start in zip(self.step_weight, self.step_bias, each, strict=True):
             draw_step_size(weight.detach(), step_bias.detach(), start)
+        self.mark()
 
     def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         """(B, L, d) to (B, L, d), for tokens of a grid whose sizes multiply to L, last axis fastest."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u = causal_conv(u.mT, self.conv_weight, self.conv_bias, orders=self.orders, grid=grid)
+        u = causal_conv(u.mT, self.conv_weight, self.conv_bias, orders=self.orders[: len(self.conv_weight)], grid=grid)
         # Tokens first in memory: every product below reads and writes whole rows of channels.
         parts = [self.rank, self.states, self.states]
         step, B, C = torch.matmul(u.mT, self.x_proj.mT).split(parts, dim=-1)
+        each = (-1, len(self.orders), -1, -1)  # copies nothing; changes nothing unless the orders share
         y, _ = multi_scan(
-            u,
-            torch.matmul(step, self.step_weight.mT).mT,
+            u.expand(each),
+            torch.matmul(step, self.step_weight.mT).mT.expand(each),
             -torch.exp(self.A_log),
-            B.mT,
-            C.mT,
-            self.D,
+            B.mT.expand(each),
+            C.mT.expand(each),
+            self.D.expand(len(self.orders), -1),
             z.mT,
-            self.step_bias,  # added inside the scan, in float32
+            self.step_bias.expand(len(self.orders), -1),  # added inside the scan, in float32
             delta_softplus=True,
             orders=self.orders,
             grid=grid,

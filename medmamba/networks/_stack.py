@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.networks._backbone import run
 from medmamba.networks.mamba import MambaBlock, MambaState
 
 #: "rms": `torch.nn.RMSNorm`; "layer": layer norm with weight and bias.
@@ -70,6 +71,10 @@ class ResidualLayer(nn.Module):
         super().__init__()
         self.norm, self.mixer = norm, mixer
 
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, L, d) to (B, L, d), from a `FeedForward` with how far it is out of balance."""
+        return cast("Tensor | tuple[Tensor, Tensor]", self.mixer(self.norm(x)))
+
 
 class MambaStack(nn.Module):
     """Mamba blocks, each adding to a stream of which it reads the norm; optionally a feed-forward layer after each.
@@ -84,6 +89,7 @@ class MambaStack(nn.Module):
         block: makes a Mamba block of width d; ``partial(MambaBlock, d_state=8)`` for another than the usual one.
         feed_forward: makes a `FeedForward` layer of width d; None: Mamba blocks only.
         float32_residual: add in float32 even if the weights are of 16 bits; deep stacks drift otherwise.
+        checkpointing: compute layers a second time in the backward pass instead of keeping their insides.
     """
 
     def __init__(
@@ -95,9 +101,10 @@ class MambaStack(nn.Module):
         block: Callable[[int], MambaBlock] = MambaBlock,
         feed_forward: Callable[[int], nn.Module] | None = None,
         float32_residual: bool = True,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.float32_residual = float32_residual
+        self.float32_residual, self.checkpointing = float32_residual, checkpointing
         self.layers = nn.ModuleList()
         for _ in range(depth):
             self.layers.append(ResidualLayer(Norm(width, norm), block(width)))
@@ -112,10 +119,9 @@ class MambaStack(nn.Module):
         """(B, L, d) to the stream after the last layer (B, L, d), and (M,) how far each M is out of balance."""
         x, balances = self._stream(x), []
         for layer in self._layers():
-            if isinstance(layer.mixer, MambaBlock):
-                y = layer.mixer(layer.norm(x))
-            else:
-                y, balance = cast(FeedForward, layer.mixer)(layer.norm(x))
+            y = cast("Tensor | tuple[Tensor, Tensor]", run(layer, x, checkpointing=self.checkpointing))
+            if isinstance(y, tuple):
+                y, balance = y
                 balances.append(balance)
             x = x + y
         return x, torch.stack(balances) if balances else x.new_zeros(0)

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from medmamba.networks import language, mambabyte, mambamorph, moe, segmamba, vivim
-from medmamba.networks._convert import UpstreamError, load_upstream
-from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.umamba import Placement, UMamba
-from medmamba.networks.vim import bimamba_from_upstream, vim_from_upstream
-from medmamba.networks.vmamba import ss2d_from_upstream, vmamba_from_upstream, vss_block_from_upstream
-from medmamba.plans.plan import Topology
+from medmamba.networks import (
+    language,
+    mamba,
+    mambabyte,
+    mambamorph,
+    moe,
+    segmamba,
+    umamba,
+    vim,
+    vivim,
+    vmamba,
+)
+from medmamba.networks._convert import UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One kind of module that there are, or could be, published weights of.
+
+    Args:
+        convert: makes ours from the arguments of the upstream constructor and a state dict.
+        needs: arguments that the configuration must hold.
+        takes: those that it may hold; where missing, they are as upstream's constructor has them.
+    """
+
+    convert: Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module]
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
 
 
 def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -21,8 +43,9 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
 
     Args:
         system: one of `SYSTEMS`.
-        config: arguments of the upstream constructor; for U-Mamba those of its plan: ``patch``, ``strides``,
-            ``kernels``, ``features_per_stage``, ``in_ch``, ``ncls``, ``deep_supervision``; for Mamba ``d_model``, ...
+        config: arguments of the upstream constructor, by its names: which ones, `SYSTEMS` says for each system. For
+            U-Mamba those are values of its plan: ``patch``, ``strides``, ``kernels`` (a row for each stage),
+            ``features_per_stage``, and the numbers of channels ``in_ch`` and of classes with background ``ncls``.
         state_dict: the checkpoint's tensors by upstream's names.
 
     Returns:
@@ -30,82 +53,78 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
 
     Raises:
         ValueError: for an unknown system, naming those there are.
-        UpstreamError: if keys are missing, left over or of another shape, naming them, or the weights are of another
-            version.
+        UpstreamError: if an argument is missing, or has a value that is not known here; if keys are missing, left over
+            or of another shape, naming them; or if the weights are of another version.
+
+    Examples:
+        >>> block = mamba.MambaBlock(8)
+        >>> network = from_upstream("mamba", {"d_model": 8}, block.state_dict())
     """
     if system not in SYSTEMS:
         raise ValueError(f"no weights of {system!r} are known; choose one of {', '.join(SYSTEMS)}")
-    return SYSTEMS[system](config, state_dict)
-
-
-def _umamba(placement: Placement) -> Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module]:
-    def build(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-        if _is_first_version(state_dict):
-            raise UpstreamError(
-                "these are weights of U-Mamba's first version (January 2024), another network: plain stem, transposed "
-                "convolutions, no channel tokens. Weights trained with the code since March 2024 can be loaded"
-            )
-        topology = Topology(
-            patch_size=tuple(config["patch"]),
-            strides=tuple(tuple(row) for row in config["strides"]),
-            kernel_sizes=tuple(tuple(row) for row in config["kernels"]),
-            features=tuple(config["features_per_stage"]),
+    known = SYSTEMS[system]
+    if missing := [name for name in known.needs if name not in config]:
+        raise UpstreamError(
+            f"the configuration of {system} lacks {', '.join(missing)}; it must have {', '.join(known.needs)}"
+            f"{' and may have ' if known.takes else ''}{', '.join(known.takes)}, as the authors' code names them"
         )
-        network = UMamba(
-            config["in_ch"],
-            config["ncls"],
-            topology,
-            placement=placement,
-            deep_supervision=config.get("deep_supervision", True),
-        )
-        # The published decoder holds the encoder, and each block's layers a second time in a list.
-        aliases = ("decoder.encoder.", "all_modules.")
-        return load_upstream(network, {k: v for k, v in state_dict.items() if not any(alias in k for alias in aliases)})
-
-    return build
+    return known.convert(config, state_dict)
 
 
-def _is_first_version(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are weights of U-Mamba as it was before March 2024."""
-    bottleneck = any(key.startswith(("ln.", "mamba.")) for key in state_dict)
-    encoder = any(key.startswith("decoder.transpconvs.") for key in state_dict) and any(
-        ".mamba." in key for key in state_dict
-    )
-    return bottleneck or encoder
+_UMAMBA = ("patch", "strides", "kernels", "features_per_stage", "in_ch", "ncls")
+_BLOCK = ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
+_MAMBAMORPH = ("embed_dim", "depths", "reg_head_chan", "d_state", "d_conv", "expand", "img_size")
+_VIM = ("img_size", "patch_size", "stride", "channels", "num_classes", "embed_dim", "depth", "d_state")
+_VSS = ("ssm_d_state", "ssm_ratio", "ssm_conv_bias", "mlp_ratio")
 
-
-def _mamba(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    known = ("d_model", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
-    unknown = sorted(set(config) - set(known))
-    if unknown:
-        raise UpstreamError(f"a Mamba block with {', '.join(unknown)} is not known here; known are {', '.join(known)}")
-    return load_upstream(MambaBlock(**config), state_dict)
-
-
-#: What can be loaded.
-SYSTEMS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module]] = {
-    "umamba_bot": _umamba("bottleneck"),
-    "umamba_enc": _umamba("encoder"),
-    "mamba": _mamba,
-    "mamba_lm": language.convert,
-    "mambabyte": mambabyte.convert_stack,
-    "mambabyte_lm": mambabyte.convert,
-    "moe_mamba_lm": moe.convert,
-    "moe_switch_ff": moe.convert_layer,
-    "mambamorph": mambamorph.convert,
-    "mambamorph_feat": mambamorph.convert_feat,
-    "mambamorph_ori": mambamorph.convert_ori,
-    "mambamorph_layer": mambamorph.convert_layer,
-    "segmamba": segmamba.convert,
-    "segmamba_gsc": segmamba.convert_gsc,
-    "segmamba_layer": segmamba.convert_layer,
-    "segmamba_mixer": segmamba.convert_mixer,
-    "vivim": vivim.convert,
-    "vivim_layer": vivim.convert_layer,
-    "vivim_mixer": vivim.convert_mixer,
-    "vim": vim_from_upstream,
-    "vim_mamba": bimamba_from_upstream,
-    "vmamba": vmamba_from_upstream,
-    "vmamba_block": vss_block_from_upstream,
-    "vmamba_ss2d": ss2d_from_upstream,
+#: What can be loaded, and the arguments that each system's configuration needs and takes.
+SYSTEMS: dict[str, System] = {
+    "umamba_bot": System(umamba.convert_bot, _UMAMBA, ("deep_supervision",)),
+    "umamba_enc": System(umamba.convert_enc, _UMAMBA, ("deep_supervision",)),
+    "mamba": System(mamba.convert, ("d_model",), _BLOCK),
+    "mamba_lm": System(
+        language.convert,
+        (),
+        ("d_model", "n_layer", "vocab_size", "ssm_cfg", "rms_norm", "tie_embeddings", "pad_vocab_size_multiple"),
+    ),
+    "mambabyte": System(
+        mambabyte.convert_stack,
+        ("dim", "depth"),
+        ("d_state", "expand_factor", "d_conv", "dt_rank", "conv_bias", "bias"),
+    ),
+    "mambabyte_lm": System(mambabyte.convert, ("d_model", "n_layer")),
+    "moe_mamba_lm": System(
+        moe.convert,
+        ("vocab", "dmodel", "n_blocks", "n_experts", "expert_size", "max_length"),
+        ("capacity_factor", "mamba_expand", "norm"),
+    ),
+    "moe_switch_ff": System(moe.convert_layer, ("dmodel", "n_experts", "expert_size", "capacity_factor")),
+    "mambamorph": System(mambamorph.convert, (), _MAMBAMORPH),
+    "mambamorph_feat": System(mambamorph.convert_feat, (), _MAMBAMORPH),
+    "mambamorph_ori": System(mambamorph.convert_ori, (), _MAMBAMORPH),
+    "mambamorph_layer": System(mambamorph.convert_layer, ("dim",), ("d_state", "d_conv", "expand", "downsample")),
+    "segmamba": System(
+        segmamba.convert, (), ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices")
+    ),
+    "segmamba_gsc": System(segmamba.convert_gsc, ("in_channles",)),
+    "segmamba_layer": System(segmamba.convert_layer, ("dim", "num_slices"), ("d_state",)),
+    "segmamba_mixer": System(segmamba.convert_mixer, ("d_model",), ("bimamba_type", "nslices", *_BLOCK)),
+    "vivim": System(vivim.convert, (), ("in_chans", "out_chans", "with_edge", "segformer")),
+    "vivim_layer": System(vivim.convert_layer, ("dim",), ("d_state", "mlp_ratio")),
+    "vivim_mixer": System(vivim.convert_mixer, ("d_model",), ("bimamba_type", "nframes", *_BLOCK)),
+    "vim": System(
+        vim.convert,
+        ("bimamba_type", "rms_norm", "if_abs_pos_embed", "if_divide_out"),
+        ("if_cls_token", "use_middle_cls_token", "final_pool_type", *_VIM),
+    ),
+    "vim_mamba": System(vim.convert_mixer, ("d_model", "bimamba_type"), ("if_divide_out", *_BLOCK)),
+    "vmamba": System(
+        vmamba.convert,
+        ("forward_type",),
+        ("in_chans", "num_classes", "dims", "depths", "patchembed_version", "downsample_version", *_VSS),
+    ),
+    "vmamba_block": System(vmamba.convert_block, ("hidden_dim", "forward_type"), _VSS),
+    "vmamba_ss2d": System(
+        vmamba.convert_mixer, ("d_model", "forward_type"), ("d_state", "ssm_ratio", "conv_bias", "bias")
+    ),
 }

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from medmamba.kernels import bidirectional
 from medmamba.networks._backbone import DropPath, check_dims, drop_rates, run
+from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._ssm import GridMamba, StepStart
+from medmamba.networks.mamba import MambaBlock
 
 #: A convolution that does not pad: it makes the patches.
 _CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -27,24 +29,40 @@ _INTERPOLATION = {2: "bicubic", 3: "trilinear"}
 
 
 class VimBlock(nn.Module):
-    """RMSNorm and a Mamba block in both directions, beside a residual.
+    """RMSNorm and a Mamba block in both directions, or another mixer, beside a residual.
 
     Args:
         width: d.
         states: per channel and direction.
         drop_path: rate of stochastic depth.
         step_start: how the step size of the backward direction begins.
+        mixer: what mixes the tokens, but not "none"; the published one has ``states`` and ``step_start``.
+        dims: axes of the grid of patches, for other mixers.
     """
 
-    def __init__(self, width: int, *, states: int = 16, drop_path: float = 0.0, step_start: StepStart = "zero") -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        states: int = 16,
+        drop_path: float = 0.0,
+        step_start: StepStart = "mamba",
+        mixer: Mixer = "bimamba",
+        dims: int = 1,
+    ) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.mixer = GridMamba(width, bidirectional(), states=states, mean=True, starts=("mamba", step_start))
+        self.mixer: nn.Module
+        # The published block by itself, so that weights have the published names.
+        if mixer == "bimamba":
+            self.mixer = GridMamba(width, bidirectional(), states=states, mean=True, starts=("mamba", step_start))
+        else:
+            self.mixer = TokenMixer(mixer, width, dims)
         self.drop = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) to (B, L, d)."""
-        mixed: Tensor = self.mixer(self.norm(x), x.shape[1:2])
+    def forward(self, x: Tensor, grid: Sequence[int] = ()) -> Tensor:
+        """(B, L, d) to (B, L, d), for tokens of a grid; empty: of a sequence."""
+        mixed: Tensor = self.mixer(self.norm(x), tuple(grid) or x.shape[1:2])
         return x + cast(Tensor, self.drop(mixed))
 
 
@@ -61,7 +79,9 @@ class Column(nn.Module):
         states: per channel and direction.
         class_token: whether one more token stands in the middle of the sequence.
         drop_path: rate of stochastic depth in the last block; rises linearly.
-        step_start: how the step size of the backward direction begins: "zero" as published, or "mamba" as forwards.
+        step_start: how the step size of the backward direction begins: as in `medmamba.networks.vim.Vim`.
+        mixer: what mixes the tokens; "none": there are no blocks. Orders across the grid need one, so there must be no
+            class token.
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
 
     Raises:
@@ -81,9 +101,11 @@ class Column(nn.Module):
         class_token: bool,
         drop_path: float,
         step_start: StepStart,
+        mixer: Mixer,
         checkpointing: bool,
     ) -> None:
         super().__init__()
+        check_mixer(mixer)
         self.in_channels, self.checkpointing = in_channels, checkpointing
         self.patch, self.stride = tuple(patch), tuple(stride)
         if len(size) not in _CONV or not len(self.patch) == len(self.stride) == len(size):
@@ -98,18 +120,19 @@ class Column(nn.Module):
         self.class_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.class_position = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         self.blocks = nn.ModuleList(
-            VimBlock(width, states=states, drop_path=rate, step_start=step_start)
-            for rate in drop_rates(drop_path, depth)
+            VimBlock(width, states=states, drop_path=rate, step_start=step_start, mixer=mixer, dims=len(size))
+            for rate in drop_rates(drop_path, 0 if mixer == "none" else depth)
         )
         for parameter in (self.position, self.class_token, self.class_position):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
         _draw_patches(cast(Tensor, self.patches.weight), cast(Tensor, self.patches.bias))
-        for block in self.blocks:
-            out = cast(VimBlock, block).mixer.out_proj.weight
-            nn.init.kaiming_uniform_(out, a=math.sqrt(5))
-            with torch.no_grad():
-                out /= math.sqrt(depth)  # GPT-2's: the sum of all branches does not grow with their number
+        for block in self.blocks.modules():
+            if isinstance(block, (GridMamba, MambaBlock)):
+                nn.init.kaiming_uniform_(block.out_proj.weight, a=math.sqrt(5))
+                with torch.no_grad():
+                    # GPT-2's: the sum of all branches does not grow with their number.
+                    block.out_proj.weight /= math.sqrt(depth)
 
     def grid_of(self, size: Sequence[int]) -> tuple[int, ...]:
         """Patches along each axis of an image.
@@ -140,9 +163,13 @@ class Column(nn.Module):
             middle = x.shape[1] // 2
             token = (self.class_token + self.class_position).expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
-        taps, streams = tuple(taps) or (len(self.blocks),), {}
+        depth = len(self.blocks)
+        taps = tuple(min(count, depth) for count in taps) or (depth,)
+        streams = {0: x} if 0 in taps else {}
+        # With a class token among them the patches are a sequence, no grid.
+        tokens = () if self.class_token is not None else grid
         for count, block in enumerate(self.blocks, 1):
-            x = run(block, x, checkpointing=self.checkpointing)
+            x = run(block, x, tokens, checkpointing=self.checkpointing)
             if count in taps:
                 streams[count] = x
         return [streams[count] for count in taps]

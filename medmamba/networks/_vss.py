@@ -10,8 +10,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from medmamba.kernels import cross, multi_scan
 from medmamba.networks._backbone import DropPath, channels_first, channels_last, draw_linear
 from medmamba.networks._blocks import conv, merging_conv
-from medmamba.networks._ssm import KeepsFloat32, draw_decays, draw_step_size
+from medmamba.networks._mixers import TokenMixer
+from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size
 
 Stem = Literal["plain", "deep"]
 Downsampling = Literal["merge", "conv"]
@@ -45,6 +46,7 @@ class SS2D(KeepsFloat32):
     """
 
     float32_parameters = ("A_log", "D", "step_bias")
+    marks: ClassVar[Mapping[str, str]] = {"A_log": NO_WEIGHT_DECAY, "D": NO_WEIGHT_DECAY, "step_bias": NO_REINIT}
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class SS2D(KeepsFloat32):
         for weight, step_bias in zip(self.step_weight, self.step_bias, strict=True):
             draw_step_size(weight.detach(), step_bias.detach())
         draw_linear([self.in_proj, self.out_proj])
+        self.mark()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *S, C) to (B, *S, C)."""
@@ -110,20 +113,29 @@ class SS2D(KeepsFloat32):
         return y.mT
 
 
+class MapMixer(TokenMixer):
+    """A mixer of tokens for maps."""
+
+    def forward(self, x: Tensor, grid: Sequence[int] = ()) -> Tensor:
+        """(B, *S, C) to (B, *S, C); the grid is the map's."""
+        return super().forward(x.flatten(1, -2), grid or x.shape[1:-1]).view(x.shape)
+
+
 class VSSBlock(nn.Module):
     """SS2D and, unless ``mlp_ratio`` is 0, an MLP, each behind a norm and beside a residual.
 
     Args:
-        mixer: decides the width C.
+        width: C.
+        mixer: SS2D of this width, or a `MapMixer`; None: the MLP only.
         mlp_ratio: hidden width of the MLP over C; 0: none.
         drop_path: rate of stochastic depth of both branches.
     """
 
-    def __init__(self, mixer: SS2D, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+    def __init__(self, width: int, mixer: nn.Module | None, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        width = mixer.out_proj.out_features
-        self.norm1 = nn.LayerNorm(width)
         self.mixer = mixer
+        if mixer is not None:
+            self.norm1 = nn.LayerNorm(width)
         self.drop = DropPath(drop_path)
         self.has_mlp = mlp_ratio > 0
         if self.has_mlp:
@@ -134,7 +146,8 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *S, C) to (B, *S, C)."""
-        x = x + self.drop(self.mixer(self.norm1(x)))
+        if self.mixer is not None:
+            x = x + self.drop(self.mixer(self.norm1(x)))
         return x + self.drop(self.mlp(self.norm2(x))) if self.has_mlp else x
 
 

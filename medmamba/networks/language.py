@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
-from medmamba.networks._convert import UpstreamError, check_known, load_upstream
+from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream
 from medmamba.networks._stack import MambaStack, Norm, NormKind
 from medmamba.networks.mamba import MambaBlock, MambaState
 from medmamba.networks.sampling import GREEDY, Sampling
@@ -64,6 +64,7 @@ class MambaLM(nn.Module):
         block: as in `MambaStack`.
         feed_forward: as in `MambaStack`.
         float32_residual: as in `MambaStack`.
+        checkpointing: as in `MambaStack`.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -88,6 +89,7 @@ class MambaLM(nn.Module):
         block: Callable[[int], MambaBlock] = MambaBlock,
         feed_forward: Callable[[int], nn.Module] | None = None,
         float32_residual: bool = True,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
@@ -95,7 +97,13 @@ class MambaLM(nn.Module):
         self.embedding = nn.Embedding(padded, width)
         self.positions = nn.Embedding(positions, width) if positions else None
         self.stack = MambaStack(
-            width, depth, norm=norm, block=block, feed_forward=feed_forward, float32_residual=float32_residual
+            width,
+            depth,
+            norm=norm,
+            block=block,
+            feed_forward=feed_forward,
+            float32_residual=float32_residual,
+            checkpointing=checkpointing,
         )
         self.norm = Norm(width, norm) if final_norm else None
         self.head = None if tied else nn.Linear(width, padded, bias=False)
@@ -108,8 +116,7 @@ class MambaLM(nn.Module):
                 nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():
             for module in self.modules():
-                marked = getattr(getattr(module, "bias", None), "_no_reinit", False)
-                if isinstance(module, nn.Linear) and module.bias is not None and not marked:
+                if isinstance(module, nn.Linear) and module.bias is not None:
                     module.bias.zero_()
             for block in self.stack.blocks():
                 block.out_proj.weight /= math.sqrt(len(self.stack.layers))
@@ -243,10 +250,6 @@ def _check_ids(ids: Tensor) -> None:
         raise ValueError(f"token numbers must be (batch, tokens) with at least one token, but are {tuple(ids.shape)}")
 
 
-#: Arguments of the authors' block that say how it begins to be trained or how it computes, not what.
-_START_AND_SPEED = ("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path")
-
-
 def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' ``MambaLMHeadModel`` as a `MambaLM`.
 
@@ -266,7 +269,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     ssm = dict(config.get("ssm_cfg", {}))
     if (layer := ssm.pop("layer", "Mamba1")) != "Mamba1":
         raise UpstreamError(f"only layers of 'Mamba1' are known here, got {layer!r}")
-    for name in _START_AND_SPEED:
+    for name in START_AND_SPEED:
         ssm.pop(name, None)
     check_known("Mamba block", ssm, ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias"))
     network = MambaLM(

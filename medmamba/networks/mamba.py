@@ -10,15 +10,17 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.kernels import FORWARD, causal_conv, selective_scan
-from medmamba.networks._ssm import KeepsFloat32, draw_decays, draw_step_size
+from medmamba.networks._convert import START_AND_SPEED, check_known, load_upstream
+from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,24 @@ class MambaState:
 
     conv: Tensor
     ssm: Tensor
+
+
+class StepProjection(nn.Module):
+    """Weight and bias from which a block makes its step sizes.
+
+    No linear layer: passes over a network that draw those anew, or set their biases to 0, would undo how step sizes
+    begin.
+
+    Args:
+        rank: R.
+        inner: e.
+    """
+
+    def __init__(self, rank: int, inner: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inner, rank))
+        self.bias = nn.Parameter(torch.empty(inner))
+        draw_step_size(self.weight.detach(), self.bias.detach())
 
 
 class MambaBlock(KeepsFloat32):
@@ -52,6 +72,7 @@ class MambaBlock(KeepsFloat32):
     """
 
     float32_parameters = ("A_log", "D", "dt_proj.bias")
+    marks: ClassVar[Mapping[str, str]] = {"A_log": NO_WEIGHT_DECAY, "D": NO_WEIGHT_DECAY, "dt_proj.bias": NO_REINIT}
 
     def __init__(
         self,
@@ -70,18 +91,11 @@ class MambaBlock(KeepsFloat32):
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.dt_proj = StepProjection(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(draw_decays(self.d_inner, d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
-        draw_step_size(self.dt_proj.weight.detach(), self.dt_proj.bias.detach())
-        # What the authors' training code, and others', looks for before it draws biases anew or decays weights.
-        for parameter, mark in (
-            (self.dt_proj.bias, "_no_reinit"),
-            (self.A_log, "_no_weight_decay"),
-            (self.D, "_no_weight_decay"),
-        ):
-            setattr(parameter, mark, True)
+        self.mark()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, d) to (B, L, d)."""
@@ -126,3 +140,19 @@ class MambaBlock(KeepsFloat32):
         return causal_conv(
             u, weight[None], None if bias is None else bias[None], orders=(FORWARD,), grid=(u.shape[-1],)
         )[:, 0]
+
+
+def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' block as a `MambaBlock`, whose arguments and names are theirs.
+
+    Args:
+        config: arguments of its constructor; those about initialisation and speed change nothing.
+        state_dict: its tensors.
+
+    Raises:
+        UpstreamError: for an argument that is not known here, or weights that do not fit.
+    """
+    known = ("d_model", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
+    check_known("Mamba block", config, (*known, *START_AND_SPEED))
+    block = MambaBlock(**{name: value for name, value in config.items() if name in known})
+    return load_upstream(block, state_dict)

@@ -52,6 +52,7 @@ class MambaByte(MambaLM):
     Args:
         width: d.
         depth: number of Mamba blocks.
+        checkpointing: as in `MambaStack`.
 
     Example:
         >>> network = MambaByte(16, 2)  # MambaByte(*SIZES["353M"]) is the published one
@@ -59,8 +60,8 @@ class MambaByte(MambaLM):
         5
     """
 
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__(256, width, depth, norm="layer", tied=False)
+    def __init__(self, width: int, depth: int, *, checkpointing: bool = False) -> None:
+        super().__init__(256, width, depth, norm="layer", tied=False, checkpointing=checkpointing)
 
     def write(
         self,

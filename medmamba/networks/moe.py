@@ -15,7 +15,9 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 
 from medmamba.networks._convert import UpstreamError, check_known, load_upstream
 from medmamba.networks._ssm import KeepsFloat32
@@ -113,6 +115,8 @@ class SwitchFeedForward(KeepsFloat32):
 
     def mix(self, tokens: Tensor, routing: Routing) -> Tensor:
         """Serve (T, d) as routed: (T, d), rows of 0 for tokens that are not kept."""
+        if torch.compiler.is_compiling() or is_fake(tokens):
+            return self._mix_in_programs(tokens, routing)
         order = routing.expert.argsort(stable=True)
         order = order[routing.kept[order]]
         counts = torch.bincount(routing.expert[order], minlength=len(self.weight_in)).tolist()
@@ -120,6 +124,16 @@ class SwitchFeedForward(KeepsFloat32):
         served = torch.cat([torch.relu(rows @ first) @ second for rows, first, second in groups if len(rows)])
         share = routing.probabilities.gather(1, routing.expert[:, None])[order]
         return torch.zeros_like(tokens).index_copy(0, order, (served * share).to(tokens.dtype))
+
+    def _mix_in_programs(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """As `mix`, with all experts serving all tokens: a compiled program cannot know how many each will get."""
+        share = routing.probabilities.gather(1, routing.expert[:, None])
+        total = torch.zeros_like(tokens)
+        for number, (first, second) in enumerate(zip(self.weight_in.unbind(), self.weight_out.unbind(), strict=True)):
+            own = (routing.kept & (routing.expert == number))[:, None]
+            served = torch.relu(tokens @ first) @ second
+            total = total + torch.where(own, served * share, 0).to(tokens.dtype)
+        return total
 
 
 def balancing_loss(routing: Routing) -> Tensor:
@@ -132,7 +146,7 @@ def balancing_loss(routing: Routing) -> Tensor:
         Fedus et al., "Switch Transformers", 2022, equation 4.
     """
     count, experts = routing.probabilities.shape
-    wanted = torch.bincount(routing.expert, minlength=experts) / count
+    wanted = F.one_hot(routing.expert, experts).sum(0) / count
     return experts * (wanted * routing.probabilities.mean(0)).sum()
 
 
@@ -158,6 +172,7 @@ class MoEMamba(MambaLM):
             published, but neither `prefill` nor `generate`.
         positions: learned embeddings of as many positions are added; 0: none.
         expand: inner width of a Mamba block over d.
+        checkpointing: as in `MambaStack`.
     """
 
     def __init__(
@@ -171,6 +186,7 @@ class MoEMamba(MambaLM):
         capacity: float | None = 1.0,
         positions: int = 0,
         expand: float = 2,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(
             vocabulary,
@@ -183,6 +199,7 @@ class MoEMamba(MambaLM):
             positions=positions,
             block=partial(MambaBlock, expand=expand),
             feed_forward=partial(SwitchFeedForward, hidden=hidden, experts=experts, capacity=capacity),
+            checkpointing=checkpointing,
         )
 
     def _initialise(self) -> None:

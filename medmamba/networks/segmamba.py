@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import SLOPE, check_size, conv, merging_conv, norm, pointwise, transposed_conv
-from medmamba.networks._convert import check_known, grid_mamba, load_upstream, without_prefix
+from medmamba.networks._convert import check_known, grid_mamba, load_upstream, mixer_options, without_prefix
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
+from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.plans.plan import Topology
 
@@ -251,7 +252,7 @@ class Decoder(nn.Module):
 
 
 @register("segmamba", source="Xing et al.: SegMamba, 2024")
-class SegMamba(nn.Module):
+class SegMamba(SegmentationNetwork):
     """U-Net over a trunk of Mamba layers that scan forwards, backwards and across slices.
 
     Args:
@@ -333,7 +334,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     It has the authors' numbers of slices; ``num_slices`` names others, None those of the feature maps.
     """
     check_known("SegMamba", config, ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices"))
-    features = (*config["feat_size"], config["hidden_size"])
+    features = (*config.get("feat_size", (48, 96, 192, 384)), config.get("hidden_size", 768))
     stages = len(features) - 1
     topology = Topology(
         patch_size=(2**stages,) * 3,  # the weights fit any size
@@ -342,11 +343,11 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
         features=features,
     )
     network = SegMamba(
-        config["in_chans"],
-        config["out_chans"],
+        config.get("in_chans", 1),
+        config.get("out_chans", 13),
         topology,
         deep_supervision=False,
-        depths=config["depths"],
+        depths=config.get("depths", (DEPTH,) * stages),
         slices=config.get("num_slices", PUBLISHED_SLICES) or (),
     )
     tensors = grid_mamba(without_prefix(state_dict, "module."), SUFFIXES)
@@ -380,7 +381,7 @@ def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
 
 
 def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' Mamba of type v3: ``d_model``, ``d_state``, ``nslices``."""
-    check_known("Mamba", config, ("d_model", "d_state", "bimamba_type", "nslices"))
-    mixer = GridMamba(config["d_model"], interleaved(config["nslices"]), states=config.get("d_state", 16))
+    """The authors' Mamba of type v3: ``d_model``, ``nslices``, and what `mixer_options` takes."""
+    options = mixer_options(config, "bimamba_type", "nslices")
+    mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **options)
     return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

@@ -11,15 +11,18 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from medmamba.networks._backbone import run
 from medmamba.networks._blocks import Upsample, check_size, initialise, pointwise, residual_stage
+from medmamba.networks._convert import UpstreamError, load_upstream
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
+from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
 
@@ -61,9 +64,17 @@ class Encoder(nn.Module):
     """Residual stages of falling resolution, each followed by a Mamba layer where there is one."""
 
     def __init__(
-        self, in_channels: int, topology: Topology, blocks: Sequence[int], placement: Placement, mixer: Mixer
+        self,
+        in_channels: int,
+        topology: Topology,
+        blocks: Sequence[int],
+        placement: Placement,
+        mixer: Mixer,
+        *,
+        checkpointing: bool,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         features, kernels = topology.features, topology.kernel_sizes
         self.stem = residual_stage(in_channels, features[0], kernels[0], None, blocks[0])
         self.stages = nn.ModuleList(
@@ -76,10 +87,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C_in, *S) to the feature maps of all stages, finest first."""
-        x = self.stem(x)
+        x = run(self.stem, x, checkpointing=self.checkpointing)
         maps = []
         for stage, layer in zip(self.stages, self.mamba_layers, strict=True):
-            x = layer(stage(x))
+            x = run(layer, run(stage, x, checkpointing=self.checkpointing), checkpointing=self.checkpointing)
             maps.append(x)
         return maps
 
@@ -92,11 +103,20 @@ class Decoder(nn.Module):
         topology: of the encoder.
         blocks: residual blocks per stage, coarsest first.
         deep_supervision: return logits of all resolutions; may be set at any time.
+        checkpointing: see `UMamba`.
     """
 
-    def __init__(self, out_channels: int, topology: Topology, blocks: Sequence[int], *, deep_supervision: bool) -> None:
+    def __init__(
+        self,
+        out_channels: int,
+        topology: Topology,
+        blocks: Sequence[int],
+        *,
+        deep_supervision: bool,
+        checkpointing: bool,
+    ) -> None:
         super().__init__()
-        self.deep_supervision = deep_supervision
+        self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
         dims, features = topology.dims, topology.features
         upsample, stages, heads = [], [], []
         # The authors' 2D networks have no skip connection at full resolution.
@@ -120,13 +140,13 @@ class Decoder(nn.Module):
             x = up(x)
             if index < last or self.joins_finest:
                 x = torch.cat([x, maps[-2 - index].to(x.dtype)], dim=1)
-            x = stage(x)
+            x = run(stage, x, checkpointing=self.checkpointing)
             if self.deep_supervision or index == last:
                 logits.append(head(x))
         return logits[::-1] if self.deep_supervision else logits[-1]
 
 
-class UMamba(nn.Module):
+class UMamba(SegmentationNetwork):
     """A residual U-Net with Mamba layers.
 
     Args:
@@ -137,6 +157,8 @@ class UMamba(nn.Module):
         placement: one Mamba layer at the bottleneck (U-Mamba Bot), or one after each encoder stage (U-Mamba Enc; every
             second one in 2D).
         mixer: what mixes voxels in the Mamba layers; "none" leaves these out, which is the network to compare with.
+        checkpointing: compute stages and Mamba layers a second time in the backward pass instead of keeping their
+            insides.
         deep_supervision: return logits of all resolutions.
 
     Raises:
@@ -151,19 +173,23 @@ class UMamba(nn.Module):
         *,
         placement: Placement,
         mixer: Mixer = "mamba",
+        checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         check_mixer(mixer)
         stages = len(topology.features)
         # The authors halve the depth of the coarser half of the network.
         encoder_blocks = [2 if stage < math.ceil(stages / 2) else 1 for stage in range(stages)]
         decoder_blocks = [2 if stage < math.ceil((stages - 1) / 2 + 0.5) else 1 for stage in range(stages - 1)]
-        self.encoder = Encoder(in_channels, topology, encoder_blocks, placement, mixer)
+        self.encoder = Encoder(in_channels, topology, encoder_blocks, placement, mixer, checkpointing=checkpointing)
         has_layer = placement == "bottleneck" and mixer != "none"
         layer = MambaLayer(topology.features[-1], topology.dims, mixer=mixer) if has_layer else nn.Identity()
         self.mamba_layer = layer
-        self.decoder = Decoder(out_channels, topology, decoder_blocks, deep_supervision=deep_supervision)
+        self.decoder = Decoder(
+            out_channels, topology, decoder_blocks, deep_supervision=deep_supervision, checkpointing=checkpointing
+        )
         self._total_stride = topology.total_stride
         tied = any(getattr(layer, "channel_tokens", False) for layer in self.encoder.mamba_layers)
         self._only_size = topology.patch_size if tied else None
@@ -183,7 +209,7 @@ class UMamba(nn.Module):
             )
         check_size(x, self._total_stride)
         maps = self.encoder(x)
-        maps[-1] = self.mamba_layer(maps[-1])
+        maps[-1] = run(self.mamba_layer, maps[-1], checkpointing=self.checkpointing)
         return cast("Tensor | list[Tensor]", self.decoder(maps))
 
 
@@ -203,12 +229,78 @@ SOURCE = "Ma, Li, Wang: U-Mamba, 2024"
 
 
 @register("umamba_bot", source=SOURCE)
-def umamba_bot(in_channels: int, out_channels: int, topology: Topology, *, mixer: Mixer = "mamba") -> UMamba:
+def umamba_bot(
+    in_channels: int,
+    out_channels: int,
+    topology: Topology,
+    *,
+    mixer: Mixer = "mamba",
+    checkpointing: bool = False,
+) -> UMamba:
     """Residual U-Net with a Mamba layer at the bottleneck."""
-    return UMamba(in_channels, out_channels, topology, placement="bottleneck", mixer=mixer)
+    return UMamba(in_channels, out_channels, topology, placement="bottleneck", mixer=mixer, checkpointing=checkpointing)
 
 
 @register("umamba_enc", source=SOURCE)
-def umamba_enc(in_channels: int, out_channels: int, topology: Topology, *, mixer: Mixer = "mamba") -> UMamba:
+def umamba_enc(
+    in_channels: int,
+    out_channels: int,
+    topology: Topology,
+    *,
+    mixer: Mixer = "mamba",
+    checkpointing: bool = False,
+) -> UMamba:
     """Residual U-Net with Mamba layers in the encoder; tied to its patch size."""
-    return UMamba(in_channels, out_channels, topology, placement="encoder", mixer=mixer)
+    return UMamba(in_channels, out_channels, topology, placement="encoder", mixer=mixer, checkpointing=checkpointing)
+
+
+def convert_bot(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' U-Mamba Bot, 2D or 3D, as a `UMamba`.
+
+    Args:
+        config: what their code takes from plan and data set: ``patch``, ``strides``, ``kernels``,
+            ``features_per_stage``, ``in_ch``, ``ncls``, ``deep_supervision``. Names it holds besides change nothing.
+        state_dict: its tensors; an nnU-Net checkpoint's entry ``network_weights``.
+
+    Raises:
+        UpstreamError: for weights of the first version of U-Mamba, or of another network.
+    """
+    return _converted(config, state_dict, "bottleneck")
+
+
+def convert_enc(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' U-Mamba Enc, 2D or 3D, as a `UMamba`; see `convert_bot`."""
+    return _converted(config, state_dict, "encoder")
+
+
+def _converted(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], placement: Placement) -> nn.Module:
+    if _is_first_version(state_dict):
+        raise UpstreamError(
+            "these are weights of U-Mamba's first version (January 2024), another network: plain stem, transposed "
+            "convolutions, no channel tokens. Weights trained with the code since March 2024 can be loaded"
+        )
+    topology = Topology(
+        patch_size=tuple(config["patch"]),
+        strides=tuple(tuple(row) for row in config["strides"]),
+        kernel_sizes=tuple(tuple(row) for row in config["kernels"]),
+        features=tuple(config["features_per_stage"]),
+    )
+    network = UMamba(
+        config["in_ch"],
+        config["ncls"],
+        topology,
+        placement=placement,
+        deep_supervision=config.get("deep_supervision", True),
+    )
+    # The published decoder holds the encoder, and each block's layers a second time in a list.
+    aliases = ("decoder.encoder.", "all_modules.")
+    return load_upstream(network, {k: v for k, v in state_dict.items() if not any(alias in k for alias in aliases)})
+
+
+def _is_first_version(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of U-Mamba as it was before March 2024."""
+    bottleneck = any(key.startswith(("ln.", "mamba.")) for key in state_dict)
+    encoder = any(key.startswith("decoder.transpconvs.") for key in state_dict) and any(
+        ".mamba." in key for key in state_dict
+    )
+    return bottleneck or encoder

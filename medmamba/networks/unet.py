@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from medmamba.networks._backbone import run
 from medmamba.networks._blocks import (
     ConvNorm,
     activation,
@@ -25,6 +26,7 @@ from medmamba.networks._blocks import (
     transposed_conv,
 )
 from medmamba.networks._registry import register
+from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.plans.plan import Topology
 
 #: Convolutions per stage of the plain encoder and of the decoder.
@@ -47,9 +49,11 @@ def plain_stage(
 class UNetDecoder(nn.Module):
     """Transposed convolution, join with the encoder's map, two convolutions; logits at every resolution."""
 
-    def __init__(self, out_channels: int, topology: Topology, *, deep_supervision: bool) -> None:
+    def __init__(
+        self, out_channels: int, topology: Topology, *, deep_supervision: bool, checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        self.deep_supervision = deep_supervision
+        self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
         features = topology.features
         coarse_to_fine = list(reversed(range(len(features) - 1)))
         self.upsample_layers = nn.ModuleList(
@@ -69,13 +73,13 @@ class UNetDecoder(nn.Module):
         logits = []
         last = len(self.stages) - 1
         for index, (up, stage, head) in enumerate(zip(self.upsample_layers, self.stages, self.seg_layers, strict=True)):
-            x = stage(torch.cat([up(x), maps[-2 - index]], dim=1))
+            x = run(stage, torch.cat([up(x), maps[-2 - index]], dim=1), checkpointing=self.checkpointing)
             if self.deep_supervision or index == last:
                 logits.append(head(x))
         return logits[::-1] if self.deep_supervision else logits[-1]
 
 
-class UNet(nn.Module):
+class UNet(SegmentationNetwork):
     """nnU-Net's U-Net.
 
     Args:
@@ -83,6 +87,7 @@ class UNet(nn.Module):
         out_channels: channels of the logits.
         topology: shape of the network; 2D or 3D, any input that the strides divide.
         residual: residual blocks in the encoder, more of them in deeper stages.
+        checkpointing: compute stages a second time in the backward pass instead of keeping their insides.
         deep_supervision: return logits of all resolutions.
     """
 
@@ -93,9 +98,11 @@ class UNet(nn.Module):
         topology: Topology,
         *,
         residual: bool = False,
+        checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
         self.stem = residual_stage(in_channels, features[0], kernels[0], None, 1) if residual else nn.Identity()
         widths = [features[0] if residual else in_channels, *features]
@@ -106,7 +113,9 @@ class UNet(nn.Module):
                 self.stages.append(residual_stage(widths[stage], width, kernels[stage], strides[stage], blocks))
             else:
                 self.stages.append(plain_stage(widths[stage], width, kernels[stage], strides[stage]))
-        self.decoder = UNetDecoder(out_channels, topology, deep_supervision=deep_supervision)
+        self.decoder = UNetDecoder(
+            out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing
+        )
         self._total_stride = topology.total_stride
         self.apply(initialise)
 
@@ -117,15 +126,17 @@ class UNet(nn.Module):
             ValueError: if the size cannot be divided by the strides.
         """
         check_size(x, self._total_stride)
-        x = self.stem(x)
+        x = run(self.stem, x, checkpointing=self.checkpointing)
         maps = []
         for stage in self.stages:
-            x = stage(x)
+            x = run(stage, x, checkpointing=self.checkpointing)
             maps.append(x)
         return cast("Tensor | list[Tensor]", self.decoder(maps))
 
 
 @register("unet", source="Isensee et al.: nnU-Net, 2021")
-def unet(in_channels: int, out_channels: int, topology: Topology, *, residual: bool = False) -> UNet:
+def unet(
+    in_channels: int, out_channels: int, topology: Topology, *, residual: bool = False, checkpointing: bool = False
+) -> UNet:
     """nnU-Net's U-Net, the baseline; option residual for its residual encoder."""
-    return UNet(in_channels, out_channels, topology, residual=residual)
+    return UNet(in_channels, out_channels, topology, residual=residual, checkpointing=checkpointing)

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.kernels import bidirectional
-from medmamba.networks._backbone import Pyramid, accumulate
+from medmamba.networks._backbone import Pyramid, accumulate, run
 from medmamba.networks._blocks import activation, check_size, initialise, norm, transposed_conv
-from medmamba.networks._convert import UpstreamError, grid_mamba, load_upstream
+from medmamba.networks._convert import UpstreamError, grid_mamba, load_upstream, mixer_options
 from medmamba.networks._decoders import make_decoder
+from medmamba.networks._mixers import Mixer
 from medmamba.networks._registry import register
+from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.networks._vim import Column
 from medmamba.networks.unet import plain_stage
@@ -50,7 +52,8 @@ class Vim(nn.Module):
         states: per channel and direction.
         pooling: "class_token": logits are read from a token in the middle of the sequence; "mean": from the mean.
         drop_path: rate of stochastic depth in the last block; rises linearly.
-        step_start: how the step size of the backward direction begins: "zero" as published, or "mamba" as forwards.
+        step_start: how the step size of the backward direction begins: "mamba" as forwards, or "zero" as in the
+            authors' code, a memory of one or two tokens with which it learns less from afar.
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
     """
 
@@ -67,7 +70,7 @@ class Vim(nn.Module):
         states: int = 16,
         pooling: Pooling = "class_token",
         drop_path: float = 0.0,
-        step_start: StepStart = "zero",
+        step_start: StepStart = "mamba",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -86,6 +89,7 @@ class Vim(nn.Module):
             class_token=pooling == "class_token",
             drop_path=drop_path,
             step_start=step_start,
+            mixer="bimamba",
             checkpointing=checkpointing,
         )
         #: Blocks after which `features` reads the stream: four, evenly spaced.
@@ -121,7 +125,7 @@ class Vim(nn.Module):
 
 
 @register("vim", source="Zhu et al.: Vision Mamba, 2024")
-class VimUNet(nn.Module):
+class VimUNet(SegmentationNetwork):
     """Vision Mamba under a U-Net decoder: one column over patches of the image.
 
     The patches are as large as the total stride of one level. Finer levels are upsampled from the stream after earlier
@@ -139,6 +143,7 @@ class VimUNet(nn.Module):
         decoder: "unet" or "upernet".
         drop_path: rate of stochastic depth in the last block; rises linearly.
         step_start: as in `Vim`.
+        mixer: what mixes the patches in a block; "none" leaves the blocks out, which is the network to compare with.
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
         deep_supervision: return logits of all resolutions.
 
@@ -158,7 +163,8 @@ class VimUNet(nn.Module):
         states: int = 16,
         decoder: str = "unet",
         drop_path: float = 0.0,
-        step_start: StepStart = "zero",
+        step_start: StepStart = "mamba",
+        mixer: Mixer = "bimamba",
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
@@ -180,6 +186,7 @@ class VimUNet(nn.Module):
             class_token=False,
             drop_path=drop_path,
             step_start=step_start,
+            mixer=mixer,
             checkpointing=checkpointing,
         )
         self.column_norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-5) for _ in self.taps)
@@ -195,7 +202,10 @@ class VimUNet(nn.Module):
             plain_stage(features[below - 1], features[below], kernels[below], strides[below])
             for below in range(level + 1, len(features))
         )
-        self.decoder = make_decoder(decoder, out_channels, topology, deep_supervision=deep_supervision)
+        self.decoder = make_decoder(
+            decoder, out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing
+        )
+        self.checkpointing = checkpointing
         for part in (self.image_stage, self.upsample_layers, self.coarse_stages, self.decoder):
             part.apply(initialise)
 
@@ -206,11 +216,11 @@ class VimUNet(nn.Module):
             ValueError: if the size cannot be divided by the strides.
         """
         check_size(x, self.pyramid.strides[-1])
-        maps = [self.image_stage(x)]
+        maps = [run(self.image_stage, x, checkpointing=self.checkpointing)]
         for y, scale, up in zip(self.column.maps(x, self.taps), self.column_norms, self.upsample_layers, strict=True):
             maps.append(up(scale(y.movedim(1, -1)).movedim(-1, 1)))
         for stage in self.coarse_stages:
-            maps.append(stage(maps[-1]))
+            maps.append(run(stage, maps[-1], checkpointing=self.checkpointing))
         return maps
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -230,7 +240,7 @@ _ONLY: dict[str, tuple[Any, Any]] = {
 }
 
 
-def vim_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' ``VisionMamba`` as a `Vim`.
 
     Args:
@@ -289,32 +299,29 @@ def _name(key: str) -> str:
     return key
 
 
-def bimamba_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The Mamba block of the authors' fork with ``bimamba_type="v2"`` as a `GridMamba`.
+def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The Mamba block of the authors' fork for both directions as a `GridMamba`.
 
     Args:
-        config: arguments of its constructor.
+        config: arguments of its constructor. Of ``bimamba_type``, "v2" is the published block, which ``if_divide_out``
+            makes a mean; "v1" the ablation "bidirectional SSM", where the directions share all but A.
         state_dict: its tensors.
 
     Raises:
         UpstreamError: for an argument that is not known here, another type, or weights that do not fit.
     """
-    known = ("d_model", "d_state", "d_conv", "expand", "conv_bias", "bias", "bimamba_type", "if_divide_out")
-    unknown = sorted(set(config) - set(known))
-    if unknown or config.get("bimamba_type") != "v2":
+    kind = config.get("bimamba_type")
+    if kind not in ("v1", "v2"):
         raise UpstreamError(
-            f"a bidirectional block with bimamba_type={config.get('bimamba_type')!r} and arguments "
-            f"{', '.join(unknown) or 'as usual'} is not known here; it must be 'v2', with {', '.join(known)}"
+            f"a block for both directions must have bimamba_type 'v1' or 'v2' to be known here, got {kind!r}"
         )
+    options = mixer_options(config, "bimamba_type", "if_divide_out")
     block = GridMamba(
         config["d_model"],
         bidirectional(),
-        states=config.get("d_state", 16),
-        taps=config.get("d_conv", 4),
-        expand=config.get("expand", 2),
-        mean=config.get("if_divide_out", False),
-        starts=("mamba", "linear"),
-        conv_bias=config.get("conv_bias", True),
-        bias=config.get("bias", False),
+        mean=kind == "v2" and config.get("if_divide_out", False),
+        starts=("mamba", "linear") if kind == "v2" else "mamba",
+        shared=kind == "v1",
+        **options,
     )
-    return load_upstream(block, grid_mamba(state_dict, ("", "_b")))
+    return load_upstream(block, grid_mamba(state_dict, ("", "_b"), shared=kind == "v1"))

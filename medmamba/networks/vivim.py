@@ -21,7 +21,8 @@ from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks import _segformer as segformer
 from medmamba.networks._backbone import accumulate, channels_first, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
-from medmamba.networks._convert import check_known, grid_mamba, load_upstream, without_prefix
+from medmamba.networks._convert import check_known, grid_mamba, load_upstream, mixer_options, without_prefix
+from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.plans.plan import Topology
@@ -44,26 +45,35 @@ class MambaLayer(nn.Module):
         width: C.
         states: per channel of the Mamba block.
         step_start: how the step sizes of the three orders begin.
+        mixer: what mixes the clip's tokens; "tri" are the three orders, "none" leaves the feed-forward part only.
     """
 
-    def __init__(self, width: int, *, states: int = 16, step_start: StepStart = "zero") -> None:
+    def __init__(self, width: int, *, states: int = 16, step_start: StepStart = "mamba", mixer: Mixer = "tri") -> None:
         super().__init__()
         across = ScanOrder(axes=(1, 2, 0))
-        self.norm1 = nn.LayerNorm(width)
-        self.mamba = GridMamba(width, (FORWARD, BACKWARD, across), states=states, mean=True, starts=step_start)
+        self.mamba: nn.Module | None = None
+        if mixer != "none":
+            self.norm1 = nn.LayerNorm(width)
+        # The published block by itself, so that weights have the published names.
+        if mixer == "tri":
+            self.mamba = GridMamba(width, (FORWARD, BACKWARD, across), states=states, mean=True, starts=step_start)
+        elif mixer != "none":
+            self.mamba = TokenMixer(mixer, width, 3)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = segformer.ConvFeedForward(width, 3)
         draw_linear(self.modules(), LINEAR_STD)
-        nn.init.trunc_normal_(self.mamba.x_proj, std=LINEAR_STD)
-        if step_start == "zero":
-            nn.init.trunc_normal_(self.mamba.step_weight, std=LINEAR_STD)
+        if isinstance(self.mamba, GridMamba):
+            nn.init.trunc_normal_(self.mamba.x_proj, std=LINEAR_STD)
+            if step_start == "zero":
+                nn.init.trunc_normal_(self.mamba.step_weight, std=LINEAR_STD)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, h, w, C) to (B, T, h, w, C)."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.norm1.weight.dtype)
-            mixed = self.mamba(self.norm1(x).flatten(1, 3), x.shape[1:4])
-            x = x + cast(Tensor, mixed).view(x.shape)
+        if self.mamba is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                x = x.to(self.norm1.weight.dtype)
+                mixed = self.mamba(self.norm1(x).flatten(1, 3), x.shape[1:4])
+                x = x + cast(Tensor, mixed).view(x.shape)
         return x + cast(Tensor, self.mlp(self.norm2(x)))
 
 
@@ -111,8 +121,10 @@ class Vivim(nn.Module):
         drop_path: rate of stochastic depth in the last transformer block; rises linearly.
         dropout: rate before the logits.
         edge_head: whether to return logits of edges too, from the finest map.
-        step_start: how the step sizes of the scans begin: "zero" as in the authors' code, which gives them a short
-            memory, or "mamba".
+        step_start: how the step sizes of the scans begin: "mamba", or "zero" as in the authors' code, a memory of one
+            or two tokens with which it learns less from afar.
+        mixer: what mixes the clip in the Mamba layers; "none" leaves their feed-forward parts only, which is the
+            network to compare with.
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
@@ -133,10 +145,12 @@ class Vivim(nn.Module):
         drop_path: float = 0.1,
         dropout: float = 0.1,
         edge_head: bool = False,
-        step_start: StepStart = "zero",
+        step_start: StepStart = "mamba",
+        mixer: Mixer = "tri",
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_mixer(mixer)
         widths, strides = topology.features, topology.strides
         for name, given in (("depths", depths), ("heads", heads), ("reductions", reductions)):
             if (given or name == "depths") and (len(given) != len(widths) or min(given) < 1):
@@ -156,7 +170,7 @@ class Vivim(nn.Module):
             blocks = [segformer.Block(width, heads[stage], coarser[stage], next(rates)) for _ in range(depths[stage])]
             for module in (embed, *blocks):
                 segformer.initialise(module)
-            layers = [MambaLayer(width, step_start=step_start) for _ in range(mamba_layers)]
+            layers = [MambaLayer(width, step_start=step_start, mixer=mixer) for _ in range(mamba_layers)]
             self.stages.append(Stage(embed, blocks, layers, checkpointing=checkpointing))
         self.decoder = segformer.Decoder(widths, decoder_width, out_channels, dropout)
         segformer.initialise(self.decoder)
@@ -302,7 +316,7 @@ def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
 
 
 def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' Mamba of type v3: ``d_model``, ``d_state``, ``nframes``."""
-    check_known("Mamba", config, ("d_model", "d_state", "bimamba_type", "nframes"))
-    mixer = GridMamba(config["d_model"], interleaved(config["nframes"]), states=config.get("d_state", 16), mean=True)
+    """The authors' Mamba of type v3: ``d_model``, ``nframes``, and what `mixer_options` takes."""
+    options = mixer_options(config, "bimamba_type", "nframes")
+    mixer = GridMamba(config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **options)
     return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

@@ -28,18 +28,31 @@ from medmamba.networks._backbone import (
 from medmamba.networks._blocks import check_size, conv, initialise
 from medmamba.networks._convert import UpstreamError, load_upstream
 from medmamba.networks._decoders import make_decoder
+from medmamba.networks._mixers import Mixer, check_mixer
 from medmamba.networks._registry import register
-from medmamba.networks._vss import SS2D, ConvLayerNorm, Downsampling, Stem, VSSBlock, make_downsampling, make_stem
+from medmamba.networks._segmentation import SegmentationNetwork
+from medmamba.networks._vss import (
+    SS2D,
+    ConvLayerNorm,
+    Downsampling,
+    MapMixer,
+    Stem,
+    VSSBlock,
+    make_downsampling,
+    make_stem,
+)
 from medmamba.networks.unet import plain_stage
 from medmamba.plans.plan import Topology
 
 
-def _stages(mixers: Sequence[Sequence[SS2D]], mlp_ratio: float, drop_path: float) -> nn.ModuleList:
+def _stages(
+    widths: Sequence[int], mixers: Sequence[Sequence[nn.Module | None]], mlp_ratio: float, drop_path: float
+) -> nn.ModuleList:
     """Blocks of each stage around their mixers; the rate of stochastic depth rises through all of them."""
     rates = iter(drop_rates(drop_path, sum(len(stage) for stage in mixers)))
     return nn.ModuleList(
-        nn.ModuleList(VSSBlock(mixer, mlp_ratio=mlp_ratio, drop_path=next(rates)) for mixer in stage)
-        for stage in mixers
+        nn.ModuleList(VSSBlock(width, mixer, mlp_ratio=mlp_ratio, drop_path=next(rates)) for mixer in stage)
+        for width, stage in zip(widths, mixers, strict=True)
     )
 
 
@@ -110,7 +123,7 @@ class VMamba(nn.Module):
             ]
             for width, depth in zip(widths, depths, strict=True)
         ]
-        self.stages = _stages(mixers, mlp_ratio, drop_path)
+        self.stages = _stages(widths, mixers, mlp_ratio, drop_path)
         self.norm = nn.LayerNorm(widths[-1])
         self.head = nn.Linear(widths[-1], classes)
         draw_linear([self.head])
@@ -141,7 +154,7 @@ class VMamba(nn.Module):
 
 
 @register("vmamba", source="Liu et al.: VMamba, 2024")
-class VMambaUNet(nn.Module):
+class VMambaUNet(SegmentationNetwork):
     """VMamba under a U-Net decoder: scans along each axis, both ways, below a stem of convolutions.
 
     Strides, kernels and widths are the topology's. The first levels stand where VMamba has its stem.
@@ -153,6 +166,8 @@ class VMambaUNet(nn.Module):
         conv_levels: levels with plain convolutions; at least the first, at most all but the last.
         depth: blocks of each level below.
         ssm_ratio: as in `VMamba`, and so on to gate.
+        mixer: what scans in a block; all but "cross" are without ssm_ratio, states, gate and the depthwise convolution;
+            "none" leaves the MLPs only, which is the network to compare with.
         decoder: "unet" or "upernet".
         drop_path: rate of stochastic depth in the last block; rises linearly.
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
@@ -171,12 +186,14 @@ class VMambaUNet(nn.Module):
         states: int = 1,
         mlp_ratio: float = 4.0,
         gate: bool = False,
+        mixer: Mixer = "cross",
         decoder: str = "unet",
         drop_path: float = 0.0,
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
+        check_mixer(mixer)
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
         if conv_levels < 1 or depth < 1:
             raise ValueError(f"vmamba: conv_levels and depth must be at least 1, got {conv_levels} and {depth}")
@@ -194,23 +211,19 @@ class VMambaUNet(nn.Module):
             ConvLayerNorm(conv(features[level - 1], features[level], kernels[level], strides[level]), features[level])
             for level in levels
         )
-        mixers = [
-            [
-                SS2D(
-                    features[level],
-                    dims=topology.dims,
-                    states=states,
-                    ratio=ssm_ratio,
-                    kernel=kernels[level],
-                    gate=gate,
-                )
-                for _ in range(depth)
-            ]
-            for level in levels
-        ]
-        self.stages = _stages(mixers, mlp_ratio, drop_path)
+
+        def mix(level: int) -> nn.Module | None:
+            width, dims = features[level], topology.dims
+            if mixer == "cross":
+                return SS2D(width, dims=dims, states=states, ratio=ssm_ratio, kernel=kernels[level], gate=gate)
+            return None if mixer == "none" else MapMixer(mixer, width, dims)
+
+        mixers = [[mix(level) for _ in range(depth)] for level in levels]
+        self.stages = _stages(features[first:], mixers, mlp_ratio, drop_path)
         self.norms = nn.ModuleList(nn.LayerNorm(features[level]) for level in levels)
-        self.decoder = make_decoder(decoder, out_channels, topology, deep_supervision=deep_supervision)
+        self.decoder = make_decoder(
+            decoder, out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing
+        )
         for part in (self.conv_stages, self.decoder):
             part.apply(initialise)
 
@@ -223,7 +236,7 @@ class VMambaUNet(nn.Module):
         check_size(x, self.pyramid.strides[-1])
         maps = []
         for stage in self.conv_stages:
-            x = stage(x)
+            x = run(stage, x, checkpointing=self.checkpointing)
             maps.append(x)
         scanned = _run_stages(self.entries, self.stages, channels_last(x), checkpointing=self.checkpointing)
         return maps + [channels_first(norm(y)) for norm, y in zip(self.norms, scanned, strict=True)]
@@ -283,7 +296,7 @@ def _check(config: Mapping[str, Any]) -> None:
         raise UpstreamError(f"only VMamba with a forward_type of {', '.join(_GATED)} is known here, got {kind!r}")
 
 
-def vmamba_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' ``VSSM`` as a `VMamba`.
 
     Args:
@@ -331,7 +344,7 @@ def vmamba_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Ten
     return load_upstream(network, _reshaped({name(key): tensor for key, tensor in state_dict.items()}))
 
 
-def vss_block_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+def convert_block(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' ``VSSBlock`` as ours, whichever layout its maps had.
 
     Args:
@@ -339,7 +352,7 @@ def vss_block_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, 
         state_dict: its tensors.
 
     Raises:
-        UpstreamError: as `vmamba_from_upstream`.
+        UpstreamError: as `convert`.
     """
     _check(config)
     mixer = SS2D(
@@ -349,11 +362,13 @@ def vss_block_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, 
         conv_bias=config.get("ssm_conv_bias", True),
         gate=_GATED[config["forward_type"]],
     )
-    block = VSSBlock(mixer, mlp_ratio=config.get("mlp_ratio", 4.0), drop_path=config.get("drop_path", 0.0))
+    block = VSSBlock(
+        config["hidden_dim"], mixer, mlp_ratio=config.get("mlp_ratio", 4.0), drop_path=config.get("drop_path", 0.0)
+    )
     return load_upstream(block, _reshaped({_block_name(key): tensor for key, tensor in state_dict.items()}))
 
 
-def ss2d_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' ``SS2D`` as ours, whichever layout its maps had.
 
     Args:
@@ -361,7 +376,7 @@ def ss2d_from_upstream(config: Mapping[str, Any], state_dict: Mapping[str, Tenso
         state_dict: its tensors.
 
     Raises:
-        UpstreamError: as `vmamba_from_upstream`.
+        UpstreamError: as `convert`.
     """
     _check(config)
     mixer = SS2D(

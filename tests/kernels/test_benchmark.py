@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from medmamba.kernels import benchmark
+from medmamba.kernels import ScanOrder, benchmark, cross, interleaved
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +26,20 @@ def test_table_has_a_row_for_each_pass_and_for_the_orders_together(capsys: pytes
 def test_nothing_is_reported_when_results_differ(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "peers", lambda device: {"wrong": lambda *args: benchmark.loop(*args) * 1.01})
-    with pytest.raises(SystemExit, match="nothing to report"):
+    wrong = benchmark.Peer("wrong", lambda *args: benchmark.loop(*args) * 1.01, quick=True)
+    monkeypatch.setattr(benchmark, "peers", lambda device: [wrong])
+    with pytest.raises(SystemExit, match=r"small beside wrong: y differs by .* nothing to report"):
         benchmark.main(["--device", "cpu", "--repeat", "1"])
-    assert "| small" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("| refused |") == 2
+
+
+@pytest.mark.parametrize("order", [*cross(3), *interleaved(4), ScanOrder(axes=(2, 0, 1), pieces=5, reverse=True)])
+def test_peers_get_the_tokens_of_each_order_and_put_them_back(order: ScanOrder) -> None:
+    grid = (4, 3, 5)
+    tokens = torch.arange(60).repeat(2, 1)
+    there = benchmark.laid_out(tokens, order, grid)
+    assert there[1].tolist() == order.walk(grid).positions().tolist()
+    assert torch.equal(benchmark.put_back(there, order, grid), tokens)
 
 
 def test_unknown_shape_lists_those_there_are() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from medmamba.kernels import backends, selective_scan
+from medmamba.kernels import selective_scan
 from tests import golden
 
 INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -18,21 +18,25 @@ MARGIN = 10
 FLOOR = 2.0**-23
 
 
-def run(tensors: dict[str, torch.Tensor], facts: dict[str, Any], backend: str) -> dict[str, torch.Tensor]:
+def run(
+    tensors: dict[str, torch.Tensor], facts: dict[str, Any], backend: str, device: str = "cpu"
+) -> dict[str, torch.Tensor]:
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     leaves = {n: tensors[f"input/{n}"].clone().requires_grad_() for n in INPUTS if f"input/{n}" in tensors}
     softplus = facts["config"]["delta_softplus"]
     y, state = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
     y.backward(tensors["input/upstream_grad"])
     grads = {f"grad/{n}": torch.zeros_like(v) if v.grad is None else v.grad for n, v in leaves.items()}
-    return {"out": y.detach(), "last_state": state.detach(), **grads}
+    results = {"out": y.detach(), "last_state": state.detach(), **grads}
+    return {name: result.cpu() for name, result in results.items()}
 
 
-@pytest.mark.parametrize("backend", backends("cpu"))
+@pytest.mark.parametrize(("backend", "device"), golden.places())
 @pytest.mark.parametrize("path", golden.parameters("op_selective_scan__*"))
-def test_backend_is_as_close_to_float64_as_float32_allows(path: Path, backend: str) -> None:
+def test_backend_is_as_close_to_float64_as_float32_allows(path: Path, backend: str, device: str) -> None:
     file = golden.load(path)
     tensors, facts = file.tensors, file.facts
-    results = run(tensors, facts, backend)
+    results = run(tensors, facts, backend, device)
     for name, error in facts["fp32_vs_fp64"].items():
         key = name if name.startswith("grad/") else f"output64/{name}"
         worst = float((results[name].double() - tensors[key].double()).abs().max())

@@ -32,7 +32,7 @@ kernels_run = pytest.mark.skipif(
 @pytest.mark.skipif(INTERPRETED, reason="this is the child process")
 def test_interpreted_kernels_pass_all_tests_of_scans() -> None:
     folder = Path(__file__).parent
-    files = [str(folder / f"test_{name}.py") for name in ("triton_scan", "golden_scan", "reference")]
+    files = [str(folder / f"test_{name}.py") for name in ("triton_scan", "golden_scan", "golden_blocks", "reference")]
     chosen = "triton and not long"  # that takes minutes
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *files],
@@ -43,20 +43,6 @@ def test_interpreted_kernels_pass_all_tests_of_scans() -> None:
     )
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-2000:]
     assert " passed" in finished.stdout
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(request, monkeypatch) -> None:
-    """What a kernel reads before it writes it becomes NaN in the results."""
-    if not INTERPRETED and not torch.cuda.is_available():
-        return
-    from medmamba.kernels import _triton_launch
-
-    def poison(make):
-        return lambda *args, **kwargs: make(*args, **kwargs).fill_(float("nan"))
-
-    monkeypatch.setattr(_triton_launch.Job, "_new", poison(_triton_launch.Job._new))
-    monkeypatch.setattr(_triton_launch, "dense_like", poison(_triton_launch.dense_like))
 
 
 @pytest.fixture
@@ -312,6 +298,21 @@ def test_wrong_kernels_are_noticed_and_named(monkeypatch) -> None:
     monkeypatch.setattr(_triton_launch, "FORWARD", {})
     with pytest.raises(RuntimeError, match=r"fails on .*: 16; use backend='torch'"):
         triton_scan.check_kernels(device)
+
+
+@kernels_run
+def test_kernels_are_checked_inside_an_operator(monkeypatch) -> None:
+    from medmamba.kernels import triton_scan
+
+    monkeypatch.setattr(triton_scan, "CHECK_GRID", (2, 3))
+
+    @torch.library.custom_op("medmamba_tests::check", mutates_args=())
+    def check(x: Tensor) -> Tensor:
+        triton_scan.check_kernels(torch.device(DEVICE))
+        return x + 1
+
+    with torch.no_grad():
+        assert check(torch.zeros(())) == 1
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes tensors on the CPU")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medmamba import kernels, networks
+from medmamba.networks import _ssm, _vss, mamba
+from medmamba.networks._ssm import KeepsFloat32
 from medmamba.plans.plan import Topology
 
 TOPOLOGIES = {
@@ -35,6 +39,11 @@ TOPOLOGIES = {
     ),
 }
 SMALLEST = {2: TOPOLOGIES["2d"], 3: TOPOLOGIES["3d"]}
+#: Every operator on them takes its time to trace.
+TINY = {
+    2: Topology(patch_size=(4, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6)),
+    3: Topology(patch_size=(2, 4, 4), strides=((1,) * 3, (1, 2, 2)), kernel_sizes=((3,) * 3,) * 2, features=(4, 6)),
+}
 IMAGE, CLASSES = 2, 3
 
 each_network = pytest.mark.parametrize(
@@ -43,6 +52,10 @@ each_network = pytest.mark.parametrize(
         pytest.param(name, SMALLEST[networks.describe(name).dims[-1]], id=name)
         for name in networks.names("segmentation")
     ],
+)
+each_traced_network = pytest.mark.parametrize(
+    ("name", "topology"),
+    [pytest.param(name, TINY[networks.describe(name).dims[-1]], id=name) for name in networks.names("segmentation")],
 )
 each_network_and_topology = pytest.mark.parametrize(
     ("name", "topology"),
@@ -55,10 +68,38 @@ each_network_and_topology = pytest.mark.parametrize(
 )
 
 
-def build(name: str, topology: Topology, seed: int = 0) -> nn.Module:
+def build(name: str, topology: Topology, seed: int = 0, **options: Any) -> nn.Module:
     """A small network, the same for the same seed."""
     torch.manual_seed(seed)
-    return networks.create(name, IMAGE, CLASSES, topology)
+    return networks.create(name, IMAGE, CLASSES, topology, **options)
+
+
+def build_shallow(name: str, topology: Topology, **options: Any) -> nn.Module:
+    """As `build`, with two blocks where their number is an option."""
+    return build(name, topology, **({"depth": 2} if "depth" in networks.describe(name).options else {}), **options)
+
+
+def gradients(network: nn.Module, run: Any, x: Tensor) -> dict[str, Tensor]:
+    """Of all parameters, and of the image."""
+    x = x.detach().requires_grad_()
+    network.zero_grad()
+    torch.autograd.backward(sum((output.float() ** 2).mean() for output in run(x)))
+    assert x.grad is not None
+    found = {"image": x.grad}
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        found[key] = parameter.grad.clone()
+    return found
+
+
+def recurrences(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a recurrence adds up: decays, skips and biases of step sizes."""
+    return {
+        f"{prefix}.{name}": module.get_parameter(name)
+        for prefix, module in network.named_modules()
+        if isinstance(module, KeepsFloat32)
+        for name in module.float32_parameters
+    }
 
 
 def image(topology: Topology, batch: int = 2) -> Tensor:
@@ -160,3 +201,185 @@ def test_indivisible_size_is_refused(name: str, topology: Topology) -> None:
     size = (*topology.patch_size[:-1], topology.patch_size[-1] - 2)
     with pytest.raises(ValueError, match=re.escape(str(size))):
         network(torch.zeros(1, IMAGE, *size))
+
+
+@each_network_and_topology
+def test_size_of_feature_maps_is_what_the_convolutions_return(name: str, topology: Topology) -> None:
+    network = build(name, topology)
+    kinds = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    counted: list[int] = []
+    for module in network.modules():
+        if isinstance(module, kinds):
+            module.register_forward_hook(lambda module, inputs, output: counted.append(output.numel()))
+    for deep_supervision in (True, False):
+        network.decoder.deep_supervision = deep_supervision  # type: ignore[union-attr]
+        counted.clear()
+        with torch.no_grad():
+            network(image(topology, batch=1))
+        expected = sum(counted)
+        assert expected > 0
+        assert network.compute_conv_feature_map_size(topology.patch_size) == expected  # type: ignore[operator]
+        meta = copy.deepcopy(network).to("meta")
+        assert meta.compute_conv_feature_map_size(topology.patch_size) == expected  # type: ignore[operator]
+
+
+@each_network
+def test_size_of_feature_maps_wants_the_size_of_an_image(name: str, topology: Topology) -> None:
+    network = build(name, topology)
+    with pytest.raises(ValueError, match=f"must be {topology.dims} numbers"):
+        network.compute_conv_feature_map_size((1, IMAGE, *topology.patch_size))  # type: ignore[operator]
+
+
+@each_traced_network
+def test_compiled_whole_gives_the_same(name: str, topology: Topology) -> None:
+    network, x = build_shallow(name, topology), image(topology)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    expected, found = gradients(network, network, x), gradients(network, compiled, x)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for key, gradient in expected.items():
+        assert (found[key] - gradient).abs().max() < 1e-4 * largest, key
+
+
+@each_traced_network
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_exported_program_gives_the_same(
+    name: str, topology: Topology, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDMAMBA_SCAN_BACKEND", backend)
+    network, x = build_shallow(name, topology).eval(), image(topology)
+    with torch.no_grad():
+        expected = finest(network, x)
+        program = torch.export.export(network, (x,))
+        found = program.module()(x)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    own = [str(node.target) for node in program.graph.nodes if "medmamba" in str(node.target)]
+    # With the portable backend a program can go where this library is not installed.
+    assert not own or backend == "cpu"
+
+
+@each_network
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_conversion_to_16_bits_leaves_recurrences_in_float32(name: str, topology: Topology, kind: torch.dtype) -> None:
+    network = build(name, topology)
+    with torch.no_grad():
+        exact = finest(network, image(topology))
+    before = {key: parameter.clone() for key, parameter in recurrences(network).items()}
+    network.half() if kind == torch.float16 else network.bfloat16()
+    for key, parameter in network.named_parameters():
+        is_kept = key in before
+        assert parameter.dtype == (torch.float32 if is_kept else kind), key
+        assert not is_kept or torch.equal(parameter, before[key]), key
+    assert before.keys() == {key for key in dict(network.named_parameters()) if _is_of_a_recurrence(key)}
+    with torch.no_grad():
+        rough = finest(network, image(topology).to(kind))
+    assert rough.dtype == kind
+    assert (rough.float() - exact).abs().max() < 0.2 * exact.abs().max()
+
+
+def _is_of_a_recurrence(key: str) -> bool:
+    return key.rpartition(".")[2] in ("A_log", "D", "step_bias") or key.endswith("dt_proj.bias")
+
+
+@each_network
+def test_recurrences_get_float32_under_autocast(name: str, topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: list[torch.dtype] = []
+
+    def watched(scan: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            _, _, A, _, _, D, _, step_bias = args
+            kinds.extend([A.dtype, D.dtype, step_bias.dtype])
+            return scan(*args, **options)
+
+        return run
+
+    for module, scan in ((_ssm, "multi_scan"), (_vss, "multi_scan"), (mamba, "selective_scan")):
+        monkeypatch.setattr(module, scan, watched(getattr(module, scan)))
+    network = build(name, topology)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        network(image(topology))
+    assert len(kinds) == len(recurrences(network))
+    assert set(kinds) <= {torch.float32}
+
+
+@each_network
+def test_step_sizes_survive_the_initialisations_of_others(name: str, topology: Topology) -> None:
+    network = build(name, topology)
+    before = {key: parameter.clone() for key, parameter in recurrences(network).items()}
+    he = pytest.importorskip("dynamic_network_architectures.initialization.weight_init").InitWeights_He(1e-2)
+
+    def careful(module: nn.Module) -> None:
+        """As Mamba's language model does it."""
+        if isinstance(module, nn.Linear) and module.bias is not None and not hasattr(module.bias, "_no_reinit"):
+            nn.init.zeros_(module.bias)
+
+    def careless(module: nn.Module) -> None:
+        """As Vim's and many vision transformers do it."""
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    for initialise in (he, careful, careless):
+        network.apply(initialise)
+    for key, parameter in recurrences(network).items():
+        assert torch.equal(parameter, before[key]), key
+
+
+@each_network
+def test_checkpointing_gives_the_same_gradients_and_keeps_less(name: str, topology: Topology) -> None:
+    x = image(topology)
+    plain = build(name, topology)
+    saved = build(name, topology, checkpointing=True)
+    expected, found = gradients(plain, plain, x), gradients(saved, saved, x)
+    for key, gradient in expected.items():
+        assert torch.equal(found[key], gradient), key
+
+    def kept(network: nn.Module) -> int:
+        """Values that autograd holds on to beside parameters."""
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = network(x)
+        own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+        del outputs
+        return sum(size for place, size in sizes.items() if place not in own)
+
+    assert kept(saved) < 0.7 * kept(plain)
+
+
+@each_network
+def test_decays_and_skips_are_marked_and_their_marks_survive_copies(name: str, topology: Topology) -> None:
+    network = build(name, topology)
+    moved = build(name, topology).to("meta").to_empty(device="cpu")
+    for each in (network, copy.deepcopy(network), moved, copy.deepcopy(network).bfloat16()):
+        marked = {key for key, parameter in each.named_parameters() if hasattr(parameter, "_no_weight_decay")}
+        assert marked == {key for key in recurrences(each) if key.endswith((".A_log", ".D"))}
+
+
+@each_network
+def test_deep_copy_is_the_same_and_its_own(name: str, topology: Topology) -> None:
+    network = build(name, topology).eval()
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        expected = finest(network, image(topology))
+        assert torch.equal(finest(copied, image(topology)), expected)
+        for parameter in copied.parameters():
+            parameter.zero_()
+        assert torch.equal(finest(network, image(topology)), expected)
+
+
+@each_network_and_topology
+def test_maps_may_be_of_any_odd_size(name: str, topology: Topology) -> None:
+    network = build(name, topology)
+    size = tuple(stride * odd for stride, odd in zip(topology.total_stride, (3, 5, 7), strict=False))
+    if getattr(network, "_only_size", None) is not None:
+        with pytest.raises(ValueError, match=re.escape(str(size))):
+            network(torch.zeros(1, IMAGE, *size))
+        return
+    outputs = network(torch.randn(2, IMAGE, *size))
+    assert tuple(outputs[0].shape) == (2, CLASSES, *size)
+    assert all(torch.isfinite(output).all() for output in outputs)

@@ -259,3 +259,22 @@ def test_head_that_differs_from_a_tied_embedding_is_refused() -> None:
     tensors = upstream_weights(network) | {"lm_head.weight": torch.zeros(16, 16)}
     with pytest.raises(networks.UpstreamError, match="tie_embeddings=False"):
         from_upstream("mamba_lm", {"d_model": 16, "n_layer": 3, "vocab_size": 13}, tensors)
+
+
+def test_checkpointing_gives_the_same_gradients_and_keeps_less() -> None:
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        network, ids = network_and_ids(checkpointing=checkpointing)
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = network(ids)
+        kept.append(sum(sizes.values()))
+        logits.square().mean().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert kept[1] < 0.5 * kept[0]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -148,9 +148,9 @@ def test_checkpoints_load_by_either_of_their_names(names: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("system", "config", "words"),
     [
-        ("mambabyte_lm", {"rms_norm": True}, "rms_norm differ; load it as 'mamba_lm'"),
-        ("mambabyte_lm", {"patch": 8}, "patch is not known"),
-        ("mambabyte", {"heads": 8}, "heads is not known"),
+        ("mambabyte_lm", {"d_model": 8, "n_layer": 1, "rms_norm": True}, "rms_norm differ; load it as 'mamba_lm'"),
+        ("mambabyte_lm", {"d_model": 8, "n_layer": 1, "patch": 8}, "patch is not known"),
+        ("mambabyte", {"dim": 8, "depth": 1, "heads": 8}, "heads is not known"),
     ],
 )
 def test_other_models_are_refused(system: str, config: dict[str, Any], words: str) -> None:

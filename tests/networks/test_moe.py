@@ -324,14 +324,17 @@ def test_first_names_of_the_originals_tensors_load_too() -> None:
     assert torch.equal(loaded(x)[0], layer(x)[0])
 
 
+TOWER = {"vocab": 8, "dmodel": 4, "n_blocks": 1, "n_experts": 2, "expert_size": 8, "max_length": 16}
+
+
 @pytest.mark.parametrize(
     ("system", "config", "words"),
     [
         ("moe_switch_ff", LAYER | {"routing_top_k": 2}, "routing_top_k=1"),
         ("moe_switch_ff", LAYER | {"zloss_weight": 0.1}, "zloss_weight=0"),
         ("moe_switch_ff", LAYER | {"doutput": 3}, "doutput is not known"),
-        ("moe_mamba_lm", {"norm": "RMSNorm"}, "got 'RMSNorm'"),
-        ("moe_mamba_lm", {"heads": 4}, "heads is not known"),
+        ("moe_mamba_lm", TOWER | {"norm": "RMSNorm"}, "got 'RMSNorm'"),
+        ("moe_mamba_lm", TOWER | {"heads": 4}, "heads is not known"),
     ],
 )
 def test_other_layers_and_towers_are_refused(system: str, config: dict[str, Any], words: str) -> None:

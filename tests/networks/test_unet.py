@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from medmamba.networks.unet import UNet
+from medmamba.plans import budget
 from medmamba.plans.plan import Topology
 
 TOPOLOGIES = [
@@ -70,3 +71,25 @@ def test_residual_encoder_is_deeper() -> None:
     plain, residual = (UNet(2, 3, TOPOLOGIES[0], residual=residual) for residual in (False, True))
     convolutions = [sum(isinstance(m, nn.Conv2d) for m in network.stages.modules()) for network in (plain, residual)]
     assert convolutions == [2 * 3, 2 * (1 + 3 + 4) + 3]  # two a block, and one on the skip of each stage
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=["2d", "3d"])
+def test_size_of_feature_maps_is_nnunets_own(topology: Topology, deep_supervision: bool) -> None:
+    architectures = pytest.importorskip("dynamic_network_architectures.architectures.unet")
+    stages = len(topology.features)
+    theirs = architectures.PlainConvUNet(
+        1,
+        stages,
+        topology.features,
+        nn.Conv2d if topology.dims == 2 else nn.Conv3d,
+        topology.kernel_sizes,
+        topology.strides,
+        2,
+        3,
+        2,
+        deep_supervision=deep_supervision,
+    )
+    size = UNet(1, 3, topology, deep_supervision=deep_supervision).compute_conv_feature_map_size(topology.patch_size)
+    assert size == theirs.compute_conv_feature_map_size(topology.patch_size)
+    assert deep_supervision or size == budget.feature_values(topology, 3)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medmamba import networks
+from medmamba.networks._upstream import SYSTEMS
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
 
@@ -62,8 +63,28 @@ def test_weights_of_another_shape_are_named() -> None:
         networks.from_upstream("mamba", {"d_model": 4}, MambaBlock(8).state_dict())
 
 
+def test_arguments_about_start_and_speed_change_nothing() -> None:
+    config = {"d_model": 8, "layer_idx": 3, "use_fast_path": False, "dt_min": 0.01}
+    assert isinstance(networks.from_upstream("mamba", config, MambaBlock(8).state_dict()), MambaBlock)
+
+
+@pytest.mark.parametrize("system", [name for name, system in SYSTEMS.items() if system.needs])
+def test_missing_arguments_are_named(system: str) -> None:
+    with pytest.raises(networks.UpstreamError, match=f"{system} lacks {', '.join(SYSTEMS[system].needs)};"):
+        networks.from_upstream(system, {}, {})
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_argument_in_the_table_is_known(system: str) -> None:
+    known = SYSTEMS[system]
+    config = dict.fromkeys((*known.needs, *known.takes), 1)
+    with pytest.raises((networks.UpstreamError, TypeError, ValueError)) as caught:
+        networks.from_upstream(system, config, {})
+    assert "is not known here; known are" not in str(caught.value)
+
+
 def test_unknown_options_and_systems_are_refused() -> None:
-    with pytest.raises(networks.UpstreamError, match="layer_idx"):
-        networks.from_upstream("mamba", {"d_model": 8, "layer_idx": 3}, {})
+    with pytest.raises(networks.UpstreamError, match="residual"):
+        networks.from_upstream("mamba", {"d_model": 8, "residual": True}, {})
     with pytest.raises(ValueError, match="umamba_bot, umamba_enc, mamba"):
         networks.from_upstream("resnet", {}, {})
