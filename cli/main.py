@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medmamba.cli import dataset, demo, evaluate, networks, plan, predict, train
+from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
 from medmamba.cli._console import Exit, err, set_up_logging
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command()(train.train)
 app.command()(predict.predict)
 app.command()(evaluate.evaluate)
 app.command()(networks.networks)
+app.add_typer(model.app, name="model")
 app.command()(demo.demo)
 
 

@@ -40,7 +40,7 @@ def plan(
         Literal["none", "mamba", "bimamba", "tri", "cross", "moe"] | None,
         typer.Option(
             "--mixer",
-            help="What mixes the voxels in a U-Mamba or SegMamba; 'none' shows what Mamba is good for on your data.",
+            help="What mixes the voxels where a network has Mamba; 'none' shows what Mamba is good for on your data.",
             show_default="the network's own",
         ),
     ] = None,

@@ -74,6 +74,8 @@ def predict(
         if len(runs) != 1:
             fail("--validation needs a single fold: the others learned from its cases", Exit.USAGE)
         chosen = set(runs[0].info.split.validation)
+        if not chosen:
+            fail(f"{runs[0].folder} was left no cases to validate on; give images with -i", Exit.USAGE)
         cases = [case for case in open_dataset(Path(plan.dataset_root)).training if case.id in chosen]
     predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
     outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, progress=track)

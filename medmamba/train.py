@@ -95,9 +95,15 @@ class DivergedError(ValueError):
 
 
 def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over all parameters, as nnU-Net's."""
+    """SGD with Nesterov momentum, as nnU-Net's, but no weight decay for what is marked ``_no_weight_decay``.
+
+    So Mamba's authors mark the decays and skips of a block.
+    """
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for parameter in network.parameters():
+        groups[hasattr(parameter, "_no_weight_decay")]["params"].append(parameter)
     return torch.optim.SGD(
-        network.parameters(),
+        groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,

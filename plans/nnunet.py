@@ -19,20 +19,22 @@ from typing import Any
 from medmamba.case import Dataset
 from medmamba.plans._json import write_json
 from medmamba.plans.fingerprint import Fingerprint
-from medmamba.plans.plan import Plan
+from medmamba.plans.plan import Normalization, Plan
 
 #: What nnU-Net's ``-p`` is given.
 PLANS_NAME = "MedMambaPlans"
 #: What nnU-Net calls to make a network.
 NETWORK = "medmamba.networks.nnunet.build"
-_SCHEMES = {
+#: nnU-Net's names of our normalisations.
+SCHEMES: dict[Normalization, str] = {
     "zscore": "ZScoreNormalization",
     "ct": "CTNormalization",
     "none": "NoNormalization",
     "rescale_0_1": "RescaleTo01Normalization",
     "rgb_0_1": "RGBTo01Normalization",
 }
-_RESAMPLE = "resample_data_or_seg_to_shape"
+#: Its function for resampling, which is ours, too.
+RESAMPLE = "resample_data_or_seg_to_shape"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +161,13 @@ def _configuration(plan: Plan) -> dict[str, Any]:
         "patch_size": list(plan.topology.patch_size),
         "median_image_size_in_voxels": list(plan.median_shape),
         "spacing": list(plan.spacing_mm),
-        "normalization_schemes": [_SCHEMES[channel.normalization] for channel in plan.channels],
+        "normalization_schemes": [SCHEMES[channel.normalization] for channel in plan.channels],
         "use_mask_for_norm": [channel.use_mask for channel in plan.channels],
-        "resampling_fn_data": _RESAMPLE,
+        "resampling_fn_data": RESAMPLE,
         "resampling_fn_data_kwargs": resampling(orders.image_order, False),
-        "resampling_fn_seg": _RESAMPLE,
+        "resampling_fn_seg": RESAMPLE,
         "resampling_fn_seg_kwargs": resampling(orders.label_order, True),
-        "resampling_fn_probabilities": _RESAMPLE,
+        "resampling_fn_probabilities": RESAMPLE,
         "resampling_fn_probabilities_kwargs": resampling(orders.logits_order, False),
         "batch_dice": plan.train.batch_dice,
         "architecture": {

@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from medmamba import networks
 from medmamba.checkpoint import Run, RunError, Schedule
 from medmamba.fold import FoldRequest, fit_recipe, train_fold
 from medmamba.io import open_dataset
-from medmamba.plans.plan import Plan
+from medmamba.plans.plan import Plan, Topology, TrainSettings
 from medmamba.plans.workspace import Workspace, plan_dataset
-from medmamba.train import DivergedError, EpochReport, StepReport, StoppedError, Trainer
+from medmamba.train import DivergedError, EpochReport, StepReport, StoppedError, Trainer, build_optimizer
 from tests.data_factory import write_dataset
 
 CPU = torch.device("cpu")
@@ -242,3 +243,18 @@ def test_plan_of_a_run_is_what_it_was_trained_with(request_: FoldRequest, tmp_pa
     run, _ = train(replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=2)))
     assert Plan.load(run.folder / "plan.json").train.momentum == 0.0
     assert json.loads((run.folder / "run.json").read_text())["overrides"]["train.momentum"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["segmamba", "umamba_bot", "unet", "vmamba"])
+def test_weights_decay_but_not_the_decays_and_skips_of_mamba(name: str) -> None:
+    shape = Topology(patch_size=(8, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6))
+    network = networks.create(name, 1, 2, shape)
+    before = {key: parameter.detach().clone() for key, parameter in network.named_parameters()}
+    settings = TrainSettings(batch_size=2, batch_dice=False, learning_rate=1.0, weight_decay=0.5, momentum=0.0)
+    optimizer = build_optimizer(network, settings)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for key, parameter in network.named_parameters():
+        share = 1.0 if key.endswith((".A_log", ".D")) else 0.5
+        assert torch.equal(parameter, share * before[key]), key

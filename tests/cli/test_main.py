@@ -28,6 +28,8 @@ COMMANDS = [
     ["predict"],
     ["evaluate"],
     ["networks"],
+    ["model"],
+    ["model", "import"],
     ["demo"],
 ]
 #: A new option is a decision: it is added here on purpose.
@@ -42,6 +44,7 @@ OPTIONS = {
         "--no-mirror", "--weights", "--overwrite",
     },
     "networks": {"--json"},
+    "model import": {"--from", "--output", "-o", "--config", "--overwrite", "--trust-pickle"},
     "demo": {"--output", "-o", "--budget", "--seed", "--device"},
 }  # fmt: skip
 

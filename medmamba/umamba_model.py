@@ -1,0 +1,160 @@
+"""A U-Mamba that its authors' code trained, as a run of ours that predicts as it is.
+
+Their code is a copy of nnU-Net, which leaves a folder for each model::
+
+    nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres/
+      plans.json  dataset.json
+      fold_0/checkpoint_final.pth
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from medmamba.case import Split
+from medmamba.checkpoint import Position, Run, RunInfo, Schedule, Weights, versions
+from medmamba.networks import from_upstream
+from medmamba.plans.from_nnunet import plan_from_nnunet
+from medmamba.plans.plan import Plan
+from medmamba.pretrained import CheckpointError, find_weights, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+#: How the names of the authors' trainers begin, those without mixed precision included, and our networks for them.
+TRAINERS = {"nnUNetTrainerUMambaBot": "umamba_bot", "nnUNetTrainerUMambaEnc": "umamba_enc"}
+#: Steps in an epoch of nnU-Net.
+STEPS = 250
+_FILES: dict[Weights, str] = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fold:
+    """What there is of one fold: its name, the checkpoint, and which weights that is."""
+
+    name: str
+    checkpoint: Path
+    weights: Weights
+
+
+def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pickle: bool = False) -> list[Run]:
+    """Convert a trained U-Mamba, its plan and its folds.
+
+    Args:
+        path: the folder of the model, for all its folds; of one fold; or one checkpoint.
+        output: becomes the folder of our plan, with a run folder for each fold.
+        overwrite: replace all folds that are there.
+        trust_pickle: see `medmamba.pretrained.read_checkpoint`.
+
+    Returns:
+        The runs, one for each fold.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read, or is not of U-Mamba.
+        FileExistsError: if there is something in ``output``, or, with ``overwrite``, something else than a run.
+        FileNotFoundError: if there is no model or no checkpoint.
+        ValueError: if its plan prepares images in a way that ours cannot.
+        UpstreamError: if the weights are of the first version of U-Mamba, or do not fit the plan.
+    """
+    path = path.resolve()  # what is above it is looked at
+    folder = next((place for place in (path, *path.parents[:2]) if (place / "plans.json").is_file()), None)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{path} is no model that nnU-Net trained: there is no plans.json; give the folder that has it, such as "
+            "nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres"
+        )
+    folds = _folds(path, folder)
+    _check_output(output, overwrite)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        for fold in folds:
+            _convert(fold, folder, temporary / f"fold_{fold.name}", trust_pickle)
+        Run(temporary / f"fold_{folds[0].name}").plan.save(temporary / "plan.json")
+        output.mkdir(parents=True, exist_ok=True)
+        for old in output.glob("fold_*"):
+            shutil.rmtree(old)
+        for done in sorted(temporary.glob("fold_*")):
+            os.replace(done, output / done.name)
+        os.replace(temporary / "plan.json", output / "plan.json")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [Run(output / f"fold_{fold.name}") for fold in folds]
+
+
+def _folds(path: Path, folder: Path) -> list[_Fold]:
+    """The checkpoints that are asked for: of each fold the final one, else the best."""
+    if path.is_file():
+        best = path.name == _FILES["best"]
+        return [_Fold(name=_fold_name(path.parent), checkpoint=path, weights="best" if best else "final")]
+    found = []
+    for place in sorted(folder.glob("fold_*")) if path == folder else [path]:
+        present = [(weights, place / name) for weights, name in _FILES.items() if (place / name).is_file()]
+        if present:
+            found.append(_Fold(name=_fold_name(place), checkpoint=present[0][1], weights=present[0][0]))
+    if not found:
+        raise FileNotFoundError(f"{path} has no {' or '.join(_FILES.values())} in any fold; copy one there")
+    return found
+
+
+def _fold_name(folder: Path) -> str:
+    return folder.name.removeprefix("fold_")
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Only runs are ever replaced, and only when that is asked for."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{output} is already there; choose another output, or replace it with --overwrite")
+    places = list(output.glob("fold_*"))
+    if other := [place for place in places if not Run.exists(place)] or ([] if places else [output]):
+        raise FileExistsError(f"{other[0]} cannot be replaced, because it is no run; choose another output")
+
+
+def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> None:
+    content = read_checkpoint(fold.checkpoint, trust_pickle=trust_pickle)
+    if not isinstance(content, Mapping) or not {"network_weights", "trainer_name", "init_args"} <= content.keys():
+        raise CheckpointError(f"{fold.checkpoint} is no checkpoint of nnU-Net; give one that its training wrote")
+    trainer = str(content["trainer_name"])
+    network = next((ours for name, ours in TRAINERS.items() if trainer.startswith(name)), None)
+    if network is None:
+        raise CheckpointError(
+            f"{fold.checkpoint} was trained by {trainer}, whose network is not known here; known are "
+            f"{', '.join(TRAINERS)} and what their names begin"
+        )
+    plan = plan_from_nnunet(
+        folder,
+        content["init_args"]["configuration"],
+        network,
+        mirror_axes=content.get("inference_allowed_mirroring_axes") or (),
+    )
+    converted = _network(plan, find_weights(content, fold.checkpoint))
+    info = RunInfo(
+        fold=fold.name,
+        split=Split(train=(), validation=()),  # which nnU-Net does not keep with the model
+        schedule=Schedule(steps=max(1, content.get("current_epoch", 0) * STEPS)),
+        precision="fp32",
+        overrides={},
+        versions=versions() | {"imported from": trainer},
+    )
+    Run.create(target, plan, info).save_weights(fold.weights, converted, Position())
+    log.info("%s: fold %s of %s", fold.checkpoint, fold.name, trainer)
+
+
+def _network(plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:
+    config: dict[str, Any] = {
+        "patch": plan.topology.patch_size,
+        "strides": plan.topology.strides,
+        "kernels": plan.topology.kernel_sizes,
+        "features_per_stage": plan.topology.features,
+        "in_ch": len(plan.channels),
+        "ncls": plan.labels.output_channels,
+    }
+    return from_upstream(plan.network.name, config, tensors)
