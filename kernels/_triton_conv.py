@@ -14,7 +14,7 @@ import triton.language as tl
 from ._triton_tiles import sigmoid
 
 #: Numbers for which Triton compiles no variant of their own.
-ANY_NUMBER = ("channels", "length", "blocks", "pieces", "x_b", "x_l", "y_b", "y_l", "grad_b", "grad_l")  # fmt: skip
+ANY_NUMBER = "channels", "length", "blocks", "pieces", "row", "x_b", "x_l", "y_b", "y_l", "grad_b", "grad_l"
 
 
 @triton.jit
@@ -82,14 +82,14 @@ def convolve(
 @triton.jit(do_not_specialize=ANY_NUMBER)
 def convolve_back(
     x, weight, bias, grad, partial, grad_x, grad_weight, grad_bias, walk,
-    x_b, x_d, x_l, grad_b, grad_d, grad_l, grad_x_b, grad_x_d, grad_x_l, channels, length, blocks, pieces,
+    x_b, x_d, x_l, grad_b, grad_d, grad_l, grad_x_b, grad_x_d, grad_x_l, channels, length, blocks, pieces, row,
     TAPS: tl.constexpr, ACTIVATION: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, LOOPS: tl.constexpr,
     STEPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one order.
 
     That of x is summed over the orders: the sum so far lies in ``partial``, float32, with the strides of ``grad_x``,
-    which the last order writes. Shares of weight (programs / blocks, D, W) and bias are summed by the caller.
+    which the last order writes. Shares of weight (D, W) and bias (D,), a ``row`` apart, are summed by `add_rows`.
     """
     entry, c, t, share = _place(channels, blocks, pieces, STEPS, WIDTH)
     in_c = c < channels
@@ -110,8 +110,8 @@ def convolve_back(
     for tap in tl.static_range(TAPS):
         seen = _rows(x, entry, c, t - (TAPS - 1 - tap), walk, x_b, x_d, x_l, channels, length, LOOPS)
         summed = tl.sum(own * seen, axis=0, keep_dims=True)
-        tl.store(grad_weight + (share.to(tl.int64) * channels + c) * TAPS + tap, summed, mask=in_c)
-    tl.store(grad_bias + share.to(tl.int64) * channels + c, tl.sum(own, axis=0, keep_dims=True), mask=in_c)
+        tl.store(grad_weight + share.to(tl.int64) * row + c * TAPS + tap, summed, mask=in_c)
+    tl.store(grad_bias + share.to(tl.int64) * row + c, tl.sum(own, axis=0, keep_dims=True), mask=in_c)
     mask = in_c & (t < length)
     at = entry * grad_x_b + c.to(tl.int64) * grad_x_d + _token(t, walk, LOOPS) * grad_x_l
     if not FIRST:

@@ -12,6 +12,7 @@ import triton.language as tl
 from ._triton_tiles import (
     ANY_NUMBER,
     LN2,
+    LOG2E,
     loops_of,
     over_channels,
     over_states,
@@ -39,7 +40,7 @@ def chunk_gradients_ends(
     entry, chunk, _, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
     at = c * N + n
     in_tile = in_c & in_n
-    decay = tl.load(A + at, mask=in_tile, other=0.0)
+    decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = tl.zeros((1, CR, NL, CL), tl.float32)
     if delta_bias is not None:
         bias = tl.load(delta_bias + c, mask=in_c, other=0.0)
@@ -94,7 +95,7 @@ def chunk_gradients(
     u_b, u_d, u_l, delta_b, delta_d, delta_l, B_b, B_g, B_n, B_l, C_b, C_g, C_n, C_l, z_b, z_d, z_l,
     grad_y_b, grad_y_d, grad_y_l, grad_u_b, grad_u_d, grad_u_l, grad_delta_b, grad_delta_d, grad_delta_l,
     grad_z_b, grad_z_d, grad_z_l, kept_b, given_b, grad_state_b,
-    entries, channels, part, per_B, per_C, blocks, chunks, steps, length,
+    entries, channels, part, per_B, per_C, blocks, chunks, across, first_chunk, row, steps, length,
     N: tl.constexpr, CONSTANT_B: tl.constexpr, CONSTANT_C: tl.constexpr, SOFTPLUS: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, SHARED: tl.constexpr, LOOPS: tl.constexpr, STEPS: tl.constexpr,
     KEEP: tl.constexpr, NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr,
@@ -111,13 +112,15 @@ def chunk_gradients(
     every STEPS-th step in ``scratch``; then, STEPS at a time, states are found again, in registers, and gradients
     follow backwards.
 
-    Gradients of u (if all orders share it) and z are summed over the orders like y in `chunk_outputs`. Shares of the
-    programs, summed by the caller: of per-token B and C (blocks, B, L, N), of all else (B, chunks, ...).
+    Gradients of u (if all orders share it) and z are summed over the orders like y in `chunk_outputs`. Of the chunks,
+    ``across`` are worked on, from ``first_chunk`` on. Shares of the programs, to be summed by `add_tokens` and
+    `add_rows`: of per-token B and C (blocks, B, across * steps, N), of all else (B, chunks, row).
     """
-    entry, chunk, block, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
+    entry, chunk, block, c, n, in_c, in_n = place(channels, part, blocks, across, N, NR, CR, NL, CL)
+    chunk += first_chunk
     at = c * N + n
     in_tile = in_c & in_n
-    decay = tl.load(A + at, mask=in_tile, other=0.0)
+    decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = tl.zeros((1, CR, NL, CL), tl.float32)
     skip = tl.zeros((1, CR, NL, CL), tl.float32)
     if delta_bias is not None:
@@ -146,10 +149,11 @@ def chunk_gradients(
     B_row = B + (entry * B_b + group_B * B_g) + n.to(tl.int64) * B_n
     group_C = (tl.min(c) // per_C).to(tl.int64)
     C_row = C + (entry * C_b + group_C * C_g) + n.to(tl.int64) * C_n
+    window = tl.cast(first_chunk, walk.dtype.element_ty) * steps
     if not CONSTANT_B:
-        grad_B += (block * entries + entry) * length * N
+        grad_B += (block * entries + entry) * across * steps * N
     if not CONSTANT_C:
-        grad_C += (block * entries + entry) * length * N
+        grad_C += (block * entries + entry) * across * steps * N
     share = tl.broadcast_to(n, (NR, 1, NL, CL))
     scratch += tl.program_id(0).to(tl.int64) * (KEEP // STEPS * NR * CR * NL * CL)
     slot = slots(NR, CR, NL, CL)
@@ -245,12 +249,12 @@ def chunk_gradients(
                     sum_B += g * (d * x)
                 else:
                     grad_push = over_channels(g * (d * x))
-                    tl.store(grad_B + share + tokens[i] * N, grad_push, mask=in_n & live)
+                    tl.store(grad_B + share + tl.cast(step + i - window, tl.int64) * N, grad_push, mask=in_n & live)
                 if CONSTANT_C:
                     sum_C += states[i + 1] * gs
                 else:
                     grad_pull = over_channels(states[i + 1] * gs)
-                    tl.store(grad_C + share + tokens[i] * N, grad_pull, mask=in_n & live)
+                    tl.store(grad_C + share + tl.cast(step + i - window, tl.int64) * N, grad_pull, mask=in_n & live)
                 sum_A += through * d
                 sum_D += gs * x
                 grad_x = skip * gs + d * pushed
@@ -268,16 +272,16 @@ def chunk_gradients(
                 tl.store(grad_delta_row + tokens[i] * grad_delta_l, grad_raw, mask=mask)
         tl.debug_barrier()  # before the next piece overwrites the scratch
 
-    where = entry * chunks + chunk
-    tl.store(grad_A + where * channels * N + at, sum_A, mask=in_tile)
+    where = (entry * chunks + chunk) * row
+    tl.store(grad_A + where + at, sum_A, mask=in_tile)
     if CONSTANT_B:
-        tl.store(grad_B + where * channels * N + at, sum_B, mask=in_tile)
+        tl.store(grad_B + where + at, sum_B, mask=in_tile)
     if CONSTANT_C:
-        tl.store(grad_C + where * channels * N + at, sum_C, mask=in_tile)
+        tl.store(grad_C + where + at, sum_C, mask=in_tile)
     if D is not None:
-        tl.store(grad_D + where * channels + c, sum_D, mask=in_c)
+        tl.store(grad_D + where + c, sum_D, mask=in_c)
     if delta_bias is not None:
-        tl.store(grad_bias + where * channels + c, sum_bias, mask=in_c)
+        tl.store(grad_bias + where + c, sum_bias, mask=in_c)
     if grad_state is not None:
         if chunk == 0:
             tl.store(grad_state + entry * grad_state_b + at, back, mask=in_tile)

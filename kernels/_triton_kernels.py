@@ -11,8 +11,8 @@ Chunks of one order run side by side. The first pass finds where each would end 
 `chunk_gradients_ends` for gradients, which run backwards), `carry` then passes the states on from chunk to chunk, and
 the last pass starts each chunk from there. A chunk multiplies its state by ``exp(A sum d)``, so no product is kept.
 
-Decays come as ``A log2(e)``, for the power of two is what the hardware has. Small tensors (A, D, delta_bias, constant B
-and C, states) come as contiguous float32; large ones in any type, with any strides. Addresses have 64 bits, steps as
+Decays are taken times log2(e), for the power of two is what the hardware has. Small tensors (A, D, delta_bias, constant
+B and C, states) come as contiguous float32; large ones in any type, with any strides. Addresses have 64 bits, steps as
 many as the walk's numbers.
 """
 # Triton compiles these functions and has no types of its own to give; the arguments are described in words. It knows no
@@ -25,7 +25,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tiles import ANY_NUMBER, loops_of, over_states, place, raw_step, sigmoid, step_size, tokens_of
+from ._triton_tiles import ANY_NUMBER, LOG2E, loops_of, over_states, place, raw_step, sigmoid, step_size, tokens_of
 
 
 @triton.jit(do_not_specialize=ANY_NUMBER)
@@ -40,7 +40,7 @@ def chunk_ends(
     entry, chunk, _, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
     at = c * N + n
     in_tile = in_c & in_n
-    decay = tl.load(A + at, mask=in_tile, other=0.0)
+    decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = tl.zeros((1, CR, NL, CL), tl.float32)
     if delta_bias is not None:
         bias = tl.load(delta_bias + c, mask=in_c, other=0.0)
@@ -93,7 +93,7 @@ def carry(
     mask = at < channels * N
     c = at % channels
     n = at // channels
-    decay = tl.load(A + c * N + n, mask=mask, other=0.0)
+    decay = tl.load(A + c * N + n, mask=mask, other=0.0) * LOG2E
     state = tl.zeros((WIDTH,), tl.float32)
     if given is not None:
         state = tl.load(given + entry * given_b + c * N + n, mask=mask, other=0.0)
@@ -132,7 +132,7 @@ def chunk_outputs(
     entry, chunk, _, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
     at = c * N + n
     in_tile = in_c & in_n
-    decay = tl.load(A + at, mask=in_tile, other=0.0)
+    decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = tl.zeros((1, CR, NL, CL), tl.float32)
     if delta_bias is not None:
         bias = tl.load(delta_bias + c, mask=in_c, other=0.0)

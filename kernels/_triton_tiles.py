@@ -15,7 +15,8 @@ LN2 = tl.constexpr(0.6931471805599453)
 #: Numbers for which Triton compiles no variant of their own. Strides of channels and states are not among them: it is
 #: worth one to know that they are 1.
 ANY_NUMBER = (
-    "channels", "part", "per_B", "per_C", "blocks", "chunks", "steps", "length", "entries",
+    "channels", "part", "per_B", "per_C", "blocks", "chunks", "across", "first_chunk", "row", "steps", "length",
+    "entries",
     "given_b", "last_b", "kept_b", "grad_state_b", "B_g", "C_g",
     *(f"{name}_{axis}" for name in ("u", "delta", "B", "C", "z", "y", "grad_y", "grad_u", "grad_delta", "grad_z")
       for axis in "bl"),

@@ -229,7 +229,7 @@ class Peer:
 
 def peers(device: torch.device) -> list[Peer]:
     """Those that can run here."""
-    found = [Peer("PyTorch loop", loop)]
+    found = [Peer("loop", loop)]
     if importlib.util.find_spec("mambapy"):
         found.append(Peer("mambapy", parallel))
     if device.type == "cuda" and importlib.util.find_spec("mamba_ssm"):
@@ -238,14 +238,15 @@ def peers(device: torch.device) -> list[Peer]:
 
 
 class Meter:
-    """Seconds and growth of memory of calls on a device."""
+    """Seconds and extra memory of calls on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], float, int]:
-        """Results, seconds, and by how many bytes memory grew at its peak, the results included."""
-        return self._on_gpu(run) if self.device.type == "cuda" else self._on_cpu(run)
+        """Results, seconds, and bytes that memory grew by at its peak beyond those of the results."""
+        results, seconds, grown = self._on_gpu(run) if self.device.type == "cuda" else self._on_cpu(run)
+        return results, seconds, max(0, grown - sum(tensor.nbytes for tensor in results))
 
     def _on_gpu(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], float, int]:
         torch.cuda.synchronize()
@@ -350,10 +351,12 @@ def passes(run: Callable[..., Tensor], given: dict[str, Tensor], backward: bool)
         with torch.no_grad():
             return [run(**given)]
 
+    upstream = torch.ones_like(given["z"])
+
     def both() -> list[Tensor]:
         leaves = {k: v.detach().requires_grad_() for k, v in given.items()}
         y = run(**leaves)
-        y.backward(torch.ones_like(y))
+        y.backward(upstream)
         return [y.detach(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
 
     return both if backward else forward
@@ -396,6 +399,8 @@ def compare(
     seconds, grown = (statistics.median(column) for column in zip(*timings, strict=True))
     ratios = []
     for peer in peers(meter.device):
+        if options.peers is not None and peer.name not in options.peers:
+            continue
         grid = shape.grid if options.full or peer.quick else shape.beginning(PEER_STEPS)
         part = math.prod(grid)
         short = given if part == shape.length else draw(shape, part, meter.device, kind)
@@ -409,8 +414,10 @@ def compare(
             spent, theirs_grown = (statistics.median(column) for column in columns)
         scale = shape.length / part
         mark = "~" if scale > 1 else ""
-        memory = theirs_grown * scale / grown if grown else float("nan")
-        ratios.append(f"{peer.name} {mark}{spent * scale / seconds:.2f} (memory {mark}{memory:.1f})")
+        size = theirs_grown * scale
+        # Where ours needs next to nothing more, a ratio would say nothing.
+        memory = f"memory {mark}{size / grown:.1f}" if grown > 2**20 else f"extra {mark}{size / 2**20:.0f} MiB"
+        ratios.append(f"{peer.name} {mark}{spent * scale / seconds:.2f} ({memory})")
     best = limit.seconds(shape, backward, given["u"].element_size())
     times = [t for t, _ in timings]
     spread = f"{min(times) * 1e3:.2f} to {max(times) * 1e3:.2f}"
@@ -461,6 +468,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--pass", dest="which", default="both", choices=("forward", "backward", "both"))
+    parser.add_argument("--peers", nargs="*", choices=("loop", "mambapy", "mamba_ssm"), help="only these; default: all")
     parser.add_argument("--repeat", type=int, default=5, help="runs, after one to compile; slow peers run once")
     parser.add_argument(
         "--full", action="store_true", help=f"run slow peers on whole sequences, not on {PEER_STEPS} steps"
@@ -498,8 +506,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     meter, limit = Meter(device), measure_limit(device)
     print(f"{describe(device)}; {options.dtype}, with z, D, bias and softplus")
     print(f"Limit: {limit.exponentials / 1e9:.1f}e9 exponentials/s, {limit.bandwidth / 1e9:.1f} GB/s ({limit.source})")
-    print(f"Peers: time over ours, memory over ours; ~ measured on {PEER_STEPS} steps and scaled\n")
-    print("| shape | pass | ours: median (range) | grows by | 1e9 updates/s | of the limit | times faster than |")
+    print(f"Peers: time over ours, extra memory over ours; ~ measured on {PEER_STEPS} steps and scaled")
+    print("Extra memory: what results, gradients included, do not account for\n")
+    print("| shape | pass | ours: median (range) | extra memory | 1e9 updates/s | of the limit | times faster than |")
     print("|---|---|---|---|---|---|---|")
     directions = {"forward": (False,), "backward": (True,), "both": (False, True)}[options.which]
     refused: list[str] = []
@@ -515,7 +524,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
     several = [s for s in wanted if len(s.orders) > 1]
     if several:
-        print("\n| shape | pass | together | one by one | ratio | grows by | one grows by |")
+        print("\n| shape | pass | together | one by one | ratio | extra memory | of one |")
         print("|---|---|---|---|---|---|---|")
     for shape in several:
         for backward in directions:

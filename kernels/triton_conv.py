@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,21 +11,12 @@ from torch import Tensor
 from ._memory import dense_like
 from ._transforms import forget, one_by_one, transformable
 from ._triton_conv import convolve, convolve_back
-from ._triton_launch import launch, loop_count, on_device, small, strides_of, table
-from .orders import decode
+from ._triton_launch import add_rows_launch, loop_count, small, table
+from ._triton_plan import Launch, Plan, Scratch, Where, plan_for
+from .orders import Walk, decode
 
 #: Steps and channels of a program, and its warps.
 STEPS, WIDTH, WARPS = 32, 32, 8
-
-
-def _values(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool) -> dict[str, Any]:
-    """What the kernels are told about every order."""
-    _, channels, length = x.shape
-    return {
-        "x": x, **strides_of("x", x, "bdl"), "channels": channels, "length": length,
-        "blocks": -(-channels // WIDTH), "pieces": -(-length // STEPS), "TAPS": weight.shape[2],
-        "ACTIVATION": activation, "STEPS": STEPS, "WIDTH": WIDTH,
-    }  # fmt: skip
 
 
 def _result(x: Tensor, orders: int) -> Tensor:
@@ -33,21 +24,74 @@ def _result(x: Tensor, orders: int) -> Tensor:
     return dense_like(x[:, None].expand(-1, orders, -1, -1))
 
 
+class Layout:
+    """Plans for convolutions of a form.
+
+    Args:
+        memory: all tensors by name, of which only the form is read.
+        walks: of the orders.
+        activation: whether SiLU follows.
+    """
+
+    def __init__(self, memory: Mapping[str, Tensor], walks: Sequence[Walk], activation: bool) -> None:
+        self.strides = {name: tensor.stride() for name, tensor in memory.items()}
+        self.walks, self.activation, self.device = walks, activation, memory["x"].device
+        self.batch, self.channels, self.length = memory["x"].shape
+        self.taps = memory["weight"].shape[2]
+        self.blocks, self.pieces = -(-self.channels // WIDTH), -(-self.length // STEPS)
+
+    def _values(self, order: int) -> dict[str, Any]:
+        """What all kernels are told about one order."""
+        values: dict[str, Any] = {}
+        for name, axis in (("weight", 0), ("bias", 0), ("y", 1), ("grad", 1), ("grad_weight", 0), ("grad_bias", 0)):
+            values[name] = Where(name, order * self.strides[name][axis]) if name in self.strides else None
+        for name in ("x", "grad_x", "partial"):
+            values[name] = Where(name, 0)
+        for name in ("x", "y", "grad", "grad_x"):
+            strides = self.strides.get(name, (0, 0, 0))
+            batch, row, column = (strides[0], *strides[-2:])
+            values |= {f"{name}_b": batch, f"{name}_d": row, f"{name}_l": column}
+        return values | {
+            "walk": Where(f"walk{order}", 0), "LOOPS": loop_count(self.walks[order]), "channels": self.channels,
+            "length": self.length, "blocks": self.blocks, "pieces": self.pieces, "TAPS": self.taps,
+            "ACTIVATION": self.activation, "STEPS": STEPS, "WIDTH": WIDTH,
+            "FIRST": order == 0, "LAST": order == len(self.walks) - 1,
+        }  # fmt: skip
+
+    def _plan(self, launches: list[Launch], scratch: Scratch) -> Plan:
+        return Plan(launches, scratch.size, {f"walk{k}": table(walk, self.device) for k, walk in enumerate(self.walks)})
+
+    def forward(self) -> Plan:
+        """One launch for each order."""
+        programs = self.batch * self.blocks * self.pieces
+        launches = [Launch(convolve, programs, self._values(order), WARPS) for order in range(len(self.walks))]
+        return self._plan(launches, Scratch())
+
+    def backward(self) -> Plan:
+        """For each order, gradients and the sums of the programs' shares."""
+        scratch, launches, rows = Scratch(), list[Launch](), self.batch * self.pieces
+        columns = self.channels * (self.taps + 1)
+        shares = scratch.take(rows, columns)
+        for order in range(len(self.walks)):
+            values = self._values(order)
+            own = {"grad_weight": shares, "grad_bias": Where(shares.tensor, shares.offset + self.channels * self.taps)}
+            launches.append(Launch(convolve_back, rows * self.blocks, values | own | {"row": columns}, WARPS))
+            launches.append(add_rows_launch(
+                shares, rows, columns, self.channels, self.taps, A=values["grad_weight"], D=values["grad_bias"]
+            ))  # fmt: skip
+        return self._plan(launches, scratch)
+
+
 @torch.library.custom_op("medmamba::conv_triton", mutates_args=(), device_types=("cuda", "cpu"))
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
     y = _result(x, weight.shape[0])
     if not y.numel():
         return y
-    values = _values(x, weight, bias, activation)
-    programs = x.shape[0] * values["blocks"] * values["pieces"]
-    weight, bias = small(weight), None if bias is None else small(bias)
-    with on_device(x.device):
-        for order, walk in enumerate(decode(walks)):
-            own = {
-                "weight": weight[order], "bias": None if bias is None else bias[order], "y": y[:, order],
-                **strides_of("y", y[:, order], "bdl"), "walk": table(walk, x.device), "LOOPS": loop_count(walk),
-            }  # fmt: skip
-            launch(convolve, programs, values | own, warps=WARPS)
+    memory = {"x": x, "weight": small(weight), "y": y}
+    if bias is not None:
+        memory["bias"] = small(bias)
+    orders = decode(walks)
+    plan_for(memory, ("convolve", orders, activation), lambda: Layout(memory, orders, activation).forward())(memory)
     return y
 
 
@@ -62,28 +106,19 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; that of the bias is given even where there is none."""
     grad_x = dense_like(x)
-    orders, channels, taps = weight.shape
+    orders, channels, _ = weight.shape
     grad_weight, grad_bias = weight.new_empty(weight.shape), weight.new_empty(orders, channels)
     if not x.numel():
         return grad_x, grad_weight.zero_(), grad_bias.zero_()
-    values = _values(x, weight, bias, activation)
-    shares = x.shape[0] * values["pieces"]
-    weights = x.new_empty(shares, channels, taps, dtype=torch.float32)
-    biases = x.new_empty(shares, channels, dtype=torch.float32)
-    partial = grad_x if orders == 1 or x.dtype == torch.float32 else dense_like(x, torch.float32)
-    weight, bias = small(weight), None if bias is None else small(bias)
-    with on_device(x.device):
-        for order, walk in enumerate(decode(walks)):
-            own = {
-                "weight": weight[order], "bias": None if bias is None else bias[order], "grad": grad[:, order],
-                "partial": partial, "grad_x": grad_x, "grad_weight": weights, "grad_bias": biases,
-                **strides_of("grad", grad[:, order], "bdl"), **strides_of("grad_x", grad_x, "bdl"),
-                "walk": table(walk, x.device), "LOOPS": loop_count(walk),
-                "FIRST": order == 0, "LAST": order == orders - 1,
-            }  # fmt: skip
-            launch(convolve_back, shares * values["blocks"], values | own, warps=WARPS)
-            grad_weight[order].copy_(weights.sum(0))
-            grad_bias[order].copy_(biases.sum(0))
+    memory = {
+        "x": x, "weight": small(weight), "grad": grad, "grad_x": grad_x, "grad_weight": grad_weight,
+        "grad_bias": grad_bias,
+    }  # fmt: skip
+    memory["partial"] = grad_x if orders == 1 or x.dtype == torch.float32 else dense_like(x, torch.float32)
+    if bias is not None:
+        memory["bias"] = small(bias)
+    settings = ("convolve back", decode(walks), activation)
+    plan_for(memory, settings, lambda: Layout(memory, decode(walks), activation).backward())(memory)
     return grad_x, grad_weight, grad_bias
 
 

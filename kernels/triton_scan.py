@@ -16,7 +16,7 @@ from torch import Tensor
 from ._arguments import Scan, many_orders
 from ._memory import dense_like
 from ._transforms import fold_into_batch, forget, one_by_one, transformable
-from ._triton_launch import KEEP, Job, new_gradients
+from ._triton_launch import KEEP, new_gradients, scan_backward, scan_forward
 from .chunked import scan_chunked
 from .orders import ScanOrder, decode
 from .reference import scan_reference
@@ -44,7 +44,7 @@ def _forward(
     if u.device.type == "cuda":
         _check_device(u.device)
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, decode(walks), scale)
-    return Job(scan).forward(keep)
+    return scan_forward(scan, keep)
 
 
 @_forward.register_fake
@@ -93,7 +93,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the nine tensors from u to initial_state; empty for those that are None."""
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, decode(walks), scale)
-    grads = Job(scan).backward(grad_y, grad_state, kept)
+    grads = scan_backward(scan, grad_y, grad_state, kept)
     return tuple(u.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]  # nine
 
 
@@ -178,19 +178,19 @@ def _compare_with_reference(device: torch.device) -> None:
     remedy = "use backend='torch', or set MEDMAMBA_SCAN_BACKEND=torch"
     scan, grads = _small_scan()
     try:
-        job = Job(_with_tensors(scan, [t.to(device) for t in scan.given]))
-        y, last, kept = job.forward(keep=True)
-        found = [y, last, *job.backward(grads[0].to(device), grads[1].to(device), kept)]
+        own = _with_tensors(scan, [t.to(device) for t in scan.given])
+        y, last, kept = scan_forward(own, keep=True)
+        results = [y, last, *scan_backward(own, grads[0].to(device), grads[1].to(device), kept)]
     except Exception as problem:  # whatever a compiler or driver comes up with
         raise RuntimeError(f"selective_scan: backend 'triton' fails on {device}: {problem}; {remedy}") from problem
     leaves = [t.requires_grad_() for t in scan.given]
     expected = list(scan_reference(_with_tensors(scan, leaves)))
     expected += torch.autograd.grad(expected, leaves, grads)
     names = [field.name for field in fields(scan)]
-    for name, own, exact in zip(("y", "last_state", *names), found, expected, strict=False):
-        assert own is not None
+    for name, found, exact in zip(("y", "last_state", *names), results, expected, strict=False):
+        assert found is not None
         right = exact.detach()
-        off = float((own.cpu() - right).abs().max() / right.abs().max())
+        off = float((found.cpu() - right).abs().max() / right.abs().max())
         if not off <= CHECK_TOLERANCE:  # NaN is wrong too
             what = name if name in ("y", "last_state") else f"the gradient of {name}"
             raise RuntimeError(

@@ -22,8 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from medmamba.kernels import _triton_conv, _triton_gradients, _triton_kernels, triton_conv
-from medmamba.kernels._triton_launch import BACKWARD, CARRY_AHEAD, CARRY_WIDTH, FORWARD, KEEP, tile_for
+from medmamba.kernels import _triton_conv, _triton_gradients, _triton_kernels, _triton_sums, triton_conv
+from medmamba.kernels import _triton_launch as layout
+from medmamba.kernels._triton_launch import BACKWARD, FORWARD, KEEP, tile_for
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -39,21 +40,23 @@ KERNELS = {
     "chunk_gradients": (_triton_gradients.chunk_gradients, BACKWARD),
     "convolve": (_triton_conv.convolve, FORWARD),
     "convolve_back": (_triton_conv.convolve_back, FORWARD),
+    "add_tokens": (_triton_sums.add_tokens, FORWARD),
+    "add_rows": (_triton_sums.add_rows, FORWARD),
 }
-CONVOLUTIONS = {"convolve", "convolve_back"}
+CONVOLUTIONS, SUMS = {"convolve", "convolve_back"}, {"add_tokens", "add_rows"}
 #: Pointers to the type of the network's activations; the others are to float32.
 ACTIVATIONS = {"u", "delta", "B", "C", "z", "x", "y", "grad", "grad_y", "grad_u", "grad_delta", "grad_z", "grad_x"}
 FLOATS = {
     "A", "D", "delta_bias", "starts", "given", "partial", "partial_u", "partial_z", "last_state", "kept", "ends",
     "sums", "scratch", "grad_A", "grad_B", "grad_C", "grad_D", "grad_bias", "grad_state", "weight", "bias",
-    "grad_weight",
+    "grad_weight", "shares",
 }  # fmt: skip
 #: Channels and states side by side, as linear layers leave them.
 ADJACENT = {f"{name}_d": 1 for name in ACTIVATIONS - {"B", "C"}} | {"B_n": 1, "C_n": 1}
 #: The last of several orders over a volume.
 USUAL = {
     "CONSTANT_B": False, "CONSTANT_C": False, "SOFTPLUS": True, "FIRST": False, "LAST": True, "SHARED": True,
-    "LOOPS": 3, "KEEP": KEEP, "REVERSE": False, "WIDTH": CARRY_WIDTH, "AHEAD": CARRY_AHEAD,
+    "LOOPS": 3, "KEEP": KEEP, "REVERSE": False, "WIDTH": layout.CARRY_WIDTH, "AHEAD": layout.CARRY_AHEAD,
     "TAPS": 4, "ACTIVATION": True,
 }  # fmt: skip
 #: A lone order with nothing optional, in a layout of its own.
@@ -73,6 +76,11 @@ def compiled(name: str, target: GPUTarget, kind: str, states: int = 16, **other:
     if name in CONVOLUTIONS:
         constants |= {"STEPS": triton_conv.STEPS, "WIDTH": triton_conv.WIDTH} | other
         warps = triton_conv.WARPS
+    if name in SUMS:
+        width = triton.next_power_of_2(states) if name == "add_tokens" else layout.SUM_WIDTH
+        constants |= {"WIDTH": width, "SHARE_STEPS": max(1, layout.SUM_ELEMENTS // width), "AHEAD": layout.SUM_AHEAD}
+        constants |= {"ROWS": layout.SUM_ROWS} | other
+        warps = layout.SUM_WARPS
     signature, values, attributes = {}, {}, {}
     for i, argument in enumerate(kernel.arg_names):
         if argument in constants:

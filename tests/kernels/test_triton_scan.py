@@ -48,9 +48,10 @@ def test_interpreted_kernels_pass_all_tests_of_scans() -> None:
 @pytest.fixture
 def short_pieces(monkeypatch) -> None:
     """States are kept so often that a few steps are several pieces."""
-    from medmamba.kernels import _triton_launch
+    from medmamba.kernels import _triton_launch, _triton_plan
 
     monkeypatch.setattr(_triton_launch, "KEEP", 8)
+    monkeypatch.setattr(_triton_plan, "_plans", {})
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def short_chunks(short_pieces, monkeypatch) -> None:
     """Each piece is a chunk."""
     from medmamba.kernels import _triton_launch
 
-    monkeypatch.setattr(_triton_launch, "programs_wanted", lambda device: 10**6)
+    monkeypatch.setattr(_triton_launch, "processors", lambda device: 10**6)
     monkeypatch.setattr(_triton_launch, "SHORTEST_CHUNK", 1)
     monkeypatch.setattr(_triton_launch, "FEWEST_CHUNKS", 2)
 
@@ -118,6 +119,21 @@ def test_triton_goes_through_a_chunk_in_pieces(arguments, short_pieces) -> None:
 @kernels_run
 def test_triton_passes_states_on_from_chunk_to_chunk(arguments, short_chunks) -> None:
     assert_close_to_exact(arguments(2, 3, 2, 21))
+
+
+@kernels_run
+def test_triton_adds_up_gradients_of_tokens_window_by_window(arguments, short_pieces, monkeypatch) -> None:
+    from medmamba.kernels import _triton_launch
+
+    windows = []
+    add = _triton_launch.Layout._add_tokens
+    monkeypatch.setattr(_triton_launch, "processors", lambda device: 1)
+    monkeypatch.setattr(_triton_launch, "PROGRAMS_BACK", 2)
+    monkeypatch.setattr(_triton_launch, "SHORTEST_CHUNK", 1)
+    monkeypatch.setattr(_triton_launch, "WINDOW", 1)
+    monkeypatch.setattr(_triton_launch.Layout, "_add_tokens", lambda *a: windows.append(a[4]) or add(*a))
+    assert_close_to_exact(arguments(2, 3, 2, 21))
+    assert windows == [0, 0, 8, 8, 16, 16]
 
 
 @kernels_run
@@ -287,15 +303,19 @@ def test_convolution_of_triton_agrees_with_the_reference() -> None:
 
 @kernels_run
 def test_wrong_kernels_are_noticed_and_named(monkeypatch) -> None:
-    from medmamba.kernels import _triton_launch, triton_scan
+    from medmamba.kernels import _triton_launch, _triton_plan, triton_scan
+    from medmamba.kernels.orders import sequence
 
     monkeypatch.setattr(triton_scan, "CHECK_GRID", (2, 3))
     device = torch.device(DEVICE)
     triton_scan.check_kernels(device)
-    monkeypatch.setattr(_triton_launch, "LOG2E", 1.0)
+    table = _triton_launch.table
+    monkeypatch.setattr(_triton_launch, "table", lambda walk, device: table(sequence(walk.length), device))
+    monkeypatch.setattr(_triton_plan, "_plans", {})
     with pytest.raises(RuntimeError, match=r"wrong on .* y is off by .* MEDMAMBA_SCAN_BACKEND"):
         triton_scan.check_kernels(device)
     monkeypatch.setattr(_triton_launch, "FORWARD", {})
+    _triton_plan._plans.clear()
     with pytest.raises(RuntimeError, match=r"fails on .*: 16; use backend='torch'"):
         triton_scan.check_kernels(device)
 
