@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import Parameter
 
 #: Arguments of a scan operator that begin with the batch: u, delta, z and the initial state.
 _BY_ENTRY = (0, 1, 6, 8)
@@ -65,28 +66,31 @@ def forget(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """A ``setup_context`` for a derivative that uses nothing."""
 
 
-def transformable(
+def differentiable(
     op: Callable[..., Any],
+    body: Callable[..., Any],
     remember: Callable[[Any, tuple[Any, ...], Any], None],
     gradients: Callable[..., Any],
     rule: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """The operator as torch.func can differentiate it, which an operator's own derivative is not made for.
+    """The operator by the shortest way that those who look on allow.
+
+    torch.func cannot differentiate an operator by the operator's own derivative, so a transform gets a function that it
+    can. Where nobody looks on but autograd, what the operator would run is called directly: PyTorch's way to an
+    operator that is written in Python takes longer than a short scan.
 
     Args:
         op: the operator.
+        body: what it runs.
         remember: its ``setup_context``.
         gradients: its ``backward``.
         rule: its rule for vmap.
-
-    Returns:
-        A function that is the operator unless a transform is at work.
     """
 
-    class Transformed(Function):
+    class Direct(Function):
         @staticmethod
         def forward(*args: Any) -> Any:
-            return op(*args)
+            return body(*args)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -96,12 +100,33 @@ def transformable(
         def backward(ctx: Any, *grads: Any) -> Any:
             return gradients(ctx, *grads)
 
+    class Transformed(Direct):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return op(*args)
+
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
             return rule(info, in_dims, *args)
 
     def run(*args: Any) -> Any:
-        active = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-        return Transformed.apply(*args) if active else op(*args)
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if torch._C._are_functorch_transforms_active():
+            return Transformed.apply(*args)
+        if not _unwatched(args):
+            return op(*args)
+        wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        return Direct.apply(*args) if wanted else body(*args)
 
     return run
+
+
+def _unwatched(args: Sequence[Any]) -> bool:
+    """Whether no mode sees the operators that run, and no tensor is of a kind of its own."""
+    return not torch._C._len_torch_dispatch_stack() and all(
+        type(a) in _ORDINARY or not isinstance(a, Tensor) for a in args
+    )
+
+
+_ORDINARY = (Tensor, Parameter)

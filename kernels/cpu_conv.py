@@ -14,7 +14,7 @@ from ._cpu_call import Call, in_order
 from ._cpu_layout import WIDTH, Field
 from ._memory import dense_like, in_large_pages
 from ._threads import ranges, run
-from ._transforms import forget, one_by_one, transformable
+from ._transforms import differentiable, forget, one_by_one
 
 
 @cache
@@ -41,7 +41,6 @@ def _result(x: Tensor, orders: int, kind: torch.dtype) -> Tensor:
     return dense_like(x[:, None].expand(-1, orders, -1, -1), kind)
 
 
-@torch.library.custom_op("medmamba::conv_cpu", mutates_args=(), device_types="cpu")
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
     y = in_large_pages(_result(x, weight.shape[0], torch.float32))
     if y.numel():
@@ -52,12 +51,14 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, w
     return y.to(x.dtype)
 
 
-@_forward.register_fake
+_forward_op = torch.library.custom_op("medmamba::conv_cpu", _forward, mutates_args=(), device_types="cpu")
+
+
+@_forward_op.register_fake
 def _forward_shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
     return _result(x, weight.shape[0], x.dtype)
 
 
-@torch.library.custom_op("medmamba::conv_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +79,10 @@ def _backward(
     return gx.to(x.dtype), gw, gb[..., 0].contiguous()
 
 
-@_backward.register_fake
+_backward_op = torch.library.custom_op("medmamba::conv_cpu_backward", _backward, mutates_args=(), device_types="cpu")
+
+
+@_backward_op.register_fake
 def _backward_shapes(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,20 +107,20 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
     )
 
 
-_forward.register_autograd(_gradients, setup_context=_remember)
-_backward.register_autograd(_refuse_second_derivative)
-_backward.register_vmap(one_by_one(_backward))
+_forward_op.register_autograd(_gradients, setup_context=_remember)
+_backward_op.register_autograd(_refuse_second_derivative)
+_backward_op.register_vmap(one_by_one(_backward_op))
 
 
 def _each(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
     """The rule for vmap: one after the other."""
-    (stacked,), _ = one_by_one(lambda *args: (_forward(*args),))(info, in_dims, *args)
+    (stacked,), _ = one_by_one(lambda *args: (_forward_op(*args),))(info, in_dims, *args)
     return stacked, 0
 
 
-_forward.register_vmap(_each)
-_convolve_back = transformable(_backward, forget, _refuse_second_derivative, one_by_one(_backward))
-_convolve = transformable(_forward, _remember, _gradients, _each)
+_forward_op.register_vmap(_each)
+_convolve_back = differentiable(_backward_op, _backward, forget, _refuse_second_derivative, one_by_one(_backward_op))
+_convolve = differentiable(_forward_op, _forward, _remember, _gradients, _each)
 
 
 def causal_conv_cpu(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:

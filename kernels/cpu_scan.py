@@ -15,13 +15,12 @@ from ._cpu_call import block_count
 from ._cpu_job import Job, common_groups, tiles_of
 from ._cpu_layout import WIDTH
 from ._memory import dense_like, in_large_pages
-from ._transforms import fold_into_batch, forget, one_by_one, transformable
+from ._transforms import differentiable, fold_into_batch, forget, one_by_one
 from .chunked import scan_chunked
 
 _log = logging.getLogger(__name__)
 
 
-@torch.library.custom_op("medmamba::scan_cpu", mutates_args=(), device_types="cpu")
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -57,7 +56,10 @@ def _nothing(
     return dense_like(u[:, 0]), state, torch.empty((orders, 0, 0, A.shape[-1], WIDTH) if keep else 0)
 
 
-@_forward.register_fake
+_forward_op = torch.library.custom_op("medmamba::scan_cpu", _forward, mutates_args=(), device_types="cpu")
+
+
+@_forward_op.register_fake
 def _forward_shapes(
     u: Tensor,
     delta: Tensor,
@@ -84,7 +86,6 @@ def _forward_shapes(
     )
 
 
-@torch.library.custom_op("medmamba::scan_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad_y: Tensor | None,
     grad_state: Tensor | None,
@@ -139,7 +140,10 @@ def _new_gradients(tensors: Sequence[Tensor | None], kind: torch.dtype | None = 
     ]
 
 
-@_backward.register_fake
+_backward_op = torch.library.custom_op("medmamba::scan_cpu_backward", _backward, mutates_args=(), device_types="cpu")
+
+
+@_backward_op.register_fake
 def _backward_shapes(
     grad_y: Tensor | None,
     grad_state: Tensor | None,
@@ -184,13 +188,13 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
     )
 
 
-_forward.register_autograd(_gradients, setup_context=_remember)
-_backward.register_autograd(_refuse_second_derivative)
-_fold = fold_into_batch(_forward, batch_axes=(0, 0, 2))
-_forward.register_vmap(_fold)
-_backward.register_vmap(one_by_one(_backward))
-_scan_back = transformable(_backward, forget, _refuse_second_derivative, one_by_one(_backward))
-_scan = transformable(_forward, _remember, _gradients, _fold)
+_forward_op.register_autograd(_gradients, setup_context=_remember)
+_backward_op.register_autograd(_refuse_second_derivative)
+_fold = fold_into_batch(_forward_op, batch_axes=(0, 0, 2))
+_forward_op.register_vmap(_fold)
+_backward_op.register_vmap(one_by_one(_backward_op))
+_scan_back = differentiable(_backward_op, _backward, forget, _refuse_second_derivative, one_by_one(_backward_op))
+_scan = differentiable(_forward_op, _forward, _remember, _gradients, _fold)
 
 
 @cache

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._memory import dense_like
-from ._transforms import forget, one_by_one, transformable
+from ._transforms import differentiable, forget, one_by_one
 from ._triton_conv import convolve, convolve_back
 from ._triton_launch import add_rows_launch, loop_count, small, table
 from ._triton_plan import Launch, Plan, Scratch, Where, plan_for
@@ -82,7 +82,6 @@ class Layout:
         return self._plan(launches, scratch)
 
 
-@torch.library.custom_op("medmamba::conv_triton", mutates_args=(), device_types=("cuda", "cpu"))
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
     y = _result(x, weight.shape[0])
     if not y.numel():
@@ -95,12 +94,14 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, w
     return y
 
 
-@_forward.register_fake
+_forward_op = torch.library.custom_op("medmamba::conv_triton", _forward, mutates_args=(), device_types=("cuda", "cpu"))
+
+
+@_forward_op.register_fake
 def _forward_shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
     return _result(x, weight.shape[0])
 
 
-@torch.library.custom_op("medmamba::conv_triton_backward", mutates_args=(), device_types=("cuda", "cpu"))
 def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,7 +123,12 @@ def _backward(
     return grad_x, grad_weight, grad_bias
 
 
-@_backward.register_fake
+_backward_op = torch.library.custom_op(
+    "medmamba::conv_triton_backward", _backward, mutates_args=(), device_types=("cuda", "cpu")
+)
+
+
+@_backward_op.register_fake
 def _backward_shapes(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,16 +155,16 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
 
 def _each(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
     """The rule for vmap: one after the other."""
-    (stacked,), _ = one_by_one(lambda *args: (_forward(*args),))(info, in_dims, *args)
+    (stacked,), _ = one_by_one(lambda *args: (_forward_op(*args),))(info, in_dims, *args)
     return stacked, 0
 
 
-_forward.register_autograd(_gradients, setup_context=_remember)
-_forward.register_vmap(_each)
-_backward.register_autograd(_refuse_second_derivative)
-_backward.register_vmap(one_by_one(_backward))
-_convolve_back = transformable(_backward, forget, _refuse_second_derivative, one_by_one(_backward))
-_convolve = transformable(_forward, _remember, _gradients, _each)
+_forward_op.register_autograd(_gradients, setup_context=_remember)
+_forward_op.register_vmap(_each)
+_backward_op.register_autograd(_refuse_second_derivative)
+_backward_op.register_vmap(one_by_one(_backward_op))
+_convolve_back = differentiable(_backward_op, _backward, forget, _refuse_second_derivative, one_by_one(_backward_op))
+_convolve = differentiable(_forward_op, _forward, _remember, _gradients, _each)
 
 
 def causal_conv_triton(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ._arguments import Scan, many_orders
 from ._memory import dense_like
-from ._transforms import fold_into_batch, forget, one_by_one, transformable
+from ._transforms import differentiable, fold_into_batch, forget, one_by_one
 from ._triton_launch import KEEP, new_gradients, scan_backward, scan_forward
 from .chunked import scan_chunked
 from .orders import ScanOrder, decode
@@ -24,7 +24,6 @@ from .reference import scan_reference
 _log = logging.getLogger(__name__)
 
 
-@torch.library.custom_op("medmamba::scan_triton", mutates_args=(), device_types=("cuda", "cpu"))
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -47,7 +46,10 @@ def _forward(
     return scan_forward(scan, keep)
 
 
-@_forward.register_fake
+_forward_op = torch.library.custom_op("medmamba::scan_triton", _forward, mutates_args=(), device_types=("cuda", "cpu"))
+
+
+@_forward_op.register_fake
 def _forward_shapes(
     u: Tensor,
     delta: Tensor,
@@ -73,7 +75,6 @@ def _forward_shapes(
     )
 
 
-@torch.library.custom_op("medmamba::scan_triton_backward", mutates_args=(), device_types=("cuda", "cpu"))
 def _backward(
     grad_y: Tensor | None,
     grad_state: Tensor | None,
@@ -97,7 +98,12 @@ def _backward(
     return tuple(u.new_empty(0) if g is None else g for g in grads)  # type: ignore[return-value]  # nine
 
 
-@_backward.register_fake
+_backward_op = torch.library.custom_op(
+    "medmamba::scan_triton_backward", _backward, mutates_args=(), device_types=("cuda", "cpu")
+)
+
+
+@_backward_op.register_fake
 def _backward_shapes(
     grad_y: Tensor | None,
     grad_state: Tensor | None,
@@ -144,15 +150,15 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
     )
 
 
-_forward.register_autograd(_gradients, setup_context=_remember)
-_backward.register_autograd(_refuse_second_derivative)
+_forward_op.register_autograd(_gradients, setup_context=_remember)
+_backward_op.register_autograd(_refuse_second_derivative)
 
 
-_fold = fold_into_batch(_forward, batch_axes=(0, 0, 0))
-_forward.register_vmap(_fold)
-_backward.register_vmap(one_by_one(_backward))
-_scan_back = transformable(_backward, forget, _refuse_second_derivative, one_by_one(_backward))
-_scan = transformable(_forward, _remember, _gradients, _fold)
+_fold = fold_into_batch(_forward_op, batch_axes=(0, 0, 0))
+_forward_op.register_vmap(_fold)
+_backward_op.register_vmap(one_by_one(_backward_op))
+_scan_back = differentiable(_backward_op, _backward, forget, _refuse_second_derivative, one_by_one(_backward_op))
+_scan = differentiable(_forward_op, _forward, _remember, _gradients, _fold)
 
 #: What the check of a device may be off by, as a share of the largest value: far above rounding, far below a mistake.
 CHECK_TOLERANCE = 1e-3

@@ -139,6 +139,6 @@ def test_operator_on_the_cpu_keeps_its_promises_to_pytorch(arguments) -> None:
         scan = one_order(**given, delta_softplus=True)
         leaves = [t.detach().requires_grad_() for t in scan.tensors]
         walk = scan.walks[0].encode()
-        torch.library.opcheck(cpu_scan._forward, (*leaves, True, walk, 0.5, True))
+        torch.library.opcheck(cpu_scan._forward_op, (*leaves, True, walk, 0.5, True))
         plain = [t.detach() for t in leaves[:5]]
-        torch.library.opcheck(cpu_scan._forward, (*plain, None, None, None, None, False, walk, 1.0, False))
+        torch.library.opcheck(cpu_scan._forward_op, (*plain, None, None, None, None, False, walk, 1.0, False))
