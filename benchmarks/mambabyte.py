@@ -5,7 +5,7 @@ same bytes, checks that greedy text written from the state is the text of full r
 byte costs after a short and a long text.
 
 The comparison with gzip is of how well the held-out bytes are predicted, not of two programs: gzip has not seen the
-other files, sees the held-out ones as one stream, and decompresses without eight million bytes of weights.
+other files, sees the held-out ones as one stream, and decompresses without eleven million bytes of weights.
 """
 
 from __future__ import annotations
