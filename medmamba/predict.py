@@ -156,7 +156,7 @@ class Predictor:
         logits = sliding_window_inference(
             inputs=image.to(accumulate_on),
             roi_size=self.plan.topology.patch_size,
-            sw_batch_size=1,
+            sw_batch_size=len(image),  # one window of each slice at a time; a volume is one
             predictor=self._average,
             overlap=self.plan.inference.overlap,
             mode="gaussian",
