@@ -64,7 +64,8 @@ class Schedule:
         """Into how many parts the run is divided; after each the network is validated.
 
         nnU-Net's 250 steps, but at least twenty parts, so that a short run shows how it is doing; with a time budget
-        parts of ten minutes at most.
+        parts of ten minutes at most. Where steps take so long that validating would take more than nnU-Net's share of
+        the budget, parts are joined (`medmamba.train.Trainer`).
         """
         if self.steps is not None:
             return min(self.steps, max(20, self.steps // settings.steps_per_epoch))
@@ -109,6 +110,7 @@ class Position:
 
     step: int = 0
     epoch: int = 0
+    validated: int = 0  # the step of the latest validation
     elapsed_s: float = 0.0
     dice_average: float | None = None
     best_dice: float | None = None

@@ -168,10 +168,12 @@ class Trainer:
                 losses.append(loss)
                 self._report_step(loss, learning_rate)
                 progress = self.schedule.progress(position.step, position.elapsed_s)
-                if math.floor(progress * epochs + 1e-9) > position.epoch:
-                    # Not necessarily the next one: with a time budget a slow step may skip a part.
-                    position.epoch = math.floor(progress * epochs + 1e-9)
+                epoch = math.floor(progress * epochs + 1e-9)
+                if epoch > position.epoch and (progress >= 1.0 or self._affords_validation()):
+                    # Not necessarily the next one: with a time budget slow steps may skip parts.
+                    position.epoch = epoch
                     self._finish_epoch(epochs, losses, validation)
+                    position.validated = position.step
                     losses.clear()
                     position.elapsed_s = time.monotonic() - started
                     self.run.save(self.network, self.optimizer, position)
@@ -281,6 +283,11 @@ class Trainer:
             counts = batch_counts if counts is None else counts + batch_counts
         assert counts is not None
         return sum(losses) / len(losses), self.task.score(counts)
+
+    def _affords_validation(self) -> bool:
+        """Whether one more batch of validation keeps its share of a time budget; without one time does not matter."""
+        each = self.settings.steps_per_epoch // max(1, self.settings.validation_steps)
+        return self.schedule.budget_s is None or self.position.step - self.position.validated >= each
 
     def _validation_steps(self) -> int:
         """nnU-Net's share of validation batches per training step, also when an epoch is shorter than usual."""

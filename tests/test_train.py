@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,10 @@ def test_time_budget_is_kept(request_: FoldRequest, tmp_path: Path) -> None:
     assert 1.5 < watcher.steps[-1].elapsed_s < 30.0  # validation counts as well, and the machine may be busy
     rates = [report.learning_rate for report in watcher.steps]
     assert rates == sorted(rates, reverse=True)
+    # A batch is validated for five that are learned from, as in nnU-Net, and the last weights are validated always.
+    *ends, last = [report.step for report in watcher.epochs]
+    assert all(after - before >= 5 for before, after in pairwise([0, *ends]))
+    assert last == watcher.steps[-1].step
 
 
 def test_short_schedule_gets_less_momentum_and_a_long_one_nnunets(request_: FoldRequest) -> None:
