@@ -16,6 +16,8 @@ INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 MARGIN = 10
 #: What one rounding of the largest value costs; for results that the published implementation happens to hit exactly.
 FLOOR = 2.0**-23
+#: A GPU's power of two and its division are each good to two units of the last place, also in the published kernel.
+GPU_FLOOR = 2.0**-21
 
 
 def run(
@@ -37,10 +39,11 @@ def test_backend_is_as_close_to_float64_as_float32_allows(path: Path, backend: s
     file = golden.load(path)
     tensors, facts = file.tensors, file.facts
     results = run(tensors, facts, backend, device)
+    floor = GPU_FLOOR if device == "cuda" else FLOOR
     for name, error in facts["fp32_vs_fp64"].items():
         key = name if name.startswith("grad/") else f"output64/{name}"
         worst = float((results[name].double() - tensors[key].double()).abs().max())
-        allowed = MARGIN * error["max_abs"] + FLOOR * max(error["ref_absmax"], 1e-30)
+        allowed = MARGIN * error["max_abs"] + floor * max(error["ref_absmax"], 1e-30)
         assert worst <= allowed, f"{name}: off by {worst:.2e}, allowed {allowed:.2e}"
 
 

@@ -64,6 +64,16 @@ def short_chunks(short_pieces, monkeypatch) -> None:
     monkeypatch.setattr(_triton_launch, "FEWEST_CHUNKS", 2)
 
 
+#: Interpreted, equal means equal. A GPU gets kernels compiled for each type and for some strides, which may fuse other
+#: additions with multiplications.
+COMPILED_APART = 0 if INTERPRETED else 1e-6
+
+
+def assert_same_scan(own: Tensor, other: Tensor, what: str) -> None:
+    """Results of the same numbers in memory of another form."""
+    assert float((own - other).abs().max()) <= COMPILED_APART * float(other.abs().max()), what
+
+
 def run(arguments, backend: str, *, softplus: bool = True, device: str = DEVICE) -> dict[str, Tensor]:
     """y, last_state and ``grad/<name>`` for fixed random gradients of both results; the reference in float64."""
     kind = torch.float64 if backend == "reference" else None
@@ -174,7 +184,7 @@ def test_triton_gives_the_same_for_any_strides(name, arguments) -> None:
     spread = given | {name: given[name].repeat_interleave(2, dim=-1)[..., ::2]}
     for variant in (strided, spread):
         for key, value in run(variant, "triton").items():
-            assert torch.equal(value, expected[key]), key
+            assert_same_scan(value, expected[key], key)
 
 
 @kernels_run
@@ -182,9 +192,9 @@ def test_triton_gives_the_same_for_any_strides(name, arguments) -> None:
 def test_triton_computes_half_precision_in_float32(kind, arguments) -> None:
     given = arguments(1, 4, 3, 4, kind=kind)
     half, single = run(given, "triton"), run({k: v.float() for k, v in given.items()}, "triton")
-    assert torch.equal(half["last_state"], single["last_state"])
-    # The interpreter cuts bfloat16 off where a GPU rounds.
-    rtol = 2**-7 if INTERPRETED and kind == torch.bfloat16 else 0
+    assert_same_scan(half["last_state"], single["last_state"], "last_state")
+    # The interpreter cuts bfloat16 off where a GPU rounds; and what differs in float32 may round either way.
+    rtol = 0 if INTERPRETED and kind == torch.float16 else torch.finfo(kind).eps
     torch.testing.assert_close(half["y"], single["y"].to(kind), rtol=rtol, atol=0)
     assert all(half[f"grad/{name}"].dtype == kind for name in given)
 
