@@ -34,7 +34,8 @@ PUBLISHED, NONE = "as published", "none"
 
 NOTE = (
     "Dice is the mean over the validation cases of fold 0; in brackets the 95 % interval over these cases. Steps are "
-    "given with the patches of each, as many as the time allows. Time per step is the median, without validation. "
+    "given with the patches of each, as many as the time allows. Time per step is the median, without validation; with "
+    "'<' training was so short that a validation followed every step, and is counted. "
     "Memory is the most that training had resident. Prediction was without mirroring. Video networks (vivim) are not "
     "in the table: there is no planner for clips yet."
 )
@@ -52,6 +53,7 @@ class Row:
         steps: of training.
         batch: patches of a step.
         step_s: median time of a step in seconds; None with too few steps.
+        validation_in_step: whether that includes a validation.
         memory_gb: largest resident memory of the training process, in 10^9 bytes.
         dice: mean of each label over the validation cases.
         interval: 95 % of the mean over all labels; None with too few cases.
@@ -67,6 +69,7 @@ class Row:
     memory_gb: float
     dice: dict[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
+    validation_in_step: bool = False
 
 
 class CommandError(RuntimeError):
@@ -134,6 +137,7 @@ def summarise(
     plan = json.loads((fold / "plan.json").read_text())
     summaries = {summary["label"]: summary for summary in report["summary"] if summary["metric"] == "dice"}
     interval = list(summaries.values())[-1]["interval_95"]
+    step_s, validation_in_step = step_time(records)
     return Row(
         configuration=configuration,
         network=name,
@@ -141,21 +145,25 @@ def summarise(
         weights=weights,
         steps=max(record["step"] for record in records),
         batch=plan["train"]["batch_size"],
-        step_s=step_time(records),
+        step_s=step_s,
         memory_gb=memory / 1e9,
         dice={label: summary["mean"] for label, summary in summaries.items()},
         interval=None if interval is None else (interval[0], interval[1]),
+        validation_in_step=validation_in_step,
     )
 
 
-def step_time(records: list[dict[str, Any]]) -> float | None:
-    """Median time between one step and the next in seconds, where no validation lies between them."""
-    times = [
-        after["elapsed_s"] - before["elapsed_s"]
-        for before, after in pairwise(records)
-        if before["event"] == after["event"] == "step"
-    ]
-    return statistics.median(times) if times else None
+def step_time(records: list[dict[str, Any]]) -> tuple[float | None, bool]:
+    """Median time from one step to the next in seconds, and whether a validation lies between any two steps."""
+
+    def times(events: list[dict[str, Any]]) -> list[float]:
+        pairs = [(a, b) for a, b in pairwise(events) if a["event"] == b["event"] == "step"]
+        return [after["elapsed_s"] - before["elapsed_s"] for before, after in pairs]
+
+    if alone := times(records):
+        return statistics.median(alone), False
+    together = times([record for record in records if record["event"] == "step"])
+    return (statistics.median(together), True) if together else (None, False)
 
 
 class Rows:
@@ -197,10 +205,15 @@ def table(rows: list[Row]) -> str:
             dice[-1] += f" ({row.interval[0]:.3f} to {row.interval[1]:.3f})"
         cells = [
             *(row.network, row.mixer, row.configuration, f"{row.weights:,}", f"{row.steps} x {row.batch}"),
-            *("-" if row.step_s is None else f"{row.step_s:.2f}", f"{row.memory_gb:.1f} GB", *dice),
+            *(duration(row), f"{row.memory_gb:.1f} GB", *dice),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def duration(row: Row) -> str:
+    """Time of a step, if known."""
+    return "-" if row.step_s is None else ("< " if row.validation_in_step else "") + f"{row.step_s:.2f}"
 
 
 def figure(value: float | None) -> str:
