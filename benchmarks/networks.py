@@ -66,6 +66,7 @@ def published_scan(scan: Scan) -> tuple[Tensor, Tensor]:
     as in the published networks. But for `unbind`, without which its backward pass is quadratic, it is
     ``selective_scan_ref``. It returns no state, which these networks do not read.
     """
+    scan = scan.in_orders()
     total: Tensor | None = None
     for k, walk in enumerate(scan.walks):
         tokens = None if walk.is_sequence else walk.positions(scan.u.device)

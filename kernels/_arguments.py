@@ -14,11 +14,41 @@ from .orders import ScanOrder, Walk, sequence
 MAX_STATES = 256
 
 
+#: The tensors of a scan, from u to initial_state.
+Nine = tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None
+]  # fmt: skip
+
+
+def in_orders(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> Nine:
+    """A scan's tensors with the axes of `Scan`: that of a lone order and that of a lone group are put in."""
+    constants = A.dim()
+    B, C = (t.unsqueeze(-3) if t.dim() == constants + 1 else t for t in (B, C))
+    if delta.dim() == 3:
+        B, C = (t[None] if t.dim() == constants else t[:, None] for t in (B, C))
+        u, delta, A = u[:, None], delta[:, None], A[None]
+        D, delta_bias = (None if t is None else t[None] for t in (D, delta_bias))
+        initial_state = None if initial_state is None else initial_state[:, None]
+    return u, delta, A, B, C, D, z, delta_bias, initial_state
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """A selective scan in K orders whose results are added up; a plain scan is one with K = 1.
 
-    All tensors hold their L tokens as the grid lies in memory, with any strides.
+    All tensors hold their L tokens as the grid lies in memory, with any strides. They may lack the axis of a lone
+    order, all of them, and B and C that of a lone group, until `in_orders` puts it in. Autograd takes longer over such
+    views than over a short scan, so backends put the axes in where it does not look.
 
     Args:
         u: (B, K, D, L) input, or (B, 1, D, L): the same for every order.
@@ -49,7 +79,7 @@ class Scan:
     scale: float
 
     @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
+    def tensors(self) -> Nine:
         """The nine tensors, in the order of the fields."""
         return self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias, self.initial_state
 
@@ -57,6 +87,10 @@ class Scan:
     def given(self) -> list[Tensor]:
         """The tensors that are not None."""
         return [t for t in self.tensors if t is not None]
+
+    def in_orders(self) -> Scan:
+        """The same scan with all axes."""
+        return Scan(*in_orders(*self.tensors), self.delta_softplus, self.walks, self.scale)
 
     @property
     def exact(self) -> bool:
@@ -72,18 +106,17 @@ def _named(**tensors: Tensor | None) -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
 
 
-def _projection(name: str, tensor: Tensor, constant: tuple[int, ...], lead: tuple[int, ...], tail: tuple[int, int],
-                channels: int) -> Tensor:  # fmt: skip
-    """B or C: constant, per token (*lead, *tail) or grouped (*lead, G, *tail); returned constant or grouped."""
+def _check_projection(
+    name: str, tensor: Tensor, constant: tuple[int, ...], lead: tuple[int, ...], tail: tuple[int, int], channels: int
+) -> None:
+    """Check B or C: constant, per token (*lead, *tail) or grouped (*lead, G, *tail)."""
     shape = tuple(tensor.shape)
-    if shape == constant:
-        return tensor
-    if shape == (*lead, *tail):
-        return tensor.unsqueeze(len(lead))
+    if shape in (constant, (*lead, *tail)):
+        return
     if len(shape) == len(lead) + 3 and (*shape[: len(lead)], *shape[-2:]) == (*lead, *tail):
         if shape[-3] < 1 or channels % shape[-3]:
             raise ValueError(_say(name, f"have a number of groups that divides the {channels} channels", shape[-3]))
-        return tensor
+        return
     grouped = ", ".join(str(n) for n in (*lead, "G", *tail))
     raise ValueError(_say(name, f"be constant {constant}, per token {(*lead, *tail)} or grouped ({grouped})", shape))
 
@@ -131,23 +164,9 @@ def one_order(
             raise ValueError(_say(name, f"have one value per channel, {(channels,)}", tuple(tensor.shape)))
     if initial_state is not None and initial_state.shape != (batch, channels, states):
         raise ValueError(_say("initial_state", f"be {(batch, channels, states)}", tuple(initial_state.shape)))
-    B, C = (
-        _projection(name, t, (channels, states), (batch,), (states, length), channels) for name, t in _named(B=B, C=C)
-    )
-    return Scan(
-        u=u[:, None],
-        delta=delta[:, None],
-        A=A[None],
-        B=B[None] if B.dim() == 2 else B[:, None],
-        C=C[None] if C.dim() == 2 else C[:, None],
-        D=None if D is None else D[None],
-        z=z,
-        delta_bias=None if delta_bias is None else delta_bias[None],
-        initial_state=None if initial_state is None else initial_state[:, None],
-        delta_softplus=delta_softplus,
-        walks=(sequence(length),),
-        scale=1.0,
-    )
+    for name, tensor in (("B", B), ("C", C)):
+        _check_projection(name, tensor, (channels, states), (batch,), (states, length), channels)
+    return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, (sequence(length),), 1.0)
 
 
 def many_orders(
@@ -197,8 +216,6 @@ def many_orders(
             raise ValueError(_say(name, f"be {(count, channels)}, a value per order and channel", tuple(tensor.shape)))
     if initial_state is not None and tuple(initial_state.shape) != (batch, count, channels, states):
         raise ValueError(_say("initial_state", f"be {(batch, count, channels, states)}", tuple(initial_state.shape)))
-    B, C = (
-        _projection(name, t, (count, channels, states), (batch, count), (states, length), channels)
-        for name, t in _named(B=B, C=C)
-    )
+    for name, tensor in (("B", B), ("C", C)):
+        _check_projection(name, tensor, (count, channels, states), (batch, count), (states, length), channels)
     return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)

@@ -12,8 +12,8 @@ from torch.nn import Parameter
 
 #: Arguments of a scan operator that begin with the batch: u, delta, z and the initial state.
 _BY_ENTRY = (0, 1, 6, 8)
-#: B and C do so unless they are constant.
-_PROJECTIONS = (3, 4)
+#: B and C do so unless they are constant, and then have the axes of A.
+_PROJECTIONS, _DECAY = (3, 4), 2
 
 
 def one_by_one(op: Callable[..., Sequence[Tensor]]) -> Callable[..., Any]:
@@ -40,10 +40,10 @@ def fold_into_batch(op: Callable[..., Sequence[Tensor]], batch_axes: Sequence[in
     slow = one_by_one(op)
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
-        def ranks(i: int) -> int:
+        def rank(i: int) -> int:
             return int(args[i].dim()) - (in_dims[i] is not None)
 
-        folds = [*_BY_ENTRY, *(i for i in _PROJECTIONS if ranks(i) == 5)]
+        folds = [*_BY_ENTRY, *(i for i in _PROJECTIONS if rank(i) > rank(_DECAY))]
         if any(isinstance(dim, int) and i not in folds for i, dim in enumerate(in_dims)):
             return slow(info, in_dims, *args)  # type: ignore[no-any-return]  # Any in, Any out
         folded = list(args)
@@ -88,9 +88,21 @@ def differentiable(
     """
 
     class Direct(Function):
+        # Without setup_context: to bind arguments for it, PyTorch inspects the signature of forward at every call.
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = body(*args)
+            remember(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return gradients(ctx, *grads)
+
+    class Transformed(Function):
         @staticmethod
         def forward(*args: Any) -> Any:
-            return body(*args)
+            return op(*args)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -99,11 +111,6 @@ def differentiable(
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
             return gradients(ctx, *grads)
-
-    class Transformed(Direct):
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return op(*args)
 
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:

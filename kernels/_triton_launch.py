@@ -6,7 +6,7 @@ Letters: B batch, K orders, D channels, L length, N states, G groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ._arguments import Scan
+from ._arguments import Nine, Scan, in_orders
 from ._memory import dense_like
 from ._triton_gradients import chunk_gradients, chunk_gradients_ends
 from ._triton_kernels import carry, chunk_ends, chunk_outputs
@@ -126,12 +126,13 @@ def small(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32).contiguous()
 
 
-def new_gradients(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+def new_gradients(tensors: Nine) -> list[Tensor | None]:
     """Memory for the gradients of a scan's nine tensors.
 
     Of those with tokens, channels are side by side where they are so in the argument; the others are contiguous.
     """
-    with_tokens = {0, 1, 6} | {i for i in (3, 4) if (t := tensors[i]) is not None and t.dim() == 5}
+    _, _, A, B, C, *_ = tensors
+    with_tokens = {0, 1, 6} | {i for i, t in ((3, B), (4, C)) if t.dim() > A.dim()}
     return [
         None if t is None else dense_like(t) if i in with_tokens else t.new_empty(t.shape)
         for i, t in enumerate(tensors)
@@ -148,9 +149,20 @@ def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
+def _in_orders(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with the axes of orders and groups in all arguments and gradients."""
+    together = dict(memory)
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    grads = ("grad_u", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_D", "grad_z", "grad_bias", "grad_state")
+    for nine in (names, grads) if "grad_u" in memory else (names,):
+        tensors = in_orders(*(memory.get(name) for name in nine))  # type: ignore[arg-type]  # those needed are there
+        together |= _given(**dict(zip(nine, tensors, strict=True)))
+    return together
+
+
 def _arguments(scan: Scan) -> dict[str, Tensor]:
     """The scan's tensors by the names that kernels give them, small ones as contiguous float32."""
-    B, C = (small(t) if t.dim() == 3 else t for t in (scan.B, scan.C))
+    B, C = (t if t.dim() > scan.A.dim() else small(t) for t in (scan.B, scan.C))
     D, bias, state = (None if t is None else small(t) for t in (scan.D, scan.delta_bias, scan.initial_state))
     return _given(
         u=scan.u, delta=scan.delta, A=small(scan.A), B=B, C=C, D=D, z=scan.z, delta_bias=bias, initial_state=state
@@ -163,14 +175,14 @@ def scan_forward(scan: Scan, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         y, the last states (B, K, D, N), and if wanted states for `scan_backward`, (B, K, L / KEEP rounded up, N, D).
     """
-    batch, orders, channels, length = scan.delta.shape
+    orders, (batch, *_, channels, length) = len(scan.walks), scan.delta.shape
     states = scan.A.shape[-1]
-    y = dense_like(scan.u[:, 0])
+    y = dense_like(scan.u if scan.u.dim() == 3 else scan.u[:, 0])
     last = y.new_empty((batch, orders, channels, states), dtype=torch.float32)
     kept_shape = (batch, orders, -(-length // KEEP), states, channels) if keep else (0,)
     kept = y.new_empty(kept_shape, dtype=torch.float32)
     if 0 in (batch, channels, length):
-        return y, last.zero_() if scan.initial_state is None else last.copy_(scan.initial_state), kept
+        return y, last.zero_() if scan.initial_state is None else last.copy_(scan.initial_state.view(last.shape)), kept
     memory = _arguments(scan) | {"y": y, "last_state": last}
     if keep:
         memory["kept"] = kept
@@ -187,7 +199,7 @@ def scan_backward(
     """Gradients of the scan's nine tensors; None for those that are not there.
 
     Args:
-        scan: as it ran forward.
+        scan: as it ran forward, with or without the axes that `in_orders` puts in; so have the gradients.
         grad_y: gradient of y, None: zeros.
         grad_state: gradient of the last states, None: zeros.
         kept: what `scan_forward` kept.
@@ -195,13 +207,13 @@ def scan_backward(
     grads = new_gradients(scan.tensors)
     u, delta, A, B, C, D, z, bias, state = grads
     assert u is not None
-    batch, orders, channels, length = scan.delta.shape
+    orders, (batch, *_, channels, length) = len(scan.walks), scan.delta.shape
     if 0 in (batch, channels, length):
         for grad in grads:
             if grad is not None:
                 grad.zero_()
         if state is not None and grad_state is not None:
-            state.copy_(grad_state)
+            state.copy_(grad_state.view(state.shape))
         return tuple(grads)
     if grad_y is None:
         grad_y = u.new_zeros((), dtype=torch.float32).expand(batch, channels, length)
@@ -210,7 +222,7 @@ def scan_backward(
         kept=kept, grad_y=grad_y, given=None if grad_state is None else small(grad_state),
         grad_u=u, grad_delta=delta, grad_A=A, grad_B=B, grad_C=C, grad_D=D, grad_z=z, grad_bias=bias, grad_state=begun,
     )  # fmt: skip
-    if scan.u.shape[1] == 1 and orders > 1:
+    if orders > 1 and scan.u.shape[1] == 1:
         memory["partial_u"] = _float32_like(u[:, 0])
     if z is not None and orders > 1:
         memory["partial_z"] = _float32_like(z)
@@ -240,6 +252,7 @@ class Layout:
     """
 
     def __init__(self, memory: Mapping[str, Tensor], scan: Scan) -> None:
+        memory, scan = _in_orders(memory), scan.in_orders()
         self.shapes = {name: (tuple(t.shape), t.stride()) for name, t in memory.items()}
         self.walks, self.scale, self.softplus = scan.walks, float(scan.scale), scan.delta_softplus
         self.batch, self.orders, self.channels, self.length = scan.delta.shape

@@ -29,6 +29,7 @@ def scan_chunked(scan: Scan) -> tuple[Tensor, Tensor]:
     Orders other than that of memory gather their tokens first. Memory beside that does not grow with the length, in the
     backward pass neither, except under torch.func, where it is that of plain autograd.
     """
+    scan = scan.in_orders()
     exact = torch.float64 if scan.exact else torch.float32
     sums, states = [], []
     for order, walk in enumerate(scan.walks):

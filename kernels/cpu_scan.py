@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import Scan
+from ._arguments import Scan, in_orders
 from ._cpu_call import block_count
 from ._cpu_job import Job, common_groups, tiles_of
 from ._cpu_layout import WIDTH
@@ -37,6 +37,7 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last states, and what the backward pass starts from: empty unless ``keep``. Shapes are those of Scan."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state = in_orders(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if not delta.numel():
         return _nothing(u, delta, A, initial_state, keep)
     job = Job(u, delta, A, B, C, D, z, delta_bias, delta_softplus, walks, scale)
@@ -75,6 +76,7 @@ def _forward_shapes(
     scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    u, delta, A, B, C, *_ = in_orders(u, delta, A, B, C, D, z, delta_bias, initial_state)
     batch, orders, channels, length = delta.shape
     states = A.shape[-1]
     blocks = block_count(batch, channels, common_groups(B, C))
@@ -104,7 +106,8 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the nine tensors from u to initial_state; empty for those that are None."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    tensors = u, delta, A, B, C, D, z, delta_bias, initial_state = in_orders(*arguments)
     grads = [in_large_pages(grad) for grad in _new_gradients(tensors, torch.float32)]
     if not delta.numel():
         for grad in grads:
@@ -118,7 +121,8 @@ def _backward(
             if tensors[i] is not None and not _is_per_token(i, tensors[i]):
                 grads[i] = grad
     return tuple(  # type: ignore[return-value]  # nine, one for each argument
-        grad if like is None else grad.to(like.dtype) for grad, like in zip(grads, tensors, strict=True)
+        grad if like is None else grad.to(like.dtype).view(like.shape)
+        for grad, like in zip(grads, arguments, strict=True)
     )
 
 
@@ -161,7 +165,9 @@ def _backward_shapes(
     walks: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, ...]:
-    return tuple(_new_gradients((u, delta, A, B, C, D, z, delta_bias, initial_state)))
+    arguments = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    grads = zip(_new_gradients(in_orders(*arguments)), arguments, strict=True)
+    return tuple(grad if like is None else grad.view(like.shape) for grad, like in grads)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -42,6 +42,7 @@ def scan_reference(scan: Scan) -> tuple[Tensor, Tensor]:
         Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, algorithm 2; B is
         discretised by Euler's rule as in the authors' code, not by their equation 4.
     """
+    scan = scan.in_orders()
     exact = torch.float64 if scan.exact else torch.float32
     total: Tensor | None = None
     states = []

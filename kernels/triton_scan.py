@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import Scan, many_orders
+from ._arguments import Scan, in_orders, many_orders
 from ._memory import dense_like
 from ._transforms import differentiable, fold_into_batch, forget, one_by_one
 from ._triton_launch import KEEP, new_gradients, scan_backward, scan_forward
@@ -65,6 +65,7 @@ def _forward_shapes(
     scale: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    u, delta, A, *_ = in_orders(u, delta, A, B, C, D, z, delta_bias, initial_state)
     batch, orders, channels, length = delta.shape
     states = A.shape[-1]
     kept = (batch, orders, (length + KEEP - 1) // KEEP, states, channels) if keep else (0,)

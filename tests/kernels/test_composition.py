@@ -136,9 +136,10 @@ def test_scan_over_nothing_gives_nothing(shape: tuple[int, int, int], backend: s
 def test_operator_on_the_cpu_keeps_its_promises_to_pytorch(arguments) -> None:
     for groups in ((1, 1), (2, 2), (None, 1)):
         given = arguments(1, 4, 2, 5, groups=groups)
-        scan = one_order(**given, delta_softplus=True)
-        leaves = [t.detach().requires_grad_() for t in scan.tensors]
-        walk = scan.walks[0].encode()
-        torch.library.opcheck(cpu_scan._forward_op, (*leaves, True, walk, 0.5, True))
-        plain = [t.detach() for t in leaves[:5]]
-        torch.library.opcheck(cpu_scan._forward_op, (*plain, None, None, None, None, False, walk, 1.0, False))
+        bare = one_order(**given, delta_softplus=True)
+        for scan in (bare, bare.in_orders()):
+            leaves = [t.detach().requires_grad_() for t in scan.tensors]
+            walk = scan.walks[0].encode()
+            torch.library.opcheck(cpu_scan._forward_op, (*leaves, True, walk, 0.5, True))
+            plain = [t.detach() for t in leaves[:5]]
+            torch.library.opcheck(cpu_scan._forward_op, (*plain, None, None, None, None, False, walk, 1.0, False))

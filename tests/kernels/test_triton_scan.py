@@ -230,8 +230,9 @@ def test_operator_keeps_its_promises_to_pytorch(arguments) -> None:
     given = {k: v.to(DEVICE) for k, v in arguments(1, 2, 1, 2).items()}
     scan = one_order(*(given[k] for k in NAMES[:-1]), True, given["initial_state"])
     walks = scan.walks[0].encode()
-    leaves = [t.detach().requires_grad_() for t in scan.given]
-    torch.library.opcheck(triton_scan._forward_op, (*leaves, True, walks, 1.0, True))
+    for form in (scan, scan.in_orders()):
+        leaves = [t.detach().requires_grad_() for t in form.given]
+        torch.library.opcheck(triton_scan._forward_op, (*leaves, True, walks, 1.0, True))
     bare = [t.detach() for t in scan.given[:5]]
     torch.library.opcheck(triton_scan._forward_op, (*bare, None, None, None, None, False, walks, 1.0, False))
 
