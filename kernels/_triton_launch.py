@@ -35,7 +35,7 @@ PROGRAMS_PER_PROCESSOR, PROGRAMS_BACK = 16, 8
 CARRY_WIDTH, CARRY_AHEAD = 32, 4
 #: Bytes that the shares of the gradients of B and C may take together: longer scans go window by window, if that leaves
 #: each window enough chunks to fill the device.
-WINDOW = 256 * 2**20
+WINDOW = 128 * 2**20
 #: Elements that a program of `add_tokens` sums up side by side, and shares that it fetches at once.
 SUM_ELEMENTS, SUM_AHEAD = 1024, 4
 #: Rows and columns that a program of `add_rows` takes at once.
