@@ -121,7 +121,8 @@ class SwitchFeedForward(KeepsFloat32):
         order = order[routing.kept[order]]
         counts = torch.bincount(routing.expert[order], minlength=len(self.weight_in)).tolist()
         groups = zip(tokens[order].split(counts), self.weight_in.unbind(), self.weight_out.unbind(), strict=True)
-        served = torch.cat([torch.relu(rows @ first) @ second for rows, first, second in groups if len(rows)])
+        parts = [torch.relu(rows @ first) @ second for rows, first, second in groups if len(rows)]
+        served = torch.cat(parts) if parts else tokens[order]
         share = routing.probabilities.gather(1, routing.expert[:, None])[order]
         return torch.zeros_like(tokens).index_copy(0, order, (served * share).to(tokens.dtype))
 
@@ -140,14 +141,14 @@ def balancing_loss(routing: Routing) -> Tensor:
     """E times the sum over experts of (share of tokens that want it) times (its mean probability), a scalar.
 
     1 if tokens and probabilities are spread evenly, towards E if one expert gets all. Tokens that found no room are
-    counted. Only the probabilities carry a gradient.
+    counted, and no tokens are in balance: 0. Only the probabilities carry a gradient.
 
     References:
         Fedus et al., "Switch Transformers", 2022, equation 4.
     """
     count, experts = routing.probabilities.shape
-    wanted = F.one_hot(routing.expert, experts).sum(0) / count
-    return experts * (wanted * routing.probabilities.mean(0)).sum()
+    wanted = F.one_hot(routing.expert, experts).sum(0)
+    return experts * (wanted * routing.probabilities.sum(0)).sum() / max(1, count) ** 2
 
 
 def draw(weight: Tensor, fan_in: int) -> None:

@@ -191,6 +191,18 @@ def test_tokens_without_room_get_nothing_and_give_no_gradient_but_the_balances()
     assert bool((layer.serve_all(x)[~kept] != 0).any(-1).all())
 
 
+def test_no_tokens_make_no_answers_and_no_imbalance() -> None:
+    layer, x = switch_and_tokens(capacity=1.0)
+    none = x[:0].requires_grad_()
+    output, balance = layer(none)
+    assert output.shape == (0, 7, 6)
+    assert balance.item() == 0
+    (output.sum() + balance).backward()
+    assert none.grad is not None
+    assert layer.router.grad is not None
+    assert not layer.router.grad.any()
+
+
 def test_gradients_are_the_differences_in_double_precision() -> None:
     layer, x = switch_and_tokens(capacity=1.0)
     layer = layer.double()
