@@ -76,8 +76,10 @@ def evaluate(
     nsd_1mm and nsd_2mm (share of the surface within that distance), assd (mean distance) and hd (largest distance).
 
     The interval tells where the mean would lie with other cases like these. A score is undefined when neither
-    segmentation holds the label, and infinite when only one does and a distance is asked for; both are counted beside
-    the mean, never hidden in it. A prediction on another grid than its reference is a failure: nothing is resampled.
+    segmentation holds the label, and infinite when only one does and a distance is asked for. A mean that is not over
+    all cases says over how many it is; in the report it is infinite when a value is, and finite_mean is that of the
+    finite ones. Worst cases are ranked by the first metric. A prediction on another grid than its reference is a
+    failure: nothing is resampled.
 
     Exit code 3 says that cases failed; the report is written all the same.
 
@@ -90,8 +92,7 @@ def evaluate(
         medmamba evaluate mine.nii.gz theirs.nii.gz --json
     """
     from medmamba.evaluate import evaluate as score
-    from medmamba.evaluate import find_labels, labels_in, match_files
-    from medmamba.io import open_dataset
+    from medmamba.evaluate import find_labels, labels_in, labels_of, match_files
     from medmamba.metrics import METRICS
 
     names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
@@ -99,7 +100,7 @@ def evaluate(
     if unknown:
         fail(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}", Exit.USAGE)
     matches = match_files(prediction, reference)
-    meaning = open_dataset(labels).labels if labels else find_labels(prediction, reference)
+    meaning = labels_of(labels) if labels else find_labels(prediction, reference)
     if meaning is None:
         meaning = labels_in(matches.pairs, track)
     report = score(
@@ -117,6 +118,8 @@ def evaluate(
     else:
         show_report(report)
         out.print(f"report {paths[0]}\ntable  {paths[1]}", markup=False, highlight=False)
+    if matches.not_asked_for:
+        _note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
     _complain(report)
     if report.failed:
         raise typer.Exit(Exit.DATA)
@@ -124,20 +127,29 @@ def evaluate(
 
 def show_report(report: Report) -> None:
     """Print the summaries of a report, a table per metric."""
+    from medmamba.metrics import METRICS
+    from medmamba.scores import MINIMUM_FOR_INTERVAL
+
     for metric in report.metrics:
         # The console does not wrap lines, so that paths can be copied; the columns of a table must.
         out.print(
             _table(metric, [summary for summary in report.summaries if summary.metric == metric]), soft_wrap=False
         )
         out.print()
-    if all(summary.interval is None for summary in report.summaries):
+    if all(summary.n < MINIMUM_FOR_INTERVAL for summary in report.summaries):
         out.print("No intervals: they need at least five cases.", style="dim")
     if any(summary.infinite for summary in report.summaries):
-        out.print("Infinite distances are not in the mean; read it together with their number.", style="dim")
+        out.print(
+            "A distance is infinite where one segmentation lacks the structure. The mean beside such a count is over "
+            "the finite values alone: compare models by the median, or by Dice or nsd_2mm, which give such a case 0.",
+            style="dim",
+            highlight=False,
+        )
     worst = report.worst(3)
     if len(report.cases) > len(worst) > 0:
         words = ", ".join(f"{case} ({_figure(value)})" for case, value in worst)
-        out.print(f"worst  {words}", markup=False, highlight=False)
+        title = METRICS[report.metrics[0]].title
+        out.print(f"worst in {title}: {words}", markup=False, highlight=False)
 
 
 def _table(metric: str, summaries: list[Summary]) -> Table:
@@ -147,20 +159,29 @@ def _table(metric: str, summaries: list[Summary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"{title} ({unit})" if unit else title, overflow="fold", min_width=16)
     rows = {
-        "mean": [_figure(summary.mean) for summary in summaries],
+        "mean": [_mean(summary) for summary in summaries],
         "95 % interval": [_interval(summary) for summary in summaries],
         "median": [_figure(summary.median) for summary in summaries],
         "cases": [str(summary.n) for summary in summaries],
         "undefined": [str(summary.undefined or "") for summary in summaries],
-        "infinite": [str(summary.infinite or "") for summary in summaries],
+        "missing": [str(summary.missing or "") for summary in summaries],
     }
     # Columns with nothing to tell are left out.
     shown = {name: cells for name, cells in rows.items() if any(cells)}
     for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=name != "mean")
     for number, summary in enumerate(summaries):
         table.add_row(Text(summary.label, "cyan"), *(cells[number] for cells in shown.values()))
     return table
+
+
+def _mean(summary: Summary) -> str:
+    """The mean, and beside it over how many of the values it is when that is not all of them."""
+    figure = _figure(summary.finite_mean)
+    if summary.finite == summary.values:
+        return figure
+    infinite = f", {summary.infinite} infinite" if summary.infinite else ""
+    return f"{figure} over {summary.finite} of {summary.values}{infinite}"
 
 
 def _interval(summary: Summary) -> str:
@@ -183,6 +204,11 @@ def _complain(report: Report) -> None:
     for case in report.failed:
         if case not in without:
             _note(f"failed {case.id}: {case.notes[0]}")
+    remarks = [f"{case.id}: {note}" for case in report.cases if case.status == "scored" for note in case.notes]
+    for remark in remarks[:20]:
+        _note(remark)
+    if len(remarks) > 20:
+        _note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
     if report.extra_predictions:
         names = ", ".join(report.extra_predictions[:5]) + (", ..." if len(report.extra_predictions) > 5 else "")
         _note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")

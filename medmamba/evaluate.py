@@ -2,13 +2,14 @@
 
 Nothing is resampled: a prediction has to lie on its reference's grid. What is wrong with one case never stops the
 others; it is listed, and by default a case without a usable prediction gets the worst values instead of vanishing
-from the mean.
+from the mean. So does a structure that was missed altogether, also in metrics that are undefined for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 from medmamba import io
 from medmamba.case import MANIFEST
-from medmamba.io.datasets import split_ending
+from medmamba.io.datasets import split_ending, survey
 from medmamba.labels import Label, Labels
-from medmamba.metrics import METRICS, Masks
+from medmamba.metrics import METRICS, Masks, Metric
 from medmamba.plans._json import read_json
 from medmamba.progress import Progress, silent
 from medmamba.scores import CaseScore, LabelScore, Report
@@ -30,6 +31,8 @@ from medmamba.volume import Volume
 logger = logging.getLogger(__name__)
 
 Missing = Literal["fail", "skip"]
+#: So many unknown values are named for each label map.
+NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +57,12 @@ class Matches:
     Args:
         pairs: one per reference, sorted by id.
         extra: predictions without a reference.
+        not_asked_for: ids of references that have no prediction because none was asked for.
     """
 
     pairs: tuple[Match, ...]
     extra: tuple[Path, ...] = ()
+    not_asked_for: tuple[str, ...] = ()
 
 
 def match_files(prediction: Path, reference: Path) -> Matches:
@@ -65,12 +70,14 @@ def match_files(prediction: Path, reference: Path) -> Matches:
 
     Args:
         prediction: a label map, or a folder of them.
-        reference: a label map, a folder of them, or a data set, whose training labels are taken. When
-            ``medmamba predict`` wrote the predictions, only cases that it was asked for are expected.
+        reference: a label map, a folder of them, or a data set, whose training labels are taken. Every prediction that
+            is there is compared. Where `medmamba predict` wrote the predictions, of the other references only those
+            of cases that it was asked for count as missing, elsewhere all.
 
     Raises:
         FileNotFoundError: if one of them does not exist.
-        ValueError: if one is a file and the other a folder, two files bear one id, or no id is on both sides.
+        ValueError: if one is a file and the other a folder, two files bear one id, no id is on both sides, or a
+            prediction and its reference are one file.
     """
     for path in (prediction, reference):
         if not path.exists():
@@ -78,52 +85,90 @@ def match_files(prediction: Path, reference: Path) -> Matches:
     if prediction.is_dir() != reference.is_dir():
         raise ValueError(f"compare two files or two folders, got {prediction} and {reference}")
     if reference.is_file():
-        return Matches(pairs=(Match(id=split_ending(reference)[0], reference=reference, prediction=prediction),))
+        return Matches(pairs=_different((Match(id=_id(reference), reference=reference, prediction=prediction),)))
     references, predictions = _references(reference), _label_files(prediction)
-    asked_for = _asked_for(prediction)
-    if asked_for is not None:
-        references = {name: path for name, path in references.items() if name in asked_for}
-    found = sorted(set(references) & set(predictions))
-    if not found:
+    if not references.keys() & predictions.keys():
         raise ValueError(
             f"no prediction bears the name of a reference: {prediction} has {_examples(predictions)}, "
-            f"{reference} has {_examples(references)}; rename the files so that they match"
+            f"{reference} has {_examples(references)}; give the folder of the other references, or rename files so "
+            "that they match"
         )
+    wanted = _asked_for(prediction)
+    expected = references.keys() if wanted is None else references.keys() & (predictions.keys() | wanted)
     return Matches(
-        pairs=tuple(
-            Match(id=name, reference=path, prediction=predictions.get(name))
-            for name, path in sorted(references.items())
+        pairs=_different(
+            Match(id=name, reference=references[name], prediction=predictions.get(name)) for name in sorted(expected)
         ),
         extra=tuple(path for name, path in sorted(predictions.items()) if name not in references),
+        not_asked_for=tuple(sorted(references.keys() - expected)),
     )
 
 
-def _asked_for(prediction: Path) -> set[str] | None:
-    """Ids that `medmamba.predict.predict_cases` was asked for; None for segmentations from elsewhere."""
-    path = prediction / MANIFEST
+def _asked_for(folder: Path) -> frozenset[str] | None:
+    """Ids of the cases that `medmamba predict` was asked to segment into a folder; None when nothing says so."""
+    path = folder / MANIFEST
     if not path.is_file():
         return None
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("cases"), list):
-        raise ValueError(f"{path} must list its 'cases'; delete it to compare with all references")
-    return {str(case) for case in manifest["cases"]}
+    cases = manifest.get("cases") if isinstance(manifest, dict) else None
+    # A mapping is from the id to what became of the case.
+    if not isinstance(cases, list | dict) or not all(isinstance(case, str) for case in cases):
+        logger.warning("%s does not list its 'cases', as those of medmamba do, and is passed over", path)
+        return None
+    return frozenset(cases)
+
+
+def _different(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """The same matches, unless a reference is compared with itself, which would be perfect and mean nothing."""
+    pairs = tuple(matches)
+    for pair in pairs:
+        if pair.prediction is not None and pair.reference.exists() and pair.prediction.samefile(pair.reference):
+            raise ValueError(
+                f"{pair.prediction} is both prediction and reference; give the folder that holds the predictions"
+            )
+    return pairs
 
 
 def find_labels(prediction: Path, reference: Path) -> Labels | None:
-    """The labels of the dataset.json that lies with the files, where there is one.
+    """The labels of the data set that the files belong to, where that can be told.
 
-    Looked for in the folder of the references, in the one above it (a data set keeps label maps in a folder of their
-    own) and in the folder of the predictions (to which nnU-Net copies it).
+    They are those of the dataset.json in the folder of the references, in the one above it (a data set keeps label maps
+    in a folder of their own) or in the folder of the predictions (to which nnU-Net copies it). Of a data set of plain
+    folders they are the values in all its label maps, also in those that nothing is compared with.
 
     Raises:
-        ValueError: if a dataset.json is wrong.
+        ValueError: if a dataset.json is wrong about its labels.
     """
     ours, theirs = (path if path.is_dir() else path.parent for path in (prediction, reference))
     for folder in (theirs, theirs.parent, ours):
         if (folder / "dataset.json").is_file():
             logger.info("labels as in %s", folder / "dataset.json")
-            return io.open_dataset(folder).labels
+            return labels_of(folder)
+    if (theirs / "images").is_dir() and (theirs / "labels").is_dir():
+        return labels_of(theirs)
     return None
+
+
+def labels_of(dataset: Path) -> Labels:
+    """The labels of a data set, whatever else may be wrong with it: its description may have been copied away alone.
+
+    Args:
+        dataset: its folder, or its dataset.json.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+        ValueError: if they are wrong, or, in plain folders, no label map holds any.
+    """
+    if dataset.is_file() and dataset.name != "dataset.json":
+        raise FileNotFoundError(f"labels are read from a data set or its dataset.json, not from {dataset}")
+    found = survey(dataset)
+    if found.labels is not None:
+        return found.labels
+    if found.layout != "folders":
+        raise found.problems[0]
+    return labels_in(
+        [Match(id=case.id, reference=case.label, prediction=None) for case in found.training if case.label is not None]
+    )
 
 
 def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
@@ -141,10 +186,8 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
         except (ValueError, OSError) as error:
             logger.info("passed over while looking for labels: %s", error)
     if not values - {0}:
-        raise ValueError(
-            f"no label besides background in {len(pairs)} references, the first being {pairs[0].reference}; "
-            "are these label maps?"
-        )
+        first = f", the first being {pairs[0].reference}" if pairs else ""
+        raise ValueError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
     return Labels(foreground=tuple(Label(name=f"label_{value}", values=(value,)) for value in sorted(values - {0})))
 
 
@@ -221,11 +264,8 @@ def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: 
             f"{prediction.geometry.difference(reference.geometry)}; write it on the reference's grid"
         )
         return _failure(pair, reason, labels, metrics, missing)
-    notes = _notes(prediction, reference, labels)
-    for note in notes:
-        logger.warning("%s: %s", pair.id, note)
     scores = _score_labels(prediction, reference, labels, metrics)
-    return CaseScore(id=pair.id, status="scored", notes=notes, scores=scores)
+    return CaseScore(id=pair.id, status="scored", notes=_notes(prediction, reference, labels), scores=scores)
 
 
 def _failure(pair: Match, reason: str, labels: Labels, metrics: tuple[str, ...], missing: Missing) -> CaseScore:
@@ -253,12 +293,19 @@ def _score_labels(
         scores.append(
             LabelScore(
                 label=label.name,
-                values=tuple(METRICS[name].measure(masks) for name in metrics),
+                values=tuple(_measure(METRICS[name], masks) for name in metrics),
                 prediction_ml=np.count_nonzero(masks.prediction) * voxel_ml,
                 reference_ml=np.count_nonzero(masks.reference) * voxel_ml,
             )
         )
     return tuple(scores)
+
+
+def _measure(metric: Metric, masks: Masks) -> float:
+    """The metric's value; the worst one where it is undefined because a structure that is there was missed."""
+    value = metric.measure(masks)
+    missed = masks.reference.any() and not masks.prediction.any()
+    return metric.worst if math.isnan(value) and missed else value
 
 
 def _mask(array: NDArray[Any], label: Label, annotated: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -269,21 +316,30 @@ def _mask(array: NDArray[Any], label: Label, annotated: NDArray[np.bool_] | None
 def _notes(prediction: Volume, reference: Volume, labels: Labels) -> tuple[str, ...]:
     notes = []
     for name, volume in (("prediction", prediction), ("reference", reference)):
-        unknown = sorted(set(np.unique(volume.array).tolist()) - set(labels.allowed_values))
+        values, counts = np.unique(volume.array, return_counts=True)
+        unknown = [
+            f"{value} ({count} voxels)"
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True)
+            if value not in labels.allowed_values
+        ]
         if unknown:
-            notes.append(f"the {name} holds {unknown}, which no label has, counted as background")
+            more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+            listed = ", ".join(unknown[:NAMED])
+            notes.append(f"the {name} holds values that no label has, counted as background: {listed}{more}")
     if not reference.geometry.is_orthogonal():
         notes.append("the grid is sheared: distances are measured as if its axes were perpendicular")
     return tuple(notes)
 
 
 def _references(folder: Path) -> dict[str, Path]:
-    """Label maps by case id: those in the folder itself, else those of the data set it holds."""
-    files = _label_files(folder)
-    if files:
-        return files
-    training = io.open_dataset(folder).training
-    return {case.id: case.label for case in training if case.label is not None}
+    """Label maps by case id: those of the data set that the folder holds, else those in the folder itself."""
+    here = _label_files(folder)
+    # A description alone does not make a data set: copies of it lie beside label maps.
+    if here and not any((folder / inner).is_dir() for inner in ("imagesTr", "images")):
+        return here
+    training = survey(folder).training
+    listed = {case.id: case.label for case in training if case.label is not None}
+    return listed or here
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
@@ -291,11 +347,17 @@ def _label_files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.lower().endswith(io.suffixes()):
             continue
-        name = split_ending(path)[0]
+        name = _id(path)
         if name in files:
             raise ValueError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
         files[name] = path
     return files
+
+
+def _id(path: Path) -> str:
+    """What a label map is called; 3D Slicer's ``.seg.nrrd`` is one ending."""
+    stem, ending = split_ending(path)
+    return stem.removesuffix(".seg") if ending.lower() == ".nrrd" else stem
 
 
 def _examples(files: dict[str, Path]) -> str:

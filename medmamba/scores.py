@@ -3,9 +3,11 @@
 The policy for values that are no plain numbers, printed with every report:
 
 - undefined (NaN): both masks empty, or nothing to divide by. Left out of mean, deviation and median, and counted.
-- infinite: a distance to an empty mask. Left out of mean and deviation, which it would make meaningless, and counted;
-  it takes part in the median. A mean distance says little unless the number of infinite ones stands next to it.
-- no usable prediction: the worst value (share 0, distance infinite) for every label, unless told to skip such cases.
+- infinite: a distance to an empty mask. It makes the mean infinite and takes part in the median. The mean of the finite
+  values is told as well, under a name of its own and never without the number of values that it is over: a model would
+  otherwise look better for every structure that it misses.
+- no usable prediction, or a structure missed altogether: the worst value (share 0, distance infinite), unless told to
+  skip cases without a usable prediction, which are counted then.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ from medmamba.plans._json import write_json
 FloatArray = NDArray[np.float64]
 
 #: Rises with every change of meaning of a field of report.json.
-SCHEMA = 1
+SCHEMA = 2
 #: What the summary over all labels is called where labels have names.
 MEAN_OVER_LABELS = "mean over labels"
 #: With fewer cases an interval would pretend to know more than it does.
@@ -40,8 +42,10 @@ MINIMUM_FOR_INTERVAL = 5
 
 POLICY = (
     "Undefined values (both masks empty) are left out of every summary and counted.",
-    "Infinite distances (one mask empty) are left out of mean, deviation and interval, and counted; "
-    "the median includes them.",
+    "An infinite distance (one mask empty) makes the mean infinite; deviation and interval are not given then. "
+    "finite_mean is over the finite values alone, whose number is finite. The median includes infinite values.",
+    "A structure that was missed altogether has the worst value of every metric, as have all structures of a case "
+    "without a usable prediction. Cases left out of the sums (skipped, or no readable reference) count as missing.",
     "The mean over labels is the mean of the labels' means.",
     f"Intervals are 95 % bootstrap intervals (BCa) of the mean over cases, given from {MINIMUM_FOR_INTERVAL} cases on; "
     "they do not cover the choice of training cases or seeds.",
@@ -93,20 +97,30 @@ class Summary:
         label: name of the structure, or `MEAN_OVER_LABELS`.
         metric: name of the metric.
         n: cases with a finite value.
+        values: how many values there are of all cases that have a reference, one per case and label;
+            the sum of the next four.
+        finite: values that are plain numbers.
+        infinite: distances to something that is not there.
         undefined: values left out because they are undefined.
-        infinite: values left out of the mean because they are infinite.
-        mean: over finite values; NaN when there are none.
-        std: sample standard deviation over cases; NaN with fewer than two.
+        missing: values of cases that take no part: skipped, or without a readable reference.
+        mean: infinite when a value is, NaN when none is defined.
+        finite_mean: over the finite values alone; NaN when there are none. Better than the truth when any are infinite.
+        std: sample standard deviation over cases; NaN with fewer than two, or when a value is infinite.
         median: over finite and infinite values.
-        interval: 95 % bootstrap interval of the mean over cases; None with fewer than `MINIMUM_FOR_INTERVAL` cases.
+        interval: 95 % bootstrap interval of the mean over cases; None with fewer than `MINIMUM_FOR_INTERVAL` cases, or
+            when a value is infinite.
     """
 
     label: str
     metric: str
     n: int
-    undefined: int
+    values: int
+    finite: int
     infinite: int
+    undefined: int
+    missing: int
     mean: float
+    finite_mean: float
     std: float
     median: float
     interval: tuple[float, float] | None
@@ -145,25 +159,36 @@ class Report:
     def summaries(self) -> tuple[Summary, ...]:
         """One per metric and label, and one per metric over all labels when there are several."""
         table, names = self.table, [label.name for label in self.labels.foreground]
+        left_out = len(self.cases) - len(table)
         result = []
         for column, metric in enumerate(self.metrics):
             values = table[:, :, column]
             for row, name in enumerate(names):
-                result.append(summarize(values[:, row : row + 1], label=name, metric=metric, seed=self.seed))
+                one = values[:, row : row + 1]
+                result.append(summarize(one, label=name, metric=metric, left_out=left_out, seed=self.seed))
             if len(names) > 1:
-                result.append(summarize(values, label=MEAN_OVER_LABELS, metric=metric, seed=self.seed))
+                result.append(
+                    summarize(values, label=MEAN_OVER_LABELS, metric=metric, left_out=left_out, seed=self.seed)
+                )
         return tuple(result)
 
     def worst(self, count: int) -> tuple[tuple[str, float], ...]:
-        """Ids of the cases with the worst mean over labels in the first metric, worst first, and that mean."""
+        """Ids of the cases with the worst mean over labels in the first metric, worst first, and that mean.
+
+        A case of which nothing is defined has no place in the order. Of cases that are infinitely bad, those come first
+        that are so in more labels.
+        """
         scored = [case for case in self.cases if case.scores]
         ranked = []
         for case, row in zip(scored, self.table[:, :, 0], strict=True):
             defined = row[~np.isnan(row)]
             if defined.size:
-                ranked.append((case.id, float(defined.mean())))
+                finite = defined[np.isfinite(defined)]
+                rank = (float(defined.mean()), defined.size - finite.size, float(finite.sum()))
+                ranked.append((rank, case.id))
         descending = not METRICS[self.metrics[0]].higher_is_better
-        return tuple(sorted(ranked, key=lambda item: item[1], reverse=descending)[:count])
+        ranked.sort(key=lambda item: item[0], reverse=descending)
+        return tuple((case, mean) for (mean, *_), case in ranked[:count])
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data: undefined values are null, infinite ones the string ``"inf"``."""
@@ -180,6 +205,7 @@ class Report:
                 for name in self.metrics
             },
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
+            "counts": {status: sum(case.status == status for case in self.cases) for status in get_args(Status)},
             "summary": [_summary_json(summary) for summary in self.summaries],
             "cases": [self._case_json(case) for case in self.cases],
             "extra_predictions": list(self.extra_predictions),
@@ -213,10 +239,13 @@ class Report:
             for score in case.scores:
                 values = ["" if math.isnan(value) else value for value in score.values]
                 writer.writerow([case.id, score.label, case.status, *values, score.prediction_ml, score.reference_ml])
+            if not case.scores:  # a case that has no line would not be missed
+                for label in self.labels.foreground:
+                    writer.writerow([case.id, label.name, case.status, *("" for _ in self.metrics), "", ""])
         return text.getvalue()
 
 
-def summarize(values: FloatArray, *, label: str, metric: str, seed: int = 0) -> Summary:
+def summarize(values: FloatArray, *, label: str, metric: str, left_out: int = 0, seed: int = 0) -> Summary:
     """Boil the values of one metric down.
 
     Args:
@@ -224,8 +253,10 @@ def summarize(values: FloatArray, *, label: str, metric: str, seed: int = 0) -> 
             undefined weighs as much as the others.
         label: what the summary is about.
         metric: likewise.
+        left_out: cases that belong here but have no values.
         seed: of the bootstrap.
     """
+    infinite = int(np.isinf(values).sum())
     finite = values[np.isfinite(values).any(axis=1)]
     defined = values[~np.isnan(values).all(axis=1)]
     per_case = _means(finite, axis=1)
@@ -233,12 +264,16 @@ def summarize(values: FloatArray, *, label: str, metric: str, seed: int = 0) -> 
         label=label,
         metric=metric,
         n=len(finite),
+        values=values.size + left_out * values.shape[1],
+        finite=int(np.isfinite(values).sum()),
+        infinite=infinite,
         undefined=int(np.isnan(values).sum()),
-        infinite=int(np.isinf(values).sum()),
-        mean=float(_mean_of_means(finite)),
-        std=float(per_case.std(ddof=1)) if len(finite) > 1 else float("nan"),
+        missing=left_out * values.shape[1],
+        mean=float("inf") if infinite else float(_mean_of_means(finite)),
+        finite_mean=float(_mean_of_means(finite)),
+        std=float(per_case.std(ddof=1)) if len(finite) > 1 and not infinite else float("nan"),
         median=float(np.median(np.nanmean(defined, axis=1))) if len(defined) else float("nan"),
-        interval=_interval(finite, seed) if len(finite) >= MINIMUM_FOR_INTERVAL else None,
+        interval=_interval(finite, seed) if len(finite) >= MINIMUM_FOR_INTERVAL and not infinite else None,
     )
 
 
@@ -283,9 +318,13 @@ def _summary_json(summary: Summary) -> dict[str, Any]:
         "label": summary.label,
         "metric": summary.metric,
         "n": summary.n,
-        "undefined": summary.undefined,
+        "values": summary.values,
+        "finite": summary.finite,
         "infinite": summary.infinite,
+        "undefined": summary.undefined,
+        "missing": summary.missing,
         "mean": _number(summary.mean),
+        "finite_mean": _number(summary.finite_mean),
         "std": _number(summary.std),
         "median": _number(summary.median),
         "interval_95": None if summary.interval is None else list(summary.interval),

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from medmamba import io
 from medmamba.evaluate import Match, evaluate, find_labels, labels_in, match_files
 from medmamba.labels import Label, Labels
 from medmamba.metrics import METRICS, dice
 from medmamba.scores import MEAN_OVER_LABELS, CaseScore, Report
+from medmamba.volume import Geometry, Volume
 
 BALL = Labels(foreground=(Label(name="ball", values=(1,)),))
 REGIONS = Labels(foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_order=(1, 2))
@@ -172,7 +174,10 @@ def test_value_that_no_label_has_is_noted(folders: tuple[Path, Path]) -> None:
     save(ball() * 4, folders[0] / "a.nii.gz")
     report = evaluate(match_files(*folders).pairs, BALL)
     assert case(report, "a").status == "scored"
-    assert "the prediction holds [4], which no label has" in case(report, "a").notes[0]
+    voxels = int(ball().sum())
+    assert case(report, "a").notes == (
+        f"the prediction holds values that no label has, counted as background: 4 ({voxels} voxels)",
+    )
 
 
 def test_sheared_grid_is_noted(folders: tuple[Path, Path]) -> None:
@@ -246,6 +251,183 @@ def test_other_files_beside_the_predictions_do_not_disturb(folders: tuple[Path, 
     for name in ("report.json", "report.csv", ".hidden.nii.gz", "a.npz", "notes.txt"):
         (folders[0] / name).write_text("{}")
     assert match_files(*folders).extra == ()
+
+
+def cubes(path: Path, *sizes: int, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Path:
+    """Nested cubes in one corner, value 1 outermost."""
+    array = np.zeros((12, 12, 12), np.uint8)
+    for size in sizes:
+        array[1 : 1 + size, 1 : 1 + size, 1 : 1 + size] += 1
+    return save(array, path, np.diag([*spacing, 1.0]))
+
+
+def test_missed_structure_has_the_worst_value_of_every_metric(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii", 4), prediction=cubes(tmp_path / "p.nii"))
+    scores = evaluate([pair], BALL, metrics=tuple(METRICS)).cases[0].scores[0]
+    assert scores.values == tuple(metric.worst for metric in METRICS.values())
+    assert (scores.prediction_ml, scores.reference_ml) == (0.0, 0.064)
+
+
+def test_invented_structure_is_infinitely_far_and_worth_nothing(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii"), prediction=cubes(tmp_path / "p.nii", 4))
+    report = evaluate([pair], BALL, metrics=("dice", "precision", "sensitivity", "hd95"))
+    overlap, precision, sensitivity, distance = report.cases[0].scores[0].values
+    assert (overlap, precision, distance) == (0.0, 0.0, math.inf)
+    assert math.isnan(sensitivity)
+
+
+def test_region_that_is_lost_inside_a_found_one_counts(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii", 4, 2), prediction=cubes(tmp_path / "p.nii", 4))
+    whole, core = evaluate([pair], REGIONS).cases[0].scores
+    assert whole.values == (1.0, 0.0)
+    assert core.values == (0.0, math.inf)
+    mean = evaluate([pair], REGIONS).summaries[-1]
+    assert (mean.metric, mean.mean, mean.finite_mean, mean.finite, mean.values) == ("hd95", math.inf, 0.0, 1, 2)
+
+
+def test_distances_are_in_millimetres_along_each_axis(tmp_path: Path) -> None:
+    spacing = (0.5, 1.0, 4.0)
+    for axis, step in enumerate(spacing):
+        one, other = np.zeros((2, 9, 9, 9), np.uint8)
+        one[4, 4, 4] = 1
+        other[tuple(6 if each == axis else 4 for each in range(3))] = 1
+        paths = [
+            save(array, tmp_path / f"{name}{axis}.nii", np.diag([*spacing, 1.0]))
+            for name, array in (("p", one), ("r", other))
+        ]
+        pair = Match(id="a", prediction=paths[0], reference=paths[1])
+        # Half the corners of one voxel are two steps from the other's nearest, the others one.
+        assert evaluate([pair], BALL, metrics=("hd",)).cases[0].scores[0].values == (pytest.approx(2 * step),)
+
+
+def test_thick_slice_is_measured_in_its_plane_in_millimetres(tmp_path: Path) -> None:
+    one, other = np.zeros((2, 20, 20, 1), np.uint8)
+    one[5:10, 5:10], other[5:10, 8:13] = 1, 1
+    paths = [
+        save(array, tmp_path / f"{name}.nii", np.diag([0.5, 2.0, 30.0, 1.0]))
+        for name, array in (("p", one), ("r", other))
+    ]
+    score = evaluate([Match(id="a", prediction=paths[0], reference=paths[1])], BALL).cases[0].scores[0]
+    assert score.values == (pytest.approx(2 * 10 / 50), pytest.approx(6.0))
+
+
+@pytest.mark.parametrize("manifest", [{"cases": ["a", "b"]}, {"cases": {"a": {"status": "done"}, "b": {}}}])
+def test_manifest_adds_cases_to_expect_and_hides_no_file(
+    folders: tuple[Path, Path], manifest: dict[str, object]
+) -> None:
+    (folders[0] / "prediction.json").write_text(json.dumps(manifest))
+    (folders[0] / "b.nii.gz").unlink()
+    save(ball(), folders[1] / "d.nii.gz")
+    matches = match_files(*folders)
+    assert [(pair.id, pair.prediction is None) for pair in matches.pairs] == [("a", False), ("b", True), ("c", False)]
+    assert (matches.extra, matches.not_asked_for) == ((), ("d",))
+
+
+@pytest.mark.parametrize("manifest", [[1, 2], {"cases": 3}, {"cases": [{"what": "else"}]}, {}])
+def test_manifest_of_another_program_makes_every_reference_expected(
+    folders: tuple[Path, Path], manifest: object
+) -> None:
+    (folders[0] / "prediction.json").write_text(json.dumps(manifest))
+    (folders[0] / "b.nii.gz").unlink()
+    assert [pair.prediction is None for pair in match_files(*folders).pairs] == [False, True, False]
+
+
+def itk(array: NDArray[np.uint8], path: Path) -> None:
+    """The same voxels in another format, through the project's own writer."""
+    io.write(Volume(array[None], Geometry(array.shape, AFFINE)), path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".seg.nrrd", ".nii", ".NII.GZ"])
+def test_endings_of_predictions_and_references_may_differ(folders: tuple[Path, Path], ending: str) -> None:
+    (folders[0] / "a.nii.gz").unlink()
+    if ending.lower().startswith(".nii"):
+        save(ball(), folders[0] / "a.nii.gz").rename(folders[0] / f"a{ending}") if ending != ".nii" else save(
+            ball(), folders[0] / "a.nii"
+        )
+    else:
+        itk(ball(), folders[0] / f"a{ending}")
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert case(report, "a").scores[0].values == (1.0, 0.0)
+
+
+def test_what_nnunet_leaves_beside_its_predictions_does_not_disturb(folders: tuple[Path, Path]) -> None:
+    for name in (
+        "summary.json",
+        "plans.json",
+        "predict_from_raw_data_args.json",
+        "a.npz",
+        "a.pkl",
+        "postprocessing.pkl",
+    ):
+        (folders[0] / name).write_text("{}")
+    # A description that was copied away from its images, and that counts cases nobody has here.
+    (folders[0] / "dataset.json").write_text(description(ball=1))
+    matches = match_files(*folders)
+    assert ([pair.id for pair in matches.pairs], matches.extra) == (["a", "b", "c"], ())
+    assert find_labels(*folders) == BALL
+
+
+def test_copied_list_of_the_decathlon_names_the_labels(folders: tuple[Path, Path]) -> None:
+    listed = [{"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}]
+    facts = {"modality": {"0": "MR"}, "labels": {"0": "background", "1": "ball"}, "training": listed, "numTraining": 1}
+    (folders[1] / "dataset.json").write_text(json.dumps(facts))
+    assert find_labels(*folders) == BALL
+    assert [pair.id for pair in match_files(*folders).pairs] == ["a", "b", "c"]
+
+
+def test_data_set_with_a_stray_image_and_mixed_endings_gives_its_labels(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "plain"
+    for name, ending in (("a", ".nii.gz"), ("b", ".nii")):
+        save(ball(), root / "images" / f"{name}{ending}")
+        save(ball() * 3, root / "labels" / f"{name}.nii.gz")
+    save(ball() * 5, root / "labels" / "c.nii.gz")
+    save(ball(), root / "images" / "c.nii.gz")
+    for name in "abc":
+        save(ball() * 5, folders[0] / f"{name}.nii.gz")
+    save(ball(), root / "average_brain.nii.gz")
+    matches = match_files(folders[0], root)
+    assert [pair.reference.parent.name for pair in matches.pairs] == ["labels"] * 3
+    # 5 lies in one reference alone, but what is predicted as 5 elsewhere is judged as well.
+    labels = find_labels(folders[0], root)
+    assert labels is not None
+    assert [label.values for label in labels.foreground] == [(3,), (5,)]
+    report = evaluate(matches.pairs, labels)
+    assert [score.values for score in case(report, "a").scores] == [(0.0, math.inf), (0.0, math.inf)]
+
+
+def test_reference_is_not_compared_with_itself(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match=r"a\.nii\.gz is both prediction and reference"):
+        match_files(folders[1], folders[1])
+    (folders[0] / "c.nii.gz").unlink()
+    (folders[0] / "c.nii.gz").symlink_to(folders[1] / "c.nii.gz")
+    with pytest.raises(ValueError, match=r"c\.nii\.gz is both prediction and reference"):
+        match_files(*folders)
+
+
+def test_empty_folder_is_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has no images"):
+        match_files(tmp_path / "empty", folders[1])
+    with pytest.raises(ValueError, match="empty is no data set"):
+        match_files(folders[0], tmp_path / "empty")
+
+
+def test_labels_above_32767_and_stored_as_floats_keep_their_values(folders: tuple[Path, Path]) -> None:
+    big = Labels(foreground=(Label(name="nucleus", values=(40000,)),))
+    save((ball() > 0).astype(np.uint16) * 40000, folders[1] / "a.nii.gz")  # type: ignore[arg-type]
+    save((ball() > 0).astype(np.float32) * 40000, folders[0] / "a.nii.gz")  # type: ignore[arg-type]
+    report = evaluate(match_files(*folders).pairs[:1], big)
+    assert report.cases[0].scores[0].values == (1.0, 0.0)
+    assert report.cases[0].notes == ()
+
+
+def test_interpolated_prediction_fails_its_case(folders: tuple[Path, Path]) -> None:
+    save(ball() * np.float32(0.5), folders[0] / "b.nii.gz")  # type: ignore[arg-type]
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert [case.id for case in report.failed] == ["b"]
+    assert "label values must be integers" in case(report, "b").notes[0]
 
 
 def test_file_against_folder_is_refused(folders: tuple[Path, Path]) -> None:

@@ -52,11 +52,25 @@ def test_undefined_values_are_left_out_and_counted() -> None:
     assert summary.mean == pytest.approx(0.7)
 
 
-def test_infinite_values_are_counted_and_reach_the_median_but_not_the_mean() -> None:
+def test_infinite_values_make_mean_and_median_infinite_and_the_finite_ones_have_a_mean_of_their_own() -> None:
     summary = summarize(column(2.0, 4.0, INF, INF, INF), label="liver", metric="hd95")
-    assert (summary.n, summary.infinite) == (2, 3)
-    assert summary.mean == 3.0
-    assert summary.median == INF
+    assert (summary.n, summary.values, summary.finite, summary.infinite) == (2, 5, 2, 3)
+    assert (summary.mean, summary.finite_mean, summary.median) == (INF, 3.0, INF)
+
+
+def test_missed_structure_takes_deviation_and_interval_away() -> None:
+    distances = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
+    found, missed = (summarize(column(*distances, last), label="liver", metric="hd95") for last in (6.0, INF))
+    assert found.interval is not None
+    assert (missed.mean, missed.interval, missed.median) == (INF, None, 3.0)
+    assert math.isnan(missed.std)
+
+
+def test_every_value_is_accounted_for() -> None:
+    table = np.array([[1.0, NAN], [INF, 3.0], [2.0, INF]])
+    summary = summarize(table, label=MEAN_OVER_LABELS, metric="hd95", left_out=2)
+    assert (summary.values, summary.finite, summary.infinite, summary.undefined, summary.missing) == (10, 3, 2, 1, 4)
+    assert summary.finite_mean == pytest.approx((1.5 + 3.0) / 2)
 
 
 def test_nothing_defined_leaves_nothing_to_say() -> None:
@@ -119,7 +133,7 @@ def test_report_sums_every_metric_and_label_and_all_labels() -> None:
     summaries = by_name(report(((0.8, 1.0), (0.4, 3.0)), ((1.0, 3.0), (0.6, INF))))
     assert set(summaries) == {(m, la) for m in ("dice", "hd95") for la in ("liver", "lesion", MEAN_OVER_LABELS)}
     assert summaries["dice", "liver"].mean == pytest.approx(0.9)
-    assert summaries["hd95", "lesion"].mean == 3.0
+    assert (summaries["hd95", "lesion"].mean, summaries["hd95", "lesion"].finite_mean) == (INF, 3.0)
     assert summaries["dice", MEAN_OVER_LABELS].mean == pytest.approx(0.7)
 
 
@@ -132,6 +146,26 @@ def test_worst_cases_come_first_and_undefined_ones_not_at_all() -> None:
     )
     assert [name for name, _ in scores.worst(5)] == ["b", "a", "d"]
     assert len(scores.worst(1)) == 1
+
+
+def test_case_with_more_structures_missed_is_worse_among_the_infinite_ones() -> None:
+    perfect, near, far = (1.0, 0.0), (0.9, 1.0), (0.8, 9.0)
+    missed = (0.0, INF)
+    scores = report((perfect, missed), (far, near), (missed, missed), (near, missed))
+    by_distance = Report(
+        labels=TWO,
+        metrics=("hd95",),
+        cases=tuple(
+            CaseScore(
+                id=case.id,
+                status="scored",
+                scores=tuple(LabelScore(label=score.label, values=score.values[1:]) for score in case.scores),
+            )
+            for case in scores.cases
+        ),
+    )
+    assert by_distance.worst(9) == (("c", INF), ("d", INF), ("a", INF), ("b", 5.0))
+    assert [name for name, _ in scores.worst(9)] == ["c", "d", "a", "b"]
 
 
 def test_json_is_strict_and_tells_undefined_from_infinite(tmp_path: Path) -> None:
@@ -167,6 +201,25 @@ def test_failed_cases_are_listed_and_those_without_scores_do_not_count(tmp_path:
     broken = CaseScore(id="x", status="failed", notes=("reference: broken",))
     scores = Report(labels=TWO, metrics=whole.metrics, cases=(*whole.cases, broken))
     assert scores.failed == (broken,)
-    assert by_name(scores)["dice", "liver"].n == 1
-    path, _ = scores.save(tmp_path)
-    assert json.loads(path.read_text())["cases"][1]["notes"] == ["reference: broken"]
+    summary = by_name(scores)["dice", "liver"]
+    assert (summary.n, summary.values, summary.missing) == (1, 2, 1)
+    path, table = scores.save(tmp_path)
+    data = json.loads(path.read_text())
+    assert data["cases"][1]["notes"] == ["reference: broken"]
+    assert data["counts"] == {"scored": 1, "failed": 1, "skipped": 0}
+    with table.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["case"] == "x"]
+    assert [(row["label"], row["status"], row["dice"], row["hd95"]) for row in rows] == [
+        ("liver", "failed", "", ""),
+        ("lesion", "failed", "", ""),
+    ]
+
+
+def test_mean_in_the_json_is_infinite_where_a_structure_was_missed() -> None:
+    data = report(((1.0, 0.0), (1.0, 0.0)), ((1.0, 0.0), (0.0, INF))).to_json()
+    found, missed, both = (entry for entry in data["summary"] if entry["metric"] == "hd95")
+    assert (found["mean"], found["finite_mean"], found["infinite"]) == (0.0, 0.0, 0)
+    assert (missed["mean"], missed["finite_mean"], missed["finite"], missed["values"]) == ("inf", 0.0, 1, 2)
+    assert (missed["infinite"], missed["undefined"], missed["missing"]) == (1, 0, 0)
+    assert (missed["std"], missed["interval_95"], missed["median"]) == (None, None, "inf")
+    assert (both["mean"], both["finite"], both["values"], both["infinite"]) == ("inf", 3, 4, 1)

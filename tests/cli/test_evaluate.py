@@ -77,8 +77,48 @@ def test_failed_cases_are_named_and_give_exit_code_3_after_the_report(folders: t
     assert "1 of 6 references have no prediction, counted as failed" in result.stderr
     assert "failed case_2: " in result.stderr
     assert "spacing (2.0, 1.0, 1.0) against (1.0, 1.0, 1.0) mm" in result.stderr
-    assert "Infinite distances are not in the mean" in result.stdout
+    assert "over the finite values alone" in result.stdout
     assert json.loads((folders[0] / "report.json").read_text())["cases"][1]["status"] == "failed"
+
+
+def row_of(result: Result, metric: str, label: str = "label_1") -> str:
+    """The line of a label in the table of a metric."""
+    lines = result.stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(metric))
+    return next(line for line in lines[start:] if line.startswith(label))
+
+
+def test_mean_over_found_structures_says_in_its_cell_that_others_were_missed(tmp_path: Path) -> None:
+    cube = np.zeros((12, 12, 12), np.uint8)
+    cube[3:7, 3:7, 3:7] = 1
+    for name, mask in (("found", cube), ("missed", np.zeros_like(cube))):
+        save(cube, tmp_path / "references" / f"{name}.nii.gz")
+        save(mask, tmp_path / "predictions" / f"{name}.nii.gz")
+    result = run(tmp_path / "predictions", tmp_path / "references", "--metric", "hd95", "--metric", "precision")
+    assert " ".join(row_of(result, "HD95 (mm)").split()) == "label_1 0.000 over 1 of 2, 1 infinite inf 1"
+    assert row_of(result, "precision").split() == ["label_1", "0.500", "0.500", "2"]
+    assert "worst in HD95: missed (inf), found (0.000)" not in result.stdout  # both are in the table already
+    narrow = CliRunner().invoke(app, [str(tmp_path / "predictions"), str(tmp_path / "references")])
+    assert "0.000 over 1 of 2, 1 infinite" in narrow.stdout
+
+
+def test_cases_left_out_stand_beside_the_mean(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "case_5.nii.gz").unlink()
+    (folders[1] / "case_4.nii.gz").write_bytes(b"")
+    result = run(*folders, "--missing", "skip")
+    assert result.exit_code == 3
+    cells = row_of(result, "Dice").split()
+    assert " ".join(cells[2:5]) == "over 4 of"
+    assert cells[-2:] == ["4", "2"]
+    assert result.stdout.splitlines()[0].split()[-1] == "missing"
+
+
+def test_values_that_no_label_has_are_named_and_counted(folders: tuple[Path, Path]) -> None:
+    mask = np.zeros((20, 18, 16), np.uint8)
+    mask[:2, :2, :2] = 7
+    save(mask, folders[0] / "case_3.nii.gz")
+    result = run(*folders)
+    assert "case_3: the prediction holds values that no label has, counted as background: 7 (8 voxels)" in result.stderr
 
 
 def test_missing_predictions_can_be_left_out(folders: tuple[Path, Path]) -> None:
@@ -106,6 +146,9 @@ def test_labels_bear_the_names_of_the_data_set(folders: tuple[Path, Path], tmp_p
     (tmp_path / "description" / "dataset.json").write_text(json.dumps(description))
     result = run(*folders, "--labels", tmp_path / "description" / "dataset.json")
     assert "left_ball" in result.stdout
+    (tmp_path / "description" / "dataset.json").rename(tmp_path / "description" / "names.json")
+    result = run(*folders, "--labels", tmp_path / "description" / "names.json")
+    assert "labels are read from a data set or its dataset.json, not from" in str(result.exception)
 
 
 def test_extra_predictions_are_mentioned(folders: tuple[Path, Path]) -> None:
