@@ -138,13 +138,13 @@ class _Scene:
         self.spacing_mm = tuple(image.geometry.spacing_mm[axis] for axis in order)
         pixels = _reordered(image.array, order, flips)
         maps = {name: _reordered(volume.array[:1], order, flips)[0] for name, volume in segmentations.items()}
+        drawn = np.logical_or.reduce([np.isin(part, labels.values[1:]) for part in maps.values()])
         marked = np.isin(maps[REFERENCE] if REFERENCE in maps else next(iter(maps.values())), labels.values[1:])
-        if not marked.any():
-            marked = np.logical_or.reduce([np.isin(part, labels.values[1:]) for part in maps.values()])
-        box = _box((pixels != 0).any(axis=0) | marked)
+        # What is drawn outside of the body must be seen as well: it is wrong.
+        box = _box((pixels != 0).any(axis=0) | drawn)
         self.pixels = pixels[:, *box]
         self.maps = {name: part[box] for name, part in maps.items()}
-        self.centre = _centre(marked[box])
+        self.centre = _centre((marked if marked.any() else drawn)[box])
         # What the slices are called in the file, undoing the cut and the flips.
         self.slice_names = []
         for ras, axis in enumerate(order):

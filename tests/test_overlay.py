@@ -179,3 +179,16 @@ def test_two_filled_segmentations_are_refused(tmp_path: Path) -> None:
     image, label = lopsided()
     with pytest.raises(ValueError, match=r"one segmentation can be filled.*mine, theirs"):
         overlay(image, {"mine": label, "theirs": label}, ONE, tmp_path / "a.png")
+
+
+def test_what_is_predicted_outside_of_the_body_is_in_the_picture(tmp_path: Path) -> None:
+    geometry = Geometry((40, 40, 40), np.eye(4))
+    pixels, reference, outside = np.zeros((1, 40, 40, 40), np.float32), *np.zeros((2, 1, 40, 40, 40), np.uint8)
+    pixels[0, 14:28, 14:28, 14:28] = 100
+    reference[0, 18:24, 18:24, 18:24] = 1
+    outside[0, 2:8, 18:24, 18:24] = 1
+    counts = []
+    for name, prediction in (("none", np.zeros_like(outside)), ("outside", outside)):
+        maps = {"reference": Volume(reference, geometry), "prediction": Volume(prediction, geometry)}
+        counts.append(coloured(overlay(Volume(pixels, geometry), maps, ONE, tmp_path / f"{name}.png")).sum())
+    assert counts[1] > counts[0] + 100
