@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from medmamba.case import Case, Split
 from medmamba.io._errors import DatasetError
+from medmamba.io._regions import order_remedy
 from medmamba.labels import Label, Labels
 from medmamba.plans._json import read_json
 
@@ -80,7 +81,8 @@ def nnunet_labels(where: Path, facts: dict[str, Any]) -> Labels:
     ignore = declared.get("ignore")
     if isinstance(ignore, list):
         raise DatasetError(f"{where}: label 'ignore' must be one integer, got {ignore!r}")
-    regions = any(isinstance(values, list) and len(values) > 1 for values in declared.values())
+    claimed = [value for label in foreground for value in set(label.values)]
+    regions = any(len(label.values) > 1 for label in foreground) or len(set(claimed)) < len(claimed)
     return _labels(where, tuple(foreground), _region_order(where, facts, foreground) if regions else (), ignore)
 
 
@@ -142,10 +144,13 @@ def _region_order(where: Path, facts: dict[str, Any], foreground: list[Label]) -
     if not order:
         raise DatasetError(
             f"{where}: labels with several values are regions, which need 'regions_class_order': the value that each "
-            f"of {names} paints, in this order, later ones over earlier ones"
+            f"of {names} paints, in this order, later ones over earlier ones; {order_remedy(foreground)}"
         )
-    if not isinstance(order, list) or not all(map(_is_integer, order)):
-        raise DatasetError(f"{where}: 'regions_class_order' must list one integer for each of {names}, got {order!r}")
+    if not isinstance(order, list) or not all(map(_is_integer, order)) or len(order) != len(foreground):
+        raise DatasetError(
+            f"{where}: 'regions_class_order' must list one integer for each of the {len(foreground)} regions {names}, "
+            f"got {order!r}; {order_remedy(foreground)}"
+        )
     return tuple(order)
 
 

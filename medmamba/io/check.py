@@ -14,6 +14,7 @@ import numpy as np
 from medmamba.io._errors import DatasetError
 from medmamba.io._findings import Facts, Finding, Severity, some
 from medmamba.io._names import images_in
+from medmamba.io._regions import lost_values, order_remedy
 from medmamba.io._scan import scan, some_values
 from medmamba.io.datasets import Survey, labels_of_values, survey
 from medmamba.labels import Labels
@@ -96,7 +97,7 @@ def _check_description(dataset: Survey) -> Iterator[Finding]:
             severity="error",
             rule="ignore-label",
             message=f"the ignore value {labels.ignore} must be the highest, but {max(labels.values)} is a label; use "
-            f"{max(labels.values) + 1}",
+            f"{max(labels.values) + 1}, here and in the label maps",
             file=file,
         )
     yield from _check_region_order(labels, file)
@@ -106,28 +107,17 @@ def _check_region_order(labels: Labels, file: str) -> Iterator[Finding]:
     """A label map with regions painted into it must give the same regions when it is read."""
     if not labels.has_regions:
         return
-    painted = {
-        value: next(
-            paint
-            for label, paint in zip(reversed(labels.foreground), reversed(labels.region_order), strict=True)
-            if value in label.values
+    lost = lost_values(labels.foreground, labels.region_order)
+    remedy = order_remedy(labels.foreground) if lost else ""
+    for name, values in lost.items():
+        becomes = ", ".join(f"{value} becomes {paint}" for value, paint in values.items())
+        yield Finding(
+            severity="error",
+            rule="region-order",
+            message=f"region {name} is lost when regions are painted in the order of 'labels' with "
+            f"regions_class_order {list(labels.region_order)} ({becomes}); {remedy}",
+            file=file,
         )
-        for value in labels.values
-        if value > 0
-    }
-    for label in labels.foreground:
-        lost = [value for value, paint in painted.items() if (value in label.values) != (paint in label.values)]
-        if lost:
-            larger_first = sorted(labels.foreground, key=lambda region: -len(region.values))
-            becomes = ", ".join(f"{value} becomes {painted[value]}" for value in lost)
-            yield Finding(
-                severity="error",
-                rule="region-order",
-                message=f"region {label.name} is lost when regions are painted in the order of 'labels' with "
-                f"regions_class_order {list(labels.region_order)} ({becomes}); put larger regions first, such as "
-                f"{', '.join(region.name for region in larger_first)}, and let each paint a value of its own",
-                file=file,
-            )
 
 
 def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
