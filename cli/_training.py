@@ -72,6 +72,11 @@ class TrainingDisplay:
 
         scores = ", ".join(f"{name} {value:.3f}" for name, value in report.dice.items())
         self._dice = f"{sum(report.dice.values()) / len(report.dice):.3f}" if report.dice else "-"
+        if self._run is not None:
+            structures = [label.name for label in self._run.plan.labels.foreground]
+            if absent := [name for name in structures if name not in report.dice]:
+                scores = f"{scores or 'undefined'} ({', '.join(absent)} in none of the patches)"
+                self._dice += f" over {len(report.dice)} of {len(structures)}"
         err.print(
             f"epoch {report.epoch}/{report.epochs}, step {report.step}, {report.elapsed_s:.0f} s: "
             f"loss {report.loss:.3f}, validation {report.validation_loss:.3f}, Dice {scores or 'undefined'}",

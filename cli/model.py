@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ def import_(
             plan = runs[0].plan
             folds = ", ".join(run.info.fold for run in runs)
             out.print(f"{output}: {plan.network.name} {plan.configuration}, fold {folds}", markup=False)
-            out.print(f"Next: medmamba predict -i IMAGES -o SEGMENTATIONS -m {output}", markup=False)
+            out.print(f"Next: medmamba predict -i IMAGES -o SEGMENTATIONS -m {shlex.quote(str(output))}", markup=False)
             return
         network = import_weights(
             family, checkpoint, output, _arguments(config), overwrite=overwrite, trust_pickle=trust_pickle
@@ -88,7 +89,7 @@ def import_(
         fail(str(error), Exit.USAGE)
     count = sum(parameter.numel() for parameter in network.parameters())
     out.print(f"{output}: {type(network).__name__}, {count} parameters", markup=False)
-    out.print(f'Next, in Python: medmamba.pretrained.load(Path("{output}"))', markup=False)
+    out.print(f"Next, in Python: medmamba.pretrained.load(Path({str(output)!r}))", markup=False, highlight=False)
 
 
 def _arguments(path: Path | None) -> dict[str, Any]:

@@ -72,11 +72,23 @@ def predict(
         cases = find_inputs(images, len(plan.channels))
     else:
         if len(runs) != 1:
-            fail("--validation needs a single fold: the others learned from its cases", Exit.USAGE)
-        chosen = set(runs[0].info.split.validation)
+            folders = ", ".join(str(run.folder) for run in runs)
+            fail(
+                f"--validation needs a single fold: the others learned from its cases; give one of {folders} with -m",
+                Exit.USAGE,
+            )
+        chosen = set(runs[0].info.split.held_out)
         if not chosen:
-            fail(f"{runs[0].folder} was left no cases to validate on; give images with -i", Exit.USAGE)
+            fail(
+                f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation",
+                Exit.USAGE,
+            )
         cases = [case for case in open_dataset(Path(plan.dataset_root)).training if case.id in chosen]
+        if gone := chosen - {case.id for case in cases}:
+            fail(
+                f"{plan.dataset_root} no longer has {len(gone)} of the cases that {runs[0].folder} is to be judged on: "
+                f"{', '.join(sorted(gone)[:5])}; put them back, or give the images that are left with -i"
+            )
     predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
     outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, progress=track)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

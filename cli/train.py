@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medmamba.cli._console import Exit, fail, out, track
+from medmamba.cli._console import Exit, err, fail, out, track
 from medmamba.cli._training import TrainingDisplay
+
+if TYPE_CHECKING:
+    from medmamba.checkpoint import Run
+    from medmamba.plans.workspace import PlannedResult
 
 
 def train(
@@ -82,6 +87,8 @@ def train(
     if plan_path is None:
         planned = plan_dataset(source, network, configuration, work=work, progress=track)
         plan_path = planned.path
+        if planned.outcome == "kept":
+            _tell_kept(planned)
     plan = Plan.load(plan_path)
     dataset = open_dataset(Path(plan.dataset_root) if source.is_file() else source)
     folder = plan_path.parent / f"fold_{fold}"
@@ -105,10 +112,31 @@ def train(
             fail(str(stop), Exit.INTERRUPTED)
     plot_progress(run.read_log(), run.folder / "progress.png", display.title)
     out.print(f"Finished: {run.folder}", markup=False)
-    out.print(
-        f"Next: medmamba predict -m {run.folder} --validation -o predictions && "
-        f"medmamba evaluate predictions {dataset.root}",
+    out.print(f"Next: {_next_commands(run, dataset.root)}", markup=False, highlight=False)
+
+
+def _tell_kept(planned: PlannedResult) -> None:
+    """Training goes by the plan that is there; whoever changed the data set or the options must hear of it."""
+    err.print(
+        f"{planned.path} differs from what would be planned now, and is used as it is; `medmamba plan` with --force "
+        "replaces it:",
+        style="yellow",
         markup=False,
+        highlight=False,
+    )
+    for line in planned.differences:
+        err.print(f"  {line}", markup=False, highlight=False)
+
+
+def _next_commands(run: Run, dataset: Path) -> str:
+    folder = shlex.quote(str(run.folder))
+    if not run.info.split.held_out:
+        return f"medmamba predict -m {folder} -i IMAGES -o SEGMENTATIONS"
+    # Beside the weights, so that the folds do not write into one another's folder.
+    predictions = shlex.quote(str(run.folder / "predictions"))
+    return (
+        f"medmamba predict -m {folder} --validation -o {predictions} && "
+        f"medmamba evaluate {predictions} {shlex.quote(str(dataset))}"
     )
 
 

@@ -39,6 +39,11 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...]
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Ids of the cases to be judged on that are not learned from; none when all are."""
+        return tuple(sorted(set(self.validation) - set(self.train)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:

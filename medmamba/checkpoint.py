@@ -212,7 +212,7 @@ class Run:
         path = self.weights_path("checkpoint")
         if not path.is_file():
             return None
-        tensors, metadata = _read(path)
+        tensors, metadata = _read(path, "start over with --restart, which sets this run aside")
         _load_network(network, _with_prefix(tensors, "network."), path)
         parameters = dict(network.named_parameters())
         optimizer.state.clear()
@@ -238,12 +238,18 @@ class Run:
         for choice in choices:
             path = self.weights_path(choice)
             if path.is_file():
-                tensors, _ = _read(path)
+                tensors, _ = _read(path, self._instead_of(choice))
                 if choice == "checkpoint":
                     tensors = _with_prefix(tensors, "network.")
                 _load_network(network, tensors, path)
                 return choice
-        raise RunError(f"{self.folder} has no {' or '.join(choices)} weights yet; train it first")
+        raise RunError(f"{self.folder} has no {' or '.join(choices)} weights; {self._instead_of(choices[0])}")
+
+    def _instead_of(self, weights: Weights) -> str:
+        """What to predict with when some weights are of no use."""
+        others: tuple[Weights, ...] = ("final", "best", "checkpoint")
+        there = [other for other in others if other != weights and self.weights_path(other).is_file()]
+        return f"predict with others, --weights {' or '.join(there)}" if there else "train it first"
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""
@@ -292,12 +298,12 @@ def versions() -> dict[str, str]:
     return {"medmamba": medmamba.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}); delete it to fall back on the run's other weights") from error
+        raise RunError(f"{path} is damaged ({error}); {remedy}") from error
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -213,9 +213,12 @@ class Trainer:
         if self._failures < PATIENCE_STEPS:
             return
         if self.run.info.precision == "fp32":
+            # Of the plan, whose rate a short schedule raises by itself.
+            lower = min(0.001, self.settings.learning_rate / 10)
             raise DivergedError(
                 f"loss or gradient was not finite in {PATIENCE_STEPS} steps in a row, up to step {self.position.step}; "
-                f"the last good weights are in {self.run.weights_path('checkpoint')}; lower train.learning_rate"
+                f"start over with --restart --set train.learning_rate={lower:g}, which sets this run aside; its last "
+                f"good weights, if it had any, are in {self.run.weights_path('checkpoint')}"
             )
         log.warning("going on in float32: bfloat16 gave no finite gradient in %d steps", PATIENCE_STEPS)
         self.run.use_precision("fp32")

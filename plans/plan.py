@@ -268,7 +268,9 @@ class Plan:
             node = node.get(parent) if isinstance(node, dict) else None
         # Options of a network are its own business and may name anything.
         if not isinstance(node, dict) or (last not in node and parents[-2:] != ["network", "options"]):
-            raise ValueError(f"the plan has no field {key!r}; open its JSON to see the names")
+            place = ".".join(parents) if isinstance(node, dict) else ""
+            known = sorted(f"{place}.{name}" if place else name for name in (node if place else data))
+            raise ValueError(f"the plan has no field {key!r}; there are {', '.join(known)}")
         node[last] = value
         return from_json(Plan, data, "plan")
 

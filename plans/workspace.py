@@ -206,7 +206,7 @@ def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[st
         old = Plan.load(path)
     except ValueError as error:
         if not force:
-            raise
+            raise ValueError(f"{error}; correct {path}, or replace it by planning with --force") from error
         plan.save(path)
         return plan, "replaced", (str(error),)
     # Where the data lie is no decision: a data set that was moved does not make a plan differ.

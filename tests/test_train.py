@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -20,6 +21,7 @@ from medmamba.fold import FoldRequest, fit_recipe, train_fold
 from medmamba.io import open_dataset
 from medmamba.plans.plan import Plan, Topology, TrainSettings
 from medmamba.plans.workspace import Workspace, plan_dataset
+from medmamba.tasks.segmentation import Segmentation
 from medmamba.train import DivergedError, EpochReport, StepReport, StoppedError, Trainer, build_optimizer
 from tests.data_factory import write_dataset
 
@@ -214,6 +216,23 @@ def test_gradient_that_is_not_finite_is_skipped(request_: FoldRequest, tmp_path:
     assert [record for record in run.read_log() if record["event"] == "step"][1]["loss"] is None
 
 
+def test_structure_that_is_missed_counts_as_zero_and_only_one_that_is_nowhere_is_left_out(
+    request_: FoldRequest,
+) -> None:
+    task = Segmentation(request_.plan)
+    target = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
+    target[0, :2] = 1
+    target[0, 0, 0, 0] = 2
+    logits = torch.zeros(1, 3, 4, 4, 4)
+    logits[:, 0] = 1.0
+    assert task.score(task.count(logits, target)) == {"block": 0.0, "core": 0.0}
+    logits[0, 1, :2] = 2.0
+    # 31 of 32 predicted voxels are right, and all 31 of the reference were found.
+    assert task.score(task.count(logits, target)) == {"block": 2 * 31 / (32 + 31), "core": 0.0}
+    assert task.score(task.count(logits, target.clamp(max=1))) == {"block": 1.0}
+    assert task.score(task.count(logits.fill_(math.nan), target)) == {"block": 0.0, "core": 0.0}
+
+
 def test_network_that_stays_infinite_gives_up_16_bits_then_the_run(request_: FoldRequest, tmp_path: Path) -> None:
     request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=100), precision="bf16")
 
@@ -221,8 +240,13 @@ def test_network_that_stays_infinite_gives_up_16_bits_then_the_run(request_: Fol
         if report.step == 1:
             trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.nan,))
 
-    with pytest.raises(DivergedError, match=r"checkpoint\.safetensors"):
+    with pytest.raises(DivergedError, match=r"checkpoint\.safetensors") as caught:
         train(request, Watcher(after_step=spoil))
+    told = re.search(r"--set train\.learning_rate=([\d.e-]+)", str(caught.value))
+    assert told is not None
+    before = Run(request.folder).plan.train.learning_rate
+    lower = fit_recipe(request.plan.override("train.learning_rate", float(told[1])), Schedule(steps=100), CPU, "fp32")
+    assert lower["train.learning_rate"] < before
     assert Run(request.folder).info.precision == "fp32"
 
 

@@ -119,6 +119,7 @@ class Preprocessor:
         if label is not None and label.geometry.shape != image.geometry.shape:
             raise ValueError(f"label has shape {label.geometry.shape}, its image {image.geometry.shape}")
         array = _finite(image.array.astype(np.float32), on_nonfinite)
+        self._check_rgb(array)
         i, j, k = self.plan.axes
         spacing = image.geometry.spacing_mm
         data: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
@@ -130,6 +131,16 @@ class Preprocessor:
             label=None if label is None else np.ascontiguousarray(done["label"][0], dtype=np.int16),
             trail=Trail(shape=done["shape"], start=done["start"], stop=done["stop"], spacing_mm=done["spacing_mm"]),
         )
+
+    def _check_rgb(self, image: NDArray[np.float32]) -> None:
+        # Not in `Normalized`: MONAI turns what its transforms raise into errors without a type.
+        for channel, values in zip(self.plan.channels, image, strict=True):
+            if channel.normalization == "rgb_0_1" and (values.min() < 0 or values.max() > 255):
+                raise ValueError(
+                    f"channel {channel.name} is declared as RGB but has values from {values.min():g} to "
+                    f"{values.max():g}; RGB is 0 to 255. Name the channel otherwise in dataset.json, and plan again "
+                    "with --force"
+                )
 
     def restore(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.uint8 | np.uint16]:
         """Label values on the grid of the case.
@@ -249,11 +260,6 @@ class Normalized(MapTransform):
         done = dict(data)
         image, label = done["image"], done["label"][0]
         for index, (channel, scheme) in enumerate(zip(self.channels, self.schemes, strict=True)):
-            if channel.normalization == "rgb_0_1" and (image[index].min() < 0 or image[index].max() > 255):
-                raise ValueError(
-                    f"channel {channel.name} is declared as RGB but has values from {image[index].min():g} to "
-                    f"{image[index].max():g}; RGB is 0 to 255. Name the channel otherwise in dataset.json"
-                )
             if not (channel.use_mask and (label < 0).all()):
                 image[index] = scheme.run(image[index], label)
         return done
