@@ -121,7 +121,7 @@ def measure(entry: dict[str, Any], configuration: str, mixer: str, options: argp
     fold = Path(planned["plan"]).parent / "fold_0"
     predictions = fold / "predictions"
     run("predict", "--model", fold, "--validation", "--no-mirror", "--output", predictions, log=log)
-    scores = run("evaluate", predictions, options.dataset, "--metric", "dice", "--missing", "skip", "--json", log=log)
+    scores = run("evaluate", predictions, options.dataset, "--metric", "dice", "--json", log=log)
     return summarise(configuration, name, mixer, planned["weights"], memory, fold, json.loads(scores[0]))
 
 
