@@ -23,7 +23,7 @@ from medmamba.plans import splits
 from medmamba.plans.plan import Plan
 from medmamba.plans.workspace import Workspace, differences
 from medmamba.progress import Progress, silent
-from medmamba.tasks.segmentation import Segmentation
+from medmamba.tasks.segmentation import Segmentation, build_network
 from medmamba.train import Listener, Trainer, autocast, build_optimizer
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,10 @@ def train_fold(
         run = _reopen(request, split)
         if run.finished:
             return run
+    else:
+        # Without memory for the weights. A run that cannot begin would stand in the way of the corrected command.
+        with torch.device("meta"):
+            build_network(request.plan)
     cases = [case for case in request.dataset.training if case.id in {*split.train, *split.validation}]
     cache = prepare(
         cases, request.plan, request.workspace.cache(request.plan), progress=progress, workers=request.workers

@@ -333,6 +333,34 @@ def test_fields_of_a_plan_that_are_named_are_there(planned: tuple[Path, Path, st
         assert Plan.load(planned[1]).override(name, value) == Plan.load(planned[1])
 
 
+def test_options_of_a_network_that_are_named_are_taken_by_the_same_command(
+    planned: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "work" / "data" / "3d_fullres__umamba_bot" / "plan.json"
+    path.parent.mkdir(parents=True)
+    Plan.load(planned[1]).save(path)
+    training = ("train", path, "--steps", 1, *SMALL, "--set")
+    code, said = run(*training, "network.options.residual=true")
+    named = re.search(r"its options are: (\w+)", said)
+    assert code == 3
+    assert named is not None, said
+    assert not (path.parent / "fold_0").exists()  # or the corrected command would be another one than it began with
+    value = json.dumps(networks.describe("umamba_bot").options[named[1]])
+    code, said = run(*training, f"network.options.{named[1]}={value}")
+    assert code == 0, said
+
+
+def test_channels_of_images_are_given_as_told(tmp_path: Path) -> None:
+    image, _ = make_case(0)
+    io.write(image, tmp_path / "a_0000.nii.gz")
+    with pytest.raises(ValueError, match="files that end in _0000 to _0001 or one file with all of them"):
+        io.find_inputs(tmp_path, 2)
+    io.write(image.with_array(image.array * 2), tmp_path / "a_0001.nii.gz")
+    io.write(image.with_array(np.concatenate([image.array, image.array * 2])), tmp_path / "b.nii.gz")
+    cases = io.find_inputs(tmp_path, 2)
+    assert [io.read_case(case).channels for case in cases] == [2, 2]
+
+
 def test_folds_that_are_named_are_there(planned: tuple[Path, Path, str]) -> None:
     dataset = open_dataset(planned[0])
     with pytest.raises(ValueError, match="has folds") as caught:
