@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Resampling works in float64, which holds integers exactly up to here.
+LARGEST_VALUE = 2**53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,10 @@ class Labels:
                 )
         elif len(set(values)) != len(values) or any(len(label.values) > 1 for label in self.foreground):
             raise ValueError("labels that share values are regions and need regions_class_order in dataset.json")
+        if (largest := max(*self.region_order, *values, self.ignore or 0)) > LARGEST_VALUE:
+            raise ValueError(f"label values reach to {LARGEST_VALUE}, got {largest}; give the structure a smaller one")
+        if (count := len(self.allowed_values)) > np.iinfo(np.int16).max:
+            raise ValueError(f"up to {np.iinfo(np.int16).max} label values can be told apart, got {count}; merge some")
         if self.ignore is not None and self.ignore in values:
             raise ValueError(f"the ignore value {self.ignore} is also the value of a label")
 
@@ -74,3 +85,49 @@ class Labels:
     def allowed_values(self) -> tuple[int, ...]:
         """Every value a label file may hold, the ignore value included, ascending."""
         return self.values if self.ignore is None else tuple(sorted({*self.values, self.ignore}))
+
+    def numbered(self) -> Labels:
+        """The same structures in maps that `number` has been over: values without gaps, however large they were.
+
+        >>> Labels(foreground=(Label(name="cortex", values=(40000,)),), ignore=65535).numbered().allowed_values
+        (0, 1, 2)
+        """
+        places = {value: place for place, value in enumerate(self.allowed_values)}
+        return replace(
+            self,
+            foreground=tuple(
+                replace(label, values=tuple(places[value] for value in label.values)) for label in self.foreground
+            ),
+            ignore=None if self.ignore is None else places[self.ignore],
+        )
+
+    def number(self, values: NDArray[Any]) -> NDArray[np.int16]:
+        """Replace each value by its place in `allowed_values`; negative ones, which mark what is outside, stay.
+
+        Raises:
+            ValueError: for values that no label has.
+        """
+        known = np.array(self.allowed_values)
+        if known[-1] == len(known) - 1 and values.max() <= known[-1]:  # without gaps each value is its own place
+            return values.astype(np.int16)
+        places = np.searchsorted(known, values)
+        found = known[places.clip(max=len(known) - 1)] == values
+        if not (found | (values < 0)).all():
+            unknown = np.unique(values[~found & (values >= 0)])[:5].tolist()
+            raise ValueError(f"a label map holds {unknown}, but the labels are {list(self.allowed_values)}")
+        return np.where(found, places, values).astype(np.int16)
+
+
+def integer_type(low: int, high: int) -> np.dtype[Any]:
+    """The smallest integer type from ``low`` to ``high``, unsigned unless ``low`` is negative.
+
+    >>> integer_type(0, 255), integer_type(0, 40000), integer_type(-1, 40000)
+    (dtype('uint8'), dtype('uint16'), dtype('int32'))
+
+    Raises:
+        OverflowError: if there is none.
+    """
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64) if low >= 0 else (np.int8, np.int16, np.int32, np.int64):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return np.dtype(kind)
+    raise OverflowError(f"no integer type holds {low} and {high}")

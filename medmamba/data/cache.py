@@ -4,7 +4,7 @@
 
     <folder>/
       <id>.image.b2nd       (C, *S) float32
-      <id>.label.b2nd       (*S) int16
+      <id>.label.b2nd       (*S) values; int16, or what `label_type` says where there are larger ones
       <id>.foreground.b2nd  (n, 4) int32: structure and position of sampled foreground voxels
       <id>.json             written last: a case without it is not finished
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from medmamba import io
 from medmamba.case import Case
-from medmamba.data.preprocess import Preprocessor, Sample, Trail
+from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
 from medmamba.labels import Labels
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.plan import Plan
@@ -106,13 +106,13 @@ class Cache:
             self._foreground[case] = blosc2.open(str(self.folder / f"{case}.foreground.b2nd"), mode="r")[:]
         return self._foreground[case]
 
-    def load(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    def load(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.signedinteger[Any]]]:
         """A whole case: image (C, *S) and label (*S)."""
         return self.patch(case, (0, 0, 0), self.shape(case))
 
     def patch(
         self, case: str, start: Sequence[int], stop: Sequence[int]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.signedinteger[Any]]]:
         """A box of a case: image (C, *box) and label (*box); the box lies inside the case."""
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         image = blosc2.open(str(self.folder / f"{case}.image.b2nd"), mode="r")[(slice(None), *box)]
@@ -145,7 +145,7 @@ def prepare(
     with FileLock(folder / ".lock"):
         for leftover in folder.glob(".tmp-*"):
             leftover.unlink()
-        open_cases = [case for case in cases if not _is_finished(cache, case, digest)]
+        open_cases = [case for case in cases if not _is_finished(cache, case, digest, plan.labels)]
         if not open_cases:
             return cache
         for case in open_cases:  # from here on it is unfinished, whatever an earlier preparation left
@@ -248,7 +248,9 @@ def _chunks(array: NDArray[Any], patch_size: Sequence[int]) -> tuple[int, ...]:
     return sizes if array.ndim == 3 else (1, *sizes)
 
 
-def sample_foreground(label: NDArray[np.int16], labels: Labels, rng: np.random.Generator) -> NDArray[np.int32]:
+def sample_foreground(
+    label: NDArray[np.signedinteger[Any]], labels: Labels, rng: np.random.Generator
+) -> NDArray[np.int32]:
     """Positions to centre patches on.
 
     Args:
@@ -272,7 +274,7 @@ def sample_foreground(label: NDArray[np.int16], labels: Labels, rng: np.random.G
     return np.concatenate(tables)
 
 
-def _is_finished(cache: Cache, case: Case, digest: str) -> bool:
+def _is_finished(cache: Cache, case: Case, digest: str, labels: Labels) -> bool:
     path = cache.folder / f"{case.id}.json"
     if not path.is_file():
         return False
@@ -282,7 +284,11 @@ def _is_finished(cache: Cache, case: Case, digest: str) -> bool:
         log.warning("%s; preparing the case again", error)
         return False
     files = [cache.folder / f"{case.id}.{kind}.b2nd" for kind in ("image", "label", "foreground")]
-    return record.digest == digest and record.sources == _sources(case) and all(file.is_file() for file in files)
+    if record.digest != digest or record.sources != _sources(case) or not all(file.is_file() for file in files):
+        return False
+    # Version 0.1.0 kept all labels as int16, in which larger values became others.
+    kind = label_type(labels)
+    return bool(kind == np.int16 or blosc2.open(str(files[1]), mode="r").dtype == kind)
 
 
 def _sources(case: Case) -> tuple[tuple[int, int], ...]:

@@ -27,7 +27,7 @@ class Batch:
 
     Args:
         image: (B, C, *patch) float32.
-        label: (B, *patch) int16 values.
+        label: (B, *patch) int16, values by their place (see `medmamba.labels.Labels.number`).
     """
 
     image: Tensor
@@ -123,7 +123,7 @@ class PatchSampler:
     def _read(
         self, case: str, start: Sequence[int], size: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """The patch; zero, and `OUTSIDE` in the label, where it reaches over the edge."""
+        """The patch, label values by their place; zero, and `OUTSIDE` in the label, where it reaches over the edge."""
         shape = self.cache.shape(case)
         inside = [(max(a, 0), min(a + n, limit)) for a, n, limit in zip(start, size, shape, strict=True)]
         read_image, read_label = self.cache.patch(case, [a for a, _ in inside], [b for _, b in inside])
@@ -131,7 +131,7 @@ class PatchSampler:
         label = np.full(tuple(size), OUTSIDE, dtype=np.int16)
         box = tuple(slice(a - first, b - first) for (a, b), first in zip(inside, start, strict=True))
         image[(slice(None), *box)] = read_image
-        label[box] = read_label
+        label[box] = self.plan.labels.number(read_label)
         return image, label
 
 

@@ -1,8 +1,8 @@
 """From a case's images to what a network sees, and from what it answers back to the case's grid.
 
 The steps and their order are nnU-Net's: permute axes, crop to the non-zero box, normalise, resample. They are MONAI
-dictionary transforms over ``image`` (C, *S) float32 and ``label`` (1, *S) int16, with S in network axis order (see
-`medmamba.plans.plan`); normalisation and resampling are nnU-Net's own functions.
+dictionary transforms over ``image`` (C, *S) float32 and ``label`` (1, *S) integers (`label_type`), with S in
+network axis order (see `medmamba.plans.plan`); normalisation and resampling are nnU-Net's own functions.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from medmamba.labels import Labels, integer_type
 from medmamba.plans.plan import ChannelPlan, Plan, Resampling
 from medmamba.volume import Volume
 
@@ -72,13 +73,18 @@ class Sample:
 
     Args:
         image: (C, *S) float32.
-        label: (*S) int16, `OUTSIDE` outside of the non-zero region; None without a reference.
+        label: (*S) of `label_type`, `OUTSIDE` outside of the non-zero region; None without a reference.
         trail: the way back.
     """
 
     image: NDArray[np.float32]
-    label: NDArray[np.int16] | None
+    label: NDArray[np.signedinteger[Any]] | None
     trail: Trail
+
+
+def label_type(labels: Labels) -> np.dtype[Any]:
+    """The type of prepared label maps: int16, or the next one that holds every value and `OUTSIDE`."""
+    return np.promote_types(np.int16, integer_type(OUTSIDE, max(labels.allowed_values)))
 
 
 class Preprocessor:
@@ -112,7 +118,7 @@ class Preprocessor:
 
         Raises:
             ValueError: for another number of channels than planned, an image and label that do not fit, intensities
-                that are not finite, or RGB values outside 0 to 255.
+                that are not finite, RGB values outside 0 to 255, or label values beyond those of the plan.
         """
         if image.channels != len(self.plan.channels):
             raise ValueError(f"the plan is for {len(self.plan.channels)} channels, the image has {image.channels}")
@@ -124,11 +130,11 @@ class Preprocessor:
         spacing = image.geometry.spacing_mm
         data: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
         if label is not None:
-            data["label"] = label.array.astype(np.int16)
+            data["label"] = self._typed(label.array)
         done = self._transforms(data)
         return Sample(
             image=np.ascontiguousarray(done["image"], dtype=np.float32),
-            label=None if label is None else np.ascontiguousarray(done["label"][0], dtype=np.int16),
+            label=None if label is None else np.ascontiguousarray(done["label"][0]),
             trail=Trail(shape=done["shape"], start=done["start"], stop=done["stop"], spacing_mm=done["spacing_mm"]),
         )
 
@@ -142,7 +148,15 @@ class Preprocessor:
                     "with --force"
                 )
 
-    def restore(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.uint8 | np.uint16]:
+    def _typed(self, label: NDArray[Any]) -> NDArray[np.signedinteger[Any]]:
+        kind = label_type(self.plan.labels)
+        low, high = int(label.min()), int(label.max())
+        if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
+            raise ValueError(f"the label reaches from {low} to {high}, the plan knows {self.plan.labels.allowed_values}")
+        typed: NDArray[np.signedinteger[Any]] = label.astype(kind)
+        return typed
+
+    def restore(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.integer[Any]]:
         """Label values on the grid of the case.
 
         Args:
@@ -150,19 +164,20 @@ class Preprocessor:
             trail: of the sample.
 
         Returns:
-            (I, J, K) in the case's array order; voxels outside the non-zero box are background.
+            (I, J, K) in the case's array order and the smallest type that holds the plan's values; voxels outside the
+            non-zero box are background.
         """
         labels = self.plan.labels
         resampled = self._resample_logits(logits, trail)
-        dtype = np.uint8 if max(labels.values) < 256 else np.uint16
+        painted = [0, *(labels.region_order or (label.values[0] for label in labels.foreground))]
+        dtype = integer_type(min(painted), max(painted))
         values = np.zeros(trail.cropped_shape, dtype=dtype)
         if labels.has_regions:
             for channel, value in enumerate(labels.region_order):
                 values[resampled[channel] > 0] = value  # the sigmoid is above a half where the logit is positive
         else:
-            table = np.array([0, *(label.values[0] for label in labels.foreground)], dtype=dtype)
-            values = table[resampled.argmax(axis=0)]
-        whole: NDArray[np.uint8 | np.uint16] = self._uncrop(values[None], trail)[0]
+            values = np.array(painted, dtype=dtype)[resampled.argmax(axis=0)]
+        whole: NDArray[np.integer[Any]] = self._uncrop(values[None], trail)[0]
         return whole
 
     def restore_probabilities(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.float32]:

@@ -25,9 +25,10 @@ class Segmentation(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.labels = plan.labels
-        self.criterion = DeepSupervision(DiceCrossEntropy(plan.labels, batch_dice=plan.train.batch_dice))
-        self.register_buffer("region_table", region_table(plan.labels) if plan.labels.has_regions else None, False)
+        #: Patches come with values by their place: tables stay small, and floats exact, whatever the values are.
+        self.labels = plan.labels.numbered()
+        self.criterion = DeepSupervision(DiceCrossEntropy(self.labels, batch_dice=plan.train.batch_dice))
+        self.register_buffer("region_table", region_table(self.labels) if self.labels.has_regions else None, False)
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ class Segmentation(nn.Module):
 
         Args:
             outputs: logits (B, K, *S), or a list of them, finest first.
-            target: (B, *S) label values.
+            target: (B, *S) label values by their place, as in `medmamba.data.patches.Batch`.
 
         Returns:
             Scalar, float32.
@@ -56,7 +57,7 @@ class Segmentation(nn.Module):
 
         Args:
             logits: (B, K, *S), the finest output.
-            target: (B, *S) label values.
+            target: (B, *S) label values by their place.
 
         Returns:
             (R, 3) int64: intersection, voxels predicted, voxels in the reference.
