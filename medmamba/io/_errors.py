@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+
+from medmamba.volume import Geometry
+
+log = logging.getLogger(__name__)
 
 #: More voxels than this are refused before memory is asked for: 16 GB as float32.
 MAX_VOXELS = 4_000_000_000
 #: Deflate, the method of gzip and zlib, never makes data smaller than this fraction: what claims to be is no such data.
 DEFLATE_RATIO = 1032
+#: Voxels outside of these sizes are more likely in other units than millimetres.
+PLAUSIBLE_SPACING_MM = (0.01, 20.0)
 
 
 class ImageFileError(ValueError):
@@ -84,3 +91,14 @@ def check_stored(path: Path, promised_bytes: int, stored_bytes: int, *, compress
             f"the file is cut short: it has {stored_bytes} bytes{' (compressed)' if compressed else ''}, the header "
             f"promises {promised_bytes} bytes of voxels; copy it again",
         )
+
+
+def note_spacing(path: Path, geometry: Geometry) -> None:
+    """Say so where voxel sizes look like another unit than the millimetres they are taken for."""
+    low, high = PLAUSIBLE_SPACING_MM
+    spacing = geometry.spacing_mm
+    thick = max(spacing) > high and min(geometry.shape) > 1  # a single slice may stand for any thickness
+    if min(spacing) < low or thick:
+        sizes = " x ".join(f"{size:g}" for size in spacing)
+        unit = "micrometres" if thick else "metres"
+        log.warning("%s: voxels of %s mm look like %s; check the header", path, sizes, unit)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medmamba.case import Case
 from medmamba.io import itk, nifti
 from medmamba.io._errors import MAX_VOXELS, ImageFileError, LabelValueError
+from medmamba.labels import integer_type
 from medmamba.volume import Geometry, Volume
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,12 @@ _FORMATS: dict[str, ModuleType] = {
     ".mhd": itk,
 }
 
+#: float32, of which images are made, tells integers apart up to here.
+_EXACT = 2**24
+#: A larger share of an image's range than this, lost in rounding to float32, is worth a word.
+_ROUNDED_SHARE = 1e-3
 #: Label values may be this far from an integer in a file of floats.
 ROUNDING = 1e-3
-#: Voxels outside of these sizes are more likely in other units than millimetres.
-PLAUSIBLE_SPACING_MM = (0.01, 20.0)
 
 
 def suffixes() -> tuple[str, ...]:
@@ -55,8 +58,16 @@ def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
         ImageFileError: if it cannot be read as an image of real numbers on an invertible grid, saying why.
     """
     array, geometry = _format(path).read(path, max_voxels=max_voxels)
-    _note_spacing(path, geometry)
-    return Volume(np.ascontiguousarray(array, dtype=np.float32), geometry)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which nobody overlooks
+        voxels = np.ascontiguousarray(array, dtype=np.float32)
+    _note_rounding(path, array, voxels)
+    return Volume(voxels, geometry)
+
+
+def read_channels(path: Path) -> int:
+    """How many channels `read` gives, going by the header alone; errors as `read`."""
+    channels: int = _format(path).read_channels(path)
+    return channels
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -82,7 +93,7 @@ def read_label(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     """
     array, geometry = _format(path).read(path, max_voxels=max_voxels)
     if len(array) != 1:
-        raise ImageFileError(path, f"a label map has one value per voxel, this has {len(array)} channels")
+        raise ImageFileError(path, _several_layers(path, len(array)))
     if not np.issubdtype(array.dtype, np.integer):
         array = _rounded(path, array)
     return Volume(np.ascontiguousarray(array), geometry)
@@ -116,7 +127,7 @@ def write(volume: Volume, path: Path, *, like: Path | None = None) -> None:
     """Write an image so that nobody ever meets half of it.
 
     Integers are stored in the smallest unsigned type that holds them (signed when there are negative values), other
-    numbers as float32.
+    numbers as float32, which holds seven digits of them.
 
     Args:
         volume: what to write.
@@ -126,7 +137,8 @@ def write(volume: Volume, path: Path, *, like: Path | None = None) -> None:
 
     Raises:
         FileNotFoundError: if the folder does not exist.
-        ImageFileError: if the suffix is unknown, or ``like`` lies on another grid.
+        ImageFileError: if the suffix is unknown, ``like`` lies on another grid, or there are numbers that float32
+            does not reach.
     """
     target = _format(path)
     if not path.parent.is_dir():
@@ -137,7 +149,7 @@ def write(volume: Volume, path: Path, *, like: Path | None = None) -> None:
             raise ImageFileError(like, f"the image to write lies on another grid: {grid.difference(volume.geometry)}")
         if _format(like) is not target:
             like = None
-    target.write(volume.with_array(_storable(volume.array)), path, like)
+    target.write(volume.with_array(_storable(path, volume.array)), path, like)
 
 
 def _format(path: Path) -> ModuleType:
@@ -148,6 +160,15 @@ def _format(path: Path) -> ModuleType:
     raise ImageFileError(path, f"images end in {', '.join(_FORMATS)}; convert the file to one of these")
 
 
+def _several_layers(path: Path, count: int) -> str:
+    if path.name.lower().endswith(".seg.nrrd"):
+        return (
+            f"this is a segmentation of Slicer whose segments overlap, in {count} layers, but a label map has one value "
+            "per voxel; in Slicer, export it as a single label map (Segmentations, Export to files)"
+        )
+    return f"a label map has one value per voxel, this has {count} channels; merge them into one map"
+
+
 def _rounded(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     """Integers of a label map that is stored as floats."""
     with np.errstate(invalid="ignore"):  # infinite minus infinite is no number, and so no integer
@@ -155,30 +176,42 @@ def _rounded(path: Path, array: NDArray[Any]) -> NDArray[Any]:
         wrong = ~(np.abs(array - rounded) <= ROUNDING) | (np.abs(array) >= np.iinfo(np.int64).max)
     if wrong.any():
         examples = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:5])
-        raise LabelValueError(
-            path,
-            f"label values must be integers, {int(wrong.sum())} voxels are not (such as {examples}); the map was "
-            "probably interpolated: resample it again with nearest neighbour",
+        cause = _format(path).why_not_integer(path) or (
+            "the map was probably interpolated: resample it again with nearest neighbour"
         )
+        raise LabelValueError(
+            path, f"label values must be integers, {int(wrong.sum())} voxels are not (such as {examples}); {cause}"
+        )
+    if array.dtype == np.float32 and np.abs(rounded).max() >= _EXACT:
+        log.warning("%s: label values above %d are stored as float32, which rounds them; store integers", path, _EXACT)
     return rounded.astype(np.int32 if np.abs(rounded).max() <= np.iinfo(np.int32).max else np.int64)
 
 
-def _storable(array: NDArray[Any]) -> NDArray[Any]:
+def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype == np.bool_:
         return array.astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.integer):
-        return array.astype(np.float32)
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    unsigned, signed = (np.uint8, np.uint16, np.uint32, np.uint64), (np.int8, np.int16, np.int32, np.int64)
-    kinds = unsigned if low >= 0 else signed
-    return array.astype(next(kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max))
+    if np.issubdtype(array.dtype, np.integer):
+        return array.astype(integer_type(int(array.min()), int(array.max())))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ImageFileError(path, f"images hold real numbers, not {array.dtype}; take magnitude or phase")
+    with np.errstate(over="ignore"):
+        stored: NDArray[Any] = array.astype(np.float32)
+    if np.isinf(stored).sum() > np.isinf(array).sum():
+        raise ImageFileError(path, f"images are stored as float32, which does not reach to {np.abs(array).max():g}")
+    return stored
 
 
-def _note_spacing(path: Path, geometry: Geometry) -> None:
-    low, high = PLAUSIBLE_SPACING_MM
-    spacing = geometry.spacing_mm
-    thick = max(spacing) > high and min(geometry.shape) > 1  # a single slice may stand for any thickness
-    if min(spacing) < low or thick:
-        sizes = " x ".join(f"{size:g}" for size in spacing)
-        unit = "micrometres" if thick else "metres"
-        log.warning("%s: voxels of %s mm look like %s; check the header", path, sizes, unit)
+def _note_rounding(path: Path, stored: NDArray[Any], voxels: NDArray[np.float32]) -> None:
+    """Say so where an image of large and almost equal numbers loses what it shows."""
+    if stored.dtype.itemsize < 4 or stored.dtype == np.float32 or not np.isfinite(voxels).all():
+        return
+    low, high = float(voxels.min()), float(voxels.max())
+    lost = float(np.spacing(np.float32(max(abs(low), abs(high))))) / 2
+    if max(abs(low), abs(high)) > _EXACT and low < high and lost > _ROUNDED_SHARE * (high - low):
+        log.warning(
+            "%s: intensities from %.9g to %.9g are rounded to float32, by up to %g; subtract what they have in common",
+            path,
+            low,
+            high,
+            lost,
+        )
