@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.case import Case, Dataset
-from medmamba.io import read_case, read_label
+from medmamba.io import read_case, read_geometry, read_label
 from medmamba.labels import Labels
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.intensities import Sample, foreground_samples, statistics
@@ -103,11 +103,13 @@ class Fingerprint:
         write_json(to_json(self), path)
 
     def describes(self, dataset: Dataset) -> bool:
-        """Whether these are the measurements of this data set's training cases as they are on disk now."""
-        measured = {case.id: case.source for case in self.cases}
-        return self.channels == dataset.channels and measured == {
-            case.id: case_signature(case) for case in dataset.training
-        }
+        """Whether these are the measurements of this data set's training cases as they are on disk, and read, now."""
+        measured = {case.id: case for case in self.cases}
+        return (
+            self.channels == dataset.channels
+            and measured.keys() == {case.id for case in dataset.training}
+            and all(_is_measured(case, measured[case.id]) for case in dataset.training)
+        )
 
     def check_labels(self, labels: Labels) -> None:
         """See whether the label files hold nothing but what the labels explain.
@@ -125,6 +127,16 @@ class Fingerprint:
                 f"{len(self.cases)} cases hold other values: {shown}{' ...' if len(strange) > 5 else ''}; correct the "
                 "files, or name the values in dataset.json"
             )
+
+
+def _is_measured(case: Case, measured: CaseFingerprint) -> bool:
+    """Whether the case's files are those that were measured, and their voxels of the size that was found then.
+
+    Version 0.1.0 took lengths in micrometres and metres for millimetres.
+    """
+    return case_signature(case) == measured.source and bool(
+        np.allclose(read_geometry(case.images[0]).spacing_mm, measured.spacing_mm, rtol=1e-3)
+    )
 
 
 def case_signature(case: Case) -> str:

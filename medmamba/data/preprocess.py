@@ -32,6 +32,8 @@ from medmamba.volume import Volume
 
 log = logging.getLogger(__name__)
 
+#: Voxels that are this many times larger or smaller than planned, along every axis, are in another unit.
+OTHER_UNIT = 50.0
 #: In a label: outside of the non-zero region, neither background nor structure.
 OUTSIDE = -1
 
@@ -118,7 +120,8 @@ class Preprocessor:
 
         Raises:
             ValueError: for another number of channels than planned, an image and label that do not fit, intensities
-                that are not finite, RGB values outside 0 to 255, or label values beyond those of the plan.
+                that are not finite, RGB values outside 0 to 255, label values beyond those of the plan, or voxels
+                whose size must be in another unit than the plan's.
         """
         if image.channels != len(self.plan.channels):
             raise ValueError(f"the plan is for {len(self.plan.channels)} channels, the image has {image.channels}")
@@ -128,6 +131,7 @@ class Preprocessor:
         self._check_rgb(array)
         i, j, k = self.plan.axes
         spacing = image.geometry.spacing_mm
+        _check_unit(self.plan.spacing_mm, (spacing[i], spacing[j], spacing[k]))
         data: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
         if label is not None:
             data["label"] = self._typed(label.array)
@@ -152,7 +156,9 @@ class Preprocessor:
         kind = label_type(self.plan.labels)
         low, high = int(label.min()), int(label.max())
         if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
-            raise ValueError(f"the label reaches from {low} to {high}, the plan knows {self.plan.labels.allowed_values}")
+            raise ValueError(
+                f"the label reaches from {low} to {high}, the plan knows {self.plan.labels.allowed_values}"
+            )
         typed: NDArray[np.signedinteger[Any]] = label.astype(kind)
         return typed
 
@@ -301,6 +307,18 @@ class ResampleToSpacingd(MapTransform):
         done["image"] = _resample(done["image"], shape, before, after, orders, order=orders.image_order)
         done["label"] = _resample(done["label"], shape, before, after, orders, order=orders.label_order, is_label=True)
         return done
+
+
+def _check_unit(planned: tuple[float, ...], case: tuple[float, float, float]) -> None:
+    """Refuse what resampling would make a single voxel, or billions, of."""
+    sizes = case[-len(planned) :]
+    ratio = np.array(planned) / sizes
+    if ratio.min() > OTHER_UNIT or ratio.max() < 1 / OTHER_UNIT:
+        here, there = (" x ".join(f"{size:g}" for size in some) for some in (sizes, planned))
+        raise ValueError(
+            f"voxels measure {here} mm, the plan is for {there} mm; correct the unit in the image's header, or plan "
+            "again (version 0.1.0 took micrometres and metres for millimetres)"
+        )
 
 
 def _target_spacing(planned: tuple[float, ...], case: tuple[float, float, float]) -> tuple[float, ...]:

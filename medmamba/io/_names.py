@@ -49,6 +49,12 @@ def images_in(folder: Path, ending: str | None = None) -> list[Path]:
     )
 
 
+def labels_in(folder: Path, ending: str | None = None) -> dict[str, Path]:
+    """Label maps by what their names say without ending; among several of one name that with the ending counts."""
+    paths = images_in(folder)
+    return {split_ending(path)[0]: path for path in sorted(paths, key=lambda path: split_ending(path)[1] == ending)}
+
+
 def by_case(paths: Iterable[Path], *, numbered: bool = True) -> dict[str, dict[int | None, Path]]:
     """Files by case and channel number; where two claim one place, the last of them is there.
 

@@ -125,7 +125,7 @@ def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
         return
     labels = {case.label for case in dataset.training if case.label is not None}
     for folder in sorted({label.parent for label in labels if label.parent.is_dir()}):
-        orphans = [path.name for path in images_in(folder, dataset.file_ending) if path not in labels]
+        orphans = [path.name for path in images_in(folder) if path not in labels]
         if orphans:
             yield Finding(
                 severity="warning",

@@ -16,8 +16,8 @@ import numpy as np
 from medmamba.case import Case, Dataset, Split
 from medmamba.io import _description
 from medmamba.io._errors import DatasetError
-from medmamba.io._names import ENDINGS, by_case, channel_of, images_in, refuse_doubles, split_ending
-from medmamba.io.images import read_label
+from medmamba.io._names import ENDINGS, by_case, channel_of, images_in, labels_in, refuse_doubles, split_ending
+from medmamba.io.images import read_channels, read_label
 from medmamba.labels import Label, Labels
 from medmamba.plans._json import read_json
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Survey:
-    """What can be told of a data set without opening an image, also when something is wrong with its description.
+    """What can be told of a data set without reading voxels, also when something is wrong with its description.
 
     Args:
         name: as in `medmamba.case.Dataset`; so are ``root``, ``layout``, ``training``, ``test``, ``file_ending`` and
@@ -63,7 +63,7 @@ class Survey:
 
 
 def open_dataset(path: Path) -> Dataset:
-    """Find out how a folder is laid out and list its cases; no image is opened, except in plain folders the labels.
+    """Find out how a folder is laid out and list its cases; no image is opened, except in plain folders.
 
     Args:
         path: the folder, or its dataset.json.
@@ -93,7 +93,9 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def survey(path: Path) -> Survey:
-    """As `open_dataset`, but collecting what is wrong instead of stopping at it, and opening no image at all.
+    """As `open_dataset`, but collecting what is wrong instead of stopping at it, and reading no voxels at all.
+
+    Headers are looked at in plain folders alone, where nothing else says how many channels a file holds.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -125,8 +127,9 @@ def find_inputs(path: Path, channels: int) -> list[Case]:
     Args:
         path: the file or folder.
         channels: how many the model takes. With more than one, a case is either files that end in ``_0000``, ``_0001``,
-            ... or a single file that holds all channels. With one, and no file that ends in ``_0000``, four
-            digits are part of the name: ``patient_0001`` and ``patient_0002`` are two cases.
+            ... or a single file that holds all channels. With one, and no file that ends in ``_0000``, or with files
+            that hold all channels, four digits are part of the name: ``patient_0001`` and ``patient_0002`` are two
+            cases.
 
     Raises:
         FileNotFoundError: if there is nothing of that name.
@@ -134,7 +137,7 @@ def find_inputs(path: Path, channels: int) -> list[Case]:
     """
     if path.is_file():
         case, channel = channel_of(path)
-        if channel == 0:
+        if channel == 0 and not _holds_all(path, channels):
             ending = split_ending(path)[1]
             siblings = tuple(path.with_name(f"{case}_{n:04d}{ending}") for n in range(channels))
             if all(sibling.is_file() for sibling in siblings):
@@ -145,8 +148,10 @@ def find_inputs(path: Path, channels: int) -> list[Case]:
     images = images_in(path)
     if not images:
         raise DatasetError(f"{path} holds no images; they end in {', '.join(ENDINGS)}")
-    # With one channel, and no first one, there is nothing to number but cases.
-    grouped = by_case(images, numbered=channels > 1 or any(channel_of(image)[1] == 0 for image in images))
+    # With one channel, and no first one, there is nothing to number but cases; nor with all channels in a file.
+    first = next((image for image in images if channel_of(image)[1] is not None), images[0])
+    numbered = channels > 1 or any(channel_of(image)[1] == 0 for image in images)
+    grouped = by_case(images, numbered=numbered and not _holds_all(first, channels))
     refuse_doubles(path, images, grouped)
     missing = [
         f"{case} ({', '.join(file.name for file in files.values())})"
@@ -218,9 +223,10 @@ def _survey_nnunet(root: Path, facts: dict[str, Any]) -> Survey:
         found.training = _sorted(found.attempt(lambda: _description.nnunet_cases(where, facts["dataset"]), []))
     else:
         images = by_case(paths := images_in(root / "imagesTr", ending))
+        labels = labels_in(root / "labelsTr", ending)
         found.attempt(lambda: refuse_doubles(root / "imagesTr", paths, images), None)
         found.training = _sorted(
-            Case(id=case, images=tuple(files.values()), label=root / "labelsTr" / f"{case}{ending}")
+            Case(id=case, images=tuple(files.values()), label=labels.get(case, root / "labelsTr" / f"{case}{ending}"))
             for case, files in images.items()
         )
         _note_incomplete(found, images)
@@ -237,7 +243,9 @@ def _survey_nnunet(root: Path, facts: dict[str, Any]) -> Survey:
 def _survey_folders(root: Path) -> Survey:
     found = Survey(name=root.name, root=root, layout="folders")
     paths = images_in(root / "images")
-    labels = {split_ending(path)[0]: path for path in images_in(root / "labels")}
+    labels = labels_in(root / "labels")
+    maps = images_in(root / "labels")
+    found.attempt(lambda: refuse_doubles(root / "labels", maps, by_case(maps, numbered=False)), None)
     # Where a label bears an image's whole name, four digits at its end count patients, not channels.
     whole = {split_ending(path)[0] for path in paths} & set(labels)
     images = by_case(paths, numbered=not any(channel_of(labels[stem])[1] is not None for stem in whole))
@@ -252,12 +260,30 @@ def _survey_folders(root: Path) -> Survey:
             DatasetError(f"no image in {root / 'images'} has a label of the same name in {root / 'labels'}")
         )
     channels = max((len(case.images) for case in found.training), default=1)
+    if channels == 1:
+        channels = _channels_of_a_file(found.training)
     found.channels = tuple(f"channel_{number}" for number in range(channels)) if channels > 1 else ("image",)
     _note_incomplete(found, {case.id: images[case.id] for case in found.training})
     if found.training:
         found.file_ending = split_ending(found.training[0].images[0])[1]
     found.splits = found.attempt(lambda: _description.splits(root / "splits_final.json"), ())
     return found
+
+
+def _holds_all(path: Path, channels: int) -> bool:
+    """Whether a file holds several channels by itself."""
+    return channels > 1 and _channels_of_a_file([Case(id=path.name, images=(path,))]) == channels
+
+
+def _channels_of_a_file(cases: Iterable[Case]) -> int:
+    """How many channels the files of most cases hold; those that cannot be read are told of when they are."""
+    counts: Counter[int] = Counter()
+    for case in cases:
+        try:
+            counts[read_channels(case.images[0])] += 1
+        except (ValueError, OSError):
+            continue
+    return counts.most_common(1)[0][0] if counts else 1
 
 
 def _note_incomplete(found: Survey, cases: dict[str, dict[int | None, Path]]) -> None:

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 _FORMATS: dict[str, ModuleType] = {
     ".nii.gz": nifti,
     ".nii": nifti,
+    ".seg.nrrd": itk,
     ".nrrd": itk,
+    ".nhdr": itk,
     ".mha": itk,
     ".mhd": itk,
 }
@@ -163,8 +165,8 @@ def _format(path: Path) -> ModuleType:
 def _several_layers(path: Path, count: int) -> str:
     if path.name.lower().endswith(".seg.nrrd"):
         return (
-            f"this is a segmentation of Slicer whose segments overlap, in {count} layers, but a label map has one value "
-            "per voxel; in Slicer, export it as a single label map (Segmentations, Export to files)"
+            f"this is a segmentation of Slicer whose segments overlap, in {count} layers, but a label map has one "
+            "value per voxel; in Slicer, export it as a single label map (Segmentations, Export to files)"
         )
     return f"a label map has one value per voxel, this has {count} channels; merge them into one map"
 

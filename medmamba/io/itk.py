@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -14,8 +15,11 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
 from numpy.typing import NDArray
 
-from medmamba.io._errors import MAX_VOXELS, ImageFileError, check_content, check_size, check_stored
+from medmamba.io import _nrrd
+from medmamba.io._errors import MAX_VOXELS, ImageFileError, check_content, check_size, check_stored, note_spacing
 from medmamba.volume import FloatArray, Geometry, Volume
+
+log = logging.getLogger(__name__)
 
 #: Headers are text and shorter than this.
 _HEADER_BYTES = 65536
@@ -49,8 +53,9 @@ def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[NDArray[Any], Geo
     check_size(path, (*size, components) if components > 1 else size, item_bytes, max_voxels=max_voxels)
     _check_voxels_are_there(path, int(np.prod(size, dtype=np.int64)) * components * item_bytes)
     geometry = _geometry(path, information)
+    _remark(path, geometry)
     try:
-        with _plain_name(path) as name:
+        with _readable_name(path) as name:
             image = sitk.ReadImage(name)
     except RuntimeError as error:
         raise ImageFileError(path, f"the voxels cannot be read ({_last_line(error)}); copy the file again") from error
@@ -67,6 +72,17 @@ def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[NDArray[Any], Geo
 def read_geometry(path: Path) -> Geometry:
     """The grid alone; errors as `read`."""
     return _geometry(path, _information(path))
+
+
+def read_channels(path: Path) -> int:
+    """How many channels there are; errors as `read`."""
+    information = _information(path)
+    _check_kind(path, information)
+    return int(information.GetNumberOfComponents() * np.prod(information.GetSize()[3:], dtype=np.int64))
+
+
+def why_not_integer(path: Path) -> None:
+    """These formats do not scale what they store."""
 
 
 def write(volume: Volume, path: Path, like: Path | None) -> None:
@@ -126,10 +142,25 @@ def _plain_name(path: Path, *, written: bool = False) -> Iterator[str]:
             yield str(alias)
 
 
+@contextmanager
+def _readable_name(path: Path) -> Iterator[str]:
+    """As `_plain_name`, but for a header that ITK would not understand the name of one that says the same."""
+    header = _nrrd.rewritten(path)
+    if header is None:
+        with _plain_name(path) as name:
+            yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _nrrd.VOXELS).symlink_to(header.voxels.absolute())
+        (Path(folder) / "image.nhdr").write_bytes(header.text)
+        yield str(Path(folder) / "image.nhdr")
+
+
 def _check_name(path: Path) -> None:
     """A header that names its file of voxels cannot go by another name itself."""
-    if not _is_utf8(path.name) and path.suffix.lower() == ".mhd":
-        raise ImageFileError(path, "the name of a .mhd file must be valid UTF-8; rename it and its file of voxels")
+    ending = path.suffix.lower()
+    if not _is_utf8(path.name) and ending in (".mhd", ".nhdr"):
+        raise ImageFileError(path, f"the name of a {ending} file must be valid UTF-8; rename it and its file of voxels")
 
 
 def _is_utf8(name: str) -> bool:
@@ -145,7 +176,7 @@ def _information(path: Path) -> Any:
     check_content(path)
     reader = sitk.ImageFileReader()
     try:
-        with _plain_name(path) as name:
+        with _readable_name(path) as name:
             reader.SetFileName(name)
             reader.ReadImageInformation()
     except RuntimeError as error:
@@ -187,6 +218,18 @@ def _check_voxels_are_there(path: Path, promised_bytes: int) -> None:
     method = encoding[1].lower() if encoding else b"raw"
     if method in (b"raw", b"false", b"gzip", b"gz", b"true"):
         check_stored(path, promised_bytes, stored, compressed=method in (b"gzip", b"gz", b"true"))
+
+
+def _remark(path: Path, geometry: Geometry) -> None:
+    """Say what is odd about a header that can be used: as a warning if the image may lie elsewhere than it says."""
+    header = _nrrd.rewritten(path)
+    if header is not None and header.remark:
+        log.warning("%s: %s", path, header.remark)
+    else:
+        note_spacing(path, geometry)
+    space = _nrrd.foreign_space(path)
+    if space is not None:
+        log.info("%s: the space is %s, so left and right are a guess; taken as left-posterior-superior", path, space)
 
 
 def _geometry(path: Path, information: Any) -> Geometry:
