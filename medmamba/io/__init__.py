@@ -2,7 +2,7 @@
 
 from medmamba.io._errors import ImageFileError
 from medmamba.io.datasets import DatasetError, find_inputs, open_dataset
-from medmamba.io.images import read, read_case, read_geometry, read_label, suffixes, write
+from medmamba.io.images import read, read_case, read_channels, read_geometry, read_label, suffixes, write
 
 __all__ = [
     "DatasetError",
@@ -11,6 +11,7 @@ __all__ = [
     "open_dataset",
     "read",
     "read_case",
+    "read_channels",
     "read_geometry",
     "read_label",
     "suffixes",

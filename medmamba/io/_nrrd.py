@@ -33,7 +33,8 @@ _SPACES = {
 }
 #: Kinds of an axis along which positions change, as ITK counts them, an unknown kind being one.
 _DOMAIN = ("domain", "space", "time", "???", "none")
-_MILLIMETRES = {
+#: Millimetres in a unit of length, by its names.
+UNITS_MM = {
     **dict.fromkeys(("nm", "nanometer", "nanometers"), 1e-6),
     **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 1e-3),
     **dict.fromkeys(("cm", "centimeter", "centimeters"), 10.0),
@@ -163,11 +164,11 @@ def _along_axes(spacings: str) -> list[Vector | None]:
 def _unit(fields: dict[str, str]) -> tuple[float, str]:
     """Millimetres in the unit of lengths, and its name; (1, "") where that is not told or is not one for all axes."""
     names = re.findall(r'"([^"]*)"', fields.get("space units") or fields.get("units") or "")
-    lengths = {name.strip() for name in names if name.strip().lower() in _MILLIMETRES}
+    lengths = {name.strip() for name in names if name.strip().lower() in UNITS_MM}
     if len(lengths) != 1 or "mm" in names:
         return 1.0, ""
     name = lengths.pop()
-    return _MILLIMETRES[name.lower()], name
+    return UNITS_MM[name.lower()], name
 
 
 def _kinds(kinds: list[str], directions: Sequence[Vector | None]) -> list[str]:

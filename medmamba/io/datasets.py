@@ -148,15 +148,18 @@ def find_inputs(path: Path, channels: int) -> list[Case]:
     images = images_in(path)
     if not images:
         raise DatasetError(f"{path} holds no images; they end in {', '.join(ENDINGS)}")
-    # With one channel, and no first one, there is nothing to number but cases; nor with all channels in a file.
-    first = next((image for image in images if channel_of(image)[1] is not None), images[0])
-    numbered = channels > 1 or any(channel_of(image)[1] == 0 for image in images)
-    grouped = by_case(images, numbered=numbered and not _holds_all(first, channels))
+    # With one channel, and no first one, there is nothing to number but cases; nor with all channels in each file.
+    numbers = {channel_of(image)[1]: image for image in images}
+    numbered = channels > 1 or 0 in numbers
+    if numbers.keys() - {None, 0} and _holds_all(numbers[max(number or 0 for number in numbers)], channels):
+        numbered = False
+    grouped = by_case(images, numbered=numbered)
     refuse_doubles(path, images, grouped)
     missing = [
         f"{case} ({', '.join(file.name for file in files.values())})"
         for case, files in grouped.items()
         if list(files) not in ([None], list(range(channels)))
+        and not (list(files) == [0] and _holds_all(files[0], channels))
     ]
     if missing:
         raise DatasetError(
@@ -170,13 +173,16 @@ def labels_of_values(where: Path, values: Iterable[int]) -> Labels:
     """In plain folders nothing says what values mean, so each one that occurs is a structure.
 
     Raises:
-        DatasetError: if there are none, or negative ones.
+        DatasetError: if there are none, negative ones, or such as `Labels` refuses.
     """
     found = sorted(set(values))
     structures = [value for value in found if value > 0]
     if not structures or found[0] < 0:
         raise DatasetError(f"the labels in {where} hold the values {found}; structures are 1 and more")
-    return Labels(foreground=tuple(Label(name=f"label_{value}", values=(value,)) for value in structures))
+    try:
+        return Labels(foreground=tuple(Label(name=f"label_{value}", values=(value,)) for value in structures))
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from error
 
 
 def _survey_msd(root: Path, facts: dict[str, Any]) -> Survey:
@@ -260,10 +266,11 @@ def _survey_folders(root: Path) -> Survey:
             DatasetError(f"no image in {root / 'images'} has a label of the same name in {root / 'labels'}")
         )
     channels = max((len(case.images) for case in found.training), default=1)
-    if channels == 1:
-        channels = _channels_of_a_file(found.training)
+    held = _channels_of_a_file(found.training) if channels == 1 else 1
+    channels = max(channels, held)
     found.channels = tuple(f"channel_{number}" for number in range(channels)) if channels > 1 else ("image",)
-    _note_incomplete(found, {case.id: images[case.id] for case in found.training})
+    if held == 1:  # else a number says nothing of the channel
+        _note_incomplete(found, {case.id: images[case.id] for case in found.training})
     if found.training:
         found.file_ending = split_ending(found.training[0].images[0])[1]
     found.splits = found.attempt(lambda: _description.splits(root / "splits_final.json"), ())

@@ -207,7 +207,7 @@ def _note_rounding(path: Path, stored: NDArray[Any], voxels: NDArray[np.float32]
     """Say so where an image of large and almost equal numbers loses what it shows."""
     if stored.dtype.itemsize < 4 or stored.dtype == np.float32 or not np.isfinite(voxels).all():
         return
-    low, high = float(voxels.min()), float(voxels.max())
+    low, high = float(stored.min()), float(stored.max())
     lost = float(np.spacing(np.float32(max(abs(low), abs(high))))) / 2
     if max(abs(low), abs(high)) > _EXACT and low < high and lost > _ROUNDED_SHARE * (high - low):
         log.warning(

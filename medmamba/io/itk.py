@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
@@ -97,12 +97,13 @@ def write(volume: Volume, path: Path, like: Path | None) -> None:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]))
     else:
         image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
-    if source is not None:
+    if source is not None and like is not None:
         dims = image.GetDimension()
         full = source.GetDimension()
         direction = np.array(source.GetDirection()).reshape(full, full)[:dims, :dims]
-        image.SetSpacing(source.GetSpacing()[:dims])
-        image.SetOrigin(source.GetOrigin()[:dims])
+        factor = _millimetres(like)
+        image.SetSpacing([size * factor for size in source.GetSpacing()[:dims]])
+        image.SetOrigin([place * factor for place in source.GetOrigin()[:dims]])
         image.SetDirection(direction.ravel().tolist())
     else:
         affine = lps_to_ras(volume.geometry.affine)
@@ -174,6 +175,7 @@ def _is_utf8(name: str) -> bool:
 
 def _information(path: Path) -> Any:
     check_content(path)
+    _check_file_of_voxels(path)
     reader = sitk.ImageFileReader()
     try:
         with _readable_name(path) as name:
@@ -201,19 +203,33 @@ def _check_kind(path: Path, information: Any) -> None:
         )
 
 
-def _check_voxels_are_there(path: Path, promised_bytes: int) -> None:
-    """ITK asks for memory before it looks for the voxels."""
+def _header_and_voxels(path: Path) -> tuple[bytes, re.Match[bytes] | None]:
+    """The beginning of a file, and in it the name of its file of voxels, or what stands there instead."""
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
+    return header, re.search(rb"(?im)^(?:ElementDataFile *=|data ?file:) *([^\r\n]+?) *\r?$", header)
+
+
+def _is_one_file(detached: re.Match[bytes] | None) -> TypeGuard[re.Match[bytes]]:
+    return detached is not None and detached[1] not in (b"LOCAL", b"LIST") and b"%" not in detached[1]
+
+
+def _check_file_of_voxels(path: Path) -> None:
+    _, detached = _header_and_voxels(path)
+    if _is_one_file(detached) and not (data := path.parent / os.fsdecode(detached[1])).is_file():
+        raise ImageFileError(path, f"this is a header whose voxels are in {data.name}, which is missing; copy both")
+
+
+def _check_voxels_are_there(path: Path, promised_bytes: int) -> None:
+    """ITK asks for memory before it looks for the voxels."""
+    header, detached = _header_and_voxels(path)
     stored = path.stat().st_size
-    detached = re.search(rb"(?im)^(?:ElementDataFile *=|data ?file:) *([^\r\n]+?) *\r?$", header)
-    if detached and detached[1] not in (b"LOCAL", b"LIST") and b"%" not in detached[1]:
-        data = path.parent / os.fsdecode(detached[1])
-        if not data.is_file():
-            raise ImageFileError(path, f"this is a header whose voxels are in {data.name}, which is missing; copy both")
-        stored += data.stat().st_size
+    if _is_one_file(detached):
+        stored += (path.parent / os.fsdecode(detached[1])).stat().st_size
     elif detached and detached[1] != b"LOCAL":
         return  # several files: left to ITK
+    else:
+        stored -= detached.end() if detached else 0
     encoding = re.search(rb"(?im)^(?:encoding:|CompressedData *=) *(\w+)", header)
     method = encoding[1].lower() if encoding else b"raw"
     if method in (b"raw", b"false", b"gzip", b"gz", b"true"):
@@ -225,11 +241,26 @@ def _remark(path: Path, geometry: Geometry) -> None:
     header = _nrrd.rewritten(path)
     if header is not None and header.remark:
         log.warning("%s: %s", path, header.remark)
+    elif _millimetres(path) != 1:
+        log.warning("%s: lengths are in %s by the header; converted to mm", path, _declared_unit(path))
     else:
         note_spacing(path, geometry)
     space = _nrrd.foreign_space(path)
     if space is not None:
         log.info("%s: the space is %s, so left and right are a guess; taken as left-posterior-superior", path, space)
+
+
+def _millimetres(path: Path) -> float:
+    """Millimetres in the unit that a MetaImage header declares, which ITK leaves alone; 1 for any other file."""
+    return _nrrd.UNITS_MM.get(_declared_unit(path), 1.0)
+
+
+def _declared_unit(path: Path) -> str:
+    if path.suffix.lower() not in (".mha", ".mhd"):
+        return ""
+    with path.open("rb") as file:
+        declared = re.search(rb"(?im)^DistanceUnits *= *(\S+)", file.read(_HEADER_BYTES))
+    return declared[1].decode("utf-8", "replace").lower() if declared else ""
 
 
 def _geometry(path: Path, information: Any) -> Geometry:
@@ -242,8 +273,9 @@ def _geometry(path: Path, information: Any) -> Geometry:
     spacing[:used] = information.GetSpacing()[:used]
     origin[:used] = information.GetOrigin()[:used]
     affine = np.eye(4)
-    affine[:3, :3] = direction * spacing
-    affine[:3, 3] = origin
+    factor = _millimetres(path)
+    affine[:3, :3] = direction * spacing * factor
+    affine[:3, 3] = origin * factor
     size = [int(n) for n in information.GetSize()[:used]] + [1] * (3 - used)
     try:
         return Geometry((size[0], size[1], size[2]), lps_to_ras(affine))
@@ -254,4 +286,5 @@ def _geometry(path: Path, information: Any) -> Geometry:
 def _last_line(error: RuntimeError) -> str:
     """SimpleITK's messages end with what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Reason:")] or lines  # the system's last error, of anything
     return lines[-1] if lines else "no reason given"

@@ -159,6 +159,8 @@ def _header(path: Path, file: Gunzip | IO[bytes]) -> Any:
     size = bytes(file.read(4))
     known = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     kind = known.get(int.from_bytes(size, "little")) or known.get(int.from_bytes(size, "big"))
+    if size.startswith(MAGIC):
+        raise ImageFileError(path, "the file is compressed twice; run gunzip on it once")
     if kind is None:
         raise ImageFileError(
             path, f"this is not a NIfTI file (it begins with bytes {size.hex(' ')}); look at what it is"
@@ -197,10 +199,10 @@ def _voxels(path: Path, file: Gunzip | IO[bytes], header: Any) -> NDArray[Any]:
     dtype, shape = header.get_data_dtype(), header.get_data_shape()
     expected = math.prod(shape) * dtype.itemsize
     check_stored(path, expected, path.stat().st_size, compressed=isinstance(file, Gunzip))
-    gap = int(header.get_data_offset()) - len(header.binaryblock)
-    if gap < 0:
-        offset = header.get_data_offset()
-        raise ImageFileError(path, f"vox_offset {offset} puts the voxels into the header; set it to where they begin")
+    offset = float(header["vox_offset"])
+    if not len(header.binaryblock) <= offset < math.inf:
+        raise ImageFileError(path, f"vox_offset {offset:g} puts the voxels into the header; set it to where they begin")
+    gap = int(offset) - len(header.binaryblock)
     try:
         for start in range(0, gap, _STEP):
             file.read(min(_STEP, gap - start))
