@@ -27,6 +27,8 @@ REGIONS = Labels(
     ),
     region_order=(2, 1, 3),
 )
+#: Values that no 16 bits hold, and one that float32 does not.
+ATLAS = Labels(foreground=(Label(name="a", values=(40_000,)), Label(name="b", values=(2**24 + 1,))), ignore=2**24 + 2)
 STATISTICS = IntensityStatistics(
     mean=40.0, median=35.0, std=20.0, min=-100.0, max=400.0, percentile_00_5=-20.0, percentile_99_5=120.0
 )

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -17,7 +18,7 @@ from medmamba.data import cache as module
 from medmamba.data.cache import ANNOTATED, Cache, prepare, sample_foreground
 from medmamba.data.preprocess import Preprocessor
 from medmamba.labels import Labels
-from tests.data.factory import CLASSES, REGIONS, make_plan
+from tests.data.factory import ATLAS, CLASSES, REGIONS, make_plan
 
 PLAN = make_plan()
 
@@ -135,3 +136,40 @@ def test_foreground_table_is_bounded_and_knows_annotated_voxels(monkeypatch: pyt
     assert (table[:, 0] == 0).sum() == 50
     assert (table[:, 0] == ANNOTATED).sum() == 50
     assert table[:, 3].max() < 5
+
+
+def atlas(cases: list[Case]) -> list[Case]:
+    """The cases with labels in the values of `ATLAS`."""
+    for case in cases:
+        assert case.label is not None
+        label = io.read_label(case.label)
+        io.write(label.with_array(np.array([0, 40_000, 2**24 + 1])[label.array]), case.label)
+    return cases
+
+
+def test_large_label_values_are_kept(cases: list[Case], tmp_path: Path) -> None:
+    cache = prepare(atlas(cases), make_plan(labels=ATLAS), tmp_path / "cache", workers=0)
+    for case in cases:
+        _, label = cache.load(case.id)
+        assert set(np.unique(label).tolist()) - {-1} == {0, 40_000, 2**24 + 1}
+        places = cache.foreground(case.id)
+        assert set(places[:, 0].tolist()) == {ANNOTATED, 0, 1}
+        second = places[places[:, 0] == 1, 1:]
+        assert set(label[tuple(second.T)].tolist()) == {2**24 + 1}
+
+
+def test_labels_that_version_0_1_0_cut_to_16_bits_are_prepared_again(cases: list[Case], tmp_path: Path) -> None:
+    for labels, again in ((ATLAS, True), (CLASSES, False)):
+        plan, folder = make_plan(labels=labels), tmp_path / f"cache_{again}"
+        if again:
+            atlas(cases)
+        _, sound = prepare(cases, plan, folder, workers=0).load("case0")
+        blosc2.asarray(sound.astype(np.int16), urlpath=str(folder / "case0.label.b2nd"), mode="w")
+        before = (folder / "case0.label.b2nd").stat().st_mtime_ns
+        _, label = prepare(cases, plan, folder, workers=0).load("case0")
+        assert ((folder / "case0.label.b2nd").stat().st_mtime_ns != before) == again
+        np.testing.assert_array_equal(label, sound)
+        for case in cases if again else ():
+            assert case.label is not None
+            small = io.read_label(case.label)
+            io.write(small.with_array(np.searchsorted((0, 40_000, 2**24 + 1), small.array)), case.label)

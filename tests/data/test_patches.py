@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from medmamba import io
 from medmamba.case import Case
 from medmamba.data.augment import augmentation
 from medmamba.data.cache import prepare
 from medmamba.data.patches import Batch, PatchSampler, stream
 from medmamba.plans.plan import Plan
-from tests.data.factory import make_plan
+from medmamba.tasks.segmentation import Segmentation
+from tests.data.factory import ATLAS, make_plan
 
 PLAN = make_plan()
 SLICES = make_plan(patch=(12, 10), spacing=(1.0, 1.0))
@@ -100,3 +103,26 @@ def test_no_cases_are_refused(cases: list[Case], tmp_path: Path) -> None:
     cache = prepare(cases, PLAN, tmp_path / "cache", workers=0)
     with pytest.raises(ValueError, match="no cases"):
         PatchSampler(cache, (), PLAN)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_large_label_values_are_learned_as_small_ones_are(cases: list[Case], tmp_path: Path, augmented: bool) -> None:
+    small = sampler(cases, tmp_path / "small")
+    for case in cases:
+        assert case.label is not None
+        label = io.read_label(case.label)
+        io.write(label.with_array(np.array([0, 40_000, 2**24 + 1])[label.array]), case.label)
+    plan = make_plan(labels=replace(ATLAS, ignore=None))
+    large = sampler(cases, tmp_path / "large", plan)
+    for step in range(4):
+        ours, theirs = (each.batch(step, augmentation(plan) if augmented else None) for each in (large, small))
+        assert torch.equal(ours.image, theirs.image)
+        assert torch.equal(ours.label, theirs.label)
+    logits = torch.randn(4, 3, *PLAN.topology.patch_size)
+    losses = [
+        Segmentation(each).loss([logits, logits[..., ::2, ::2, ::2], logits], ours.label) for each in (plan, PLAN)
+    ]
+    assert losses[0] == losses[1]
+    counts = [Segmentation(each).count(logits, ours.label) for each in (plan, PLAN)]
+    assert torch.equal(*counts)
+    assert counts[0][:, 2].tolist() == [(ours.label == place).sum().item() for place in (1, 2)]

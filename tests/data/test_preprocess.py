@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from medmamba.data.preprocess import OUTSIDE, Preprocessor
 from medmamba.labels import Labels
 from medmamba.plans.plan import Plan
 from medmamba.volume import Volume
-from tests.data.factory import CLASSES, REGIONS, channel, make_plan, make_volumes
+from tests.data.factory import ATLAS, CLASSES, REGIONS, channel, make_plan, make_volumes
 
 NNUNET_SCHEMES = {"zscore": "ZScoreNormalization", "ct": "CTNormalization", "none": "NoNormalization"}
 
@@ -222,3 +222,58 @@ def test_wrong_number_of_channels_and_shapes_are_refused() -> None:
     _, other = make_volumes(shape=(13, 18, 16))
     with pytest.raises(ValueError, match="label has shape"):
         Preprocessor(make_plan()).forward(one, other)
+
+
+def atlas_volumes() -> tuple[Volume, Volume, np.ndarray]:
+    """An image, its label in the values of `ATLAS`, and those as 0, 1 and 2."""
+    image, label = make_volumes()
+    return image, label.with_array(np.array([0, 40_000, 2**24 + 1])[label.array]), label.array[0]
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 1.2, 1.0), (1.4, 0.9, 2.0)], ids=["same", "resampled"])
+def test_large_label_values_are_prepared_as_small_ones_are(spacing: tuple[float, ...]) -> None:
+    image, atlas, small = atlas_volumes()
+    prepared = Preprocessor(make_plan(labels=ATLAS, spacing=spacing)).forward(image, atlas).label
+    expected = Preprocessor(make_plan(spacing=spacing)).forward(image, atlas.with_array(small[None])).label
+    assert prepared is not None
+    assert expected is not None
+    assert (prepared.dtype, expected.dtype) == (np.int32, np.int16)
+    np.testing.assert_array_equal(np.where(prepared < 0, prepared, ATLAS.number(prepared)), expected)
+
+
+def test_label_that_the_plan_has_no_room_for_is_refused() -> None:
+    image, atlas, _ = atlas_volumes()
+    with pytest.raises(ValueError, match="label reaches from 0 to 16777217"):
+        Preprocessor(make_plan()).forward(image, atlas)
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype", "values"),
+    [
+        (CLASSES, np.uint8, {0, 2}),
+        (ATLAS, np.uint32, {0, 2**24 + 1}),
+        (replace(REGIONS, region_order=(2, 1, 300)), np.uint16, {0, 300}),  # paints a value that no label has
+        (replace(REGIONS, region_order=(1, 2, 65_536)), np.uint32, {0, 65_536}),
+    ],
+)
+def test_predicted_values_take_the_type_that_holds_what_is_painted(
+    labels: Labels, dtype: type, values: set[int]
+) -> None:
+    image, _ = make_volumes()
+    preprocessor = Preprocessor(make_plan(labels=labels, spacing=(0.9, 1.2, 1.0)))
+    trail = preprocessor.forward(image).trail
+    logits = np.zeros((labels.output_channels, *trail.cropped_shape), dtype=np.float32)
+    logits[-1] = 1
+    restored = preprocessor.restore(logits, trail)
+    assert restored.dtype == dtype
+    assert set(np.unique(restored).tolist()) == values
+
+
+def test_voxels_in_another_unit_than_the_plan_are_refused() -> None:
+    image, label = make_volumes()
+    for spacing in ((900.0, 1200.0, 1000.0), (0.0009, 0.0012, 0.001), (0.0012, 0.001)):
+        plan = make_plan(spacing=spacing, patch=(8, 12, 10)[-len(spacing) :])
+        with pytest.raises(ValueError, match=r"voxels measure .* correct the unit"):
+            Preprocessor(plan).forward(image, label)
+    # One coarse axis is no other unit.
+    Preprocessor(make_plan(spacing=(60.0, 1.2, 1.0))).forward(image, label)

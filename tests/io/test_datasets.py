@@ -11,6 +11,7 @@ import pytest
 
 from medmamba import io
 from medmamba.io import DatasetError, find_inputs, open_dataset
+from medmamba.io.check import check_dataset
 from medmamba.io.datasets import survey
 from medmamba.volume import Geometry, Volume
 
@@ -249,3 +250,81 @@ def test_inputs_are_grouped_by_channel(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no images"):
         find_inputs(tmp_path / "empty", 1)
+
+
+@pytest.mark.parametrize("ending", io.suffixes())
+def test_file_with_several_channels_is_a_case_of_plain_folders(ending: str, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        image(tmp_path / "images" / f"patient_{number:04d}{ending}", value=number, channels=3)
+    for number in (1, 2):
+        label(tmp_path / "labels" / f"patient_{number:04d}.nii.gz", 1)
+    dataset = open_dataset(tmp_path)
+    assert dataset.channels == ("channel_0", "channel_1", "channel_2")
+    assert [case.id for case in dataset.training] == ["patient_0001", "patient_0002"]
+    assert io.read_case(dataset.training[1]).array[:, 0, 0, 0].tolist() == [2, 2, 2]
+    assert {finding.rule for finding in check_dataset(tmp_path) if finding.severity == "error"} == set()
+    inputs = find_inputs(tmp_path / "images", 3)
+    assert [case.id for case in inputs] == ["patient_0001", "patient_0002", "patient_0003"]
+    assert [len(case.images) for case in inputs] == [1, 1, 1]
+
+
+def test_file_of_first_channel_may_hold_all_of_them(tmp_path: Path) -> None:
+    for case in ("anna", "ben"):
+        image(tmp_path / "images" / f"{case}_0000.nii.gz", channels=2)
+        label(tmp_path / "labels" / f"{case}.nii.gz", 1)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.channels, [case.id for case in dataset.training]) == (("channel_0", "channel_1"), ["anna", "ben"])
+    assert [case.id for case in find_inputs(tmp_path / "images", 2)] == ["anna", "ben"]
+    with pytest.raises(DatasetError, match="3 channels"):
+        find_inputs(tmp_path / "images", 3)
+
+
+def test_first_image_that_cannot_be_read_does_not_decide_the_channels(tmp_path: Path) -> None:
+    for case in "abcd":
+        image(tmp_path / "images" / f"{case}.nii.gz", channels=1 if case == "b" else 2)
+        label(tmp_path / "labels" / f"{case}.nii.gz", 1)
+    (tmp_path / "images" / "a.nii.gz").write_bytes(b"")
+    assert len(survey(tmp_path).channels or ()) == 2
+    errors = {(finding.rule, finding.case) for finding in check_dataset(tmp_path) if finding.severity == "error"}
+    assert errors == {("unreadable", "a"), ("channels", "b")}
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "folders"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".seg.nrrd"])
+def test_labels_may_end_otherwise_than_images(layout: str, ending: str, tmp_path: Path) -> None:
+    images, labels = ("imagesTr", "labelsTr") if layout == "nnunet" else ("images", "labels")
+    for case in ("a", "b"):
+        image(tmp_path / images / f"{case}_0000.mha")
+        label(tmp_path / labels / f"{case}{ending}", 1)
+    label(tmp_path / labels / f"left{ending}", 1)
+    if layout == "nnunet":
+        facts = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "x": 1}, "file_ending": ".mha"}
+        (tmp_path / "dataset.json").write_text(json.dumps({**facts, "numTraining": 2}))
+    dataset = open_dataset(tmp_path)
+    assert [case.label and case.label.name for case in dataset.training] == [f"a{ending}", f"b{ending}"]
+    assert dataset.file_ending == ".mha"
+    findings = check_dataset(tmp_path)
+    assert not [finding for finding in findings if finding.severity == "error"]
+    assert [f"left{ending}" in finding.message for finding in findings if finding.rule == "label-without-image"] == [
+        True
+    ]
+
+
+def test_label_that_is_there_twice_is_refused_where_nothing_says_which_counts(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.nrrd")
+    label(tmp_path / "labels" / "a.nrrd", 1)
+    label(tmp_path / "labels" / "a.seg.nrrd", 2)
+    with pytest.raises(DatasetError, match=r"labels holds files .* a\.nrrd; remove one of the two"):
+        open_dataset(tmp_path)
+    root = nnunet(tmp_path / "nnunet")
+    label(root / "labelsTr" / "b.nrrd", 2)
+    assert [case.label and case.label.name for case in open_dataset(root).training] == ["a_1.nii.gz", "b.nii.gz"]
+
+
+def test_label_values_beyond_all_use_are_refused_by_name(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.nii.gz")
+    label(tmp_path / "labels" / "a.nii.gz")
+    io.write(Volume(np.full((1, 3, 4, 5), 2**60, np.int64), GRID), tmp_path / "labels" / "a.nii.gz")
+    with pytest.raises(DatasetError, match="labels: label values reach to"):
+        open_dataset(tmp_path)
+    assert [finding.rule for finding in check_dataset(tmp_path) if finding.severity == "error"] == ["label-values"]

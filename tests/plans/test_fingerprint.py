@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -164,3 +165,16 @@ def test_a_wrong_number_of_channels_is_refused(scans: Any) -> None:
     scans.add(*phantom())
     with pytest.raises(ValueError, match=r"1 channels?, .*2"):
         fingerprint(scans.dataset(("T1", "T2")))
+
+
+def test_voxel_sizes_that_are_read_otherwise_now_are_measured_again(scans: Any) -> None:
+    case = scans.add(*phantom(), spacing_mm=(500.0, 500.0, 500.0))
+    for path in (*case.images, case.label):
+        image = nibabel.load(path)
+        image.header.set_xyzt_units("micron")
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    found = fingerprint(scans.dataset())
+    assert found.cases[0].spacing_mm == pytest.approx((0.5, 0.5, 0.5))
+    assert found.describes(scans.dataset())
+    earlier = replace(found, cases=(replace(found.cases[0], spacing_mm=(500.0, 500.0, 500.0)),))
+    assert not earlier.describes(scans.dataset())
