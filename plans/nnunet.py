@@ -33,6 +33,8 @@ SCHEMES: dict[Normalization, str] = {
     "rescale_0_1": "RescaleTo01Normalization",
     "rgb_0_1": "RGBTo01Normalization",
 }
+#: It keeps prepared label maps as int16.
+NNUNET_LARGEST_VALUE = 32767
 #: Its function for resampling, which is ours, too.
 RESAMPLE = "resample_data_or_seg_to_shape"
 
@@ -72,7 +74,14 @@ def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plan
         dataset: the data set.
         fingerprint: its measurements.
         plans: one for each configuration, all for this data set.
+
+    Raises:
+        ValueError: if nnU-Net would make other values of the labels.
     """
+    if (largest := max(dataset.labels.allowed_values)) > NNUNET_LARGEST_VALUE:
+        raise ValueError(
+            f"stock nnU-Net keeps labels as 16 bits, in which {largest} becomes another value; number them from 1"
+        )
     exported = Exported(folder, nnunet_name(dataset.name))
     description = _description(dataset)
     raw, preprocessed = (folder / f"nnUNet_{kind}" / exported.name for kind in ("raw", "preprocessed"))

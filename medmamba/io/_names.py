@@ -10,6 +10,8 @@ from medmamba.io._errors import DatasetError
 from medmamba.io.images import suffixes
 
 ENDINGS = suffixes()
+#: Of Slicer's segmentations, which lie beside the images that they are of.
+SEGMENTATION = ".seg.nrrd"
 #: nnU-Net's mark of a channel at the end of a file's stem.
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -38,7 +40,17 @@ def channel_of(path: Path) -> tuple[str, int | None]:
 
 
 def images_in(folder: Path, ending: str | None = None) -> list[Path]:
-    """Image files of a folder, sorted, links that lead nowhere too; what file managers leave behind is passed over."""
+    """Image files of a folder, sorted, links that lead nowhere too; what file managers leave behind is passed over.
+
+    So are segmentations of Slicer, unless the ending asks for them.
+    """
+    return [
+        path for path in maps_in(folder, ending) if ending is not None or split_ending(path)[1].lower() != SEGMENTATION
+    ]
+
+
+def maps_in(folder: Path, ending: str | None = None) -> list[Path]:
+    """As `images_in`, of a folder of label maps, to which segmentations of Slicer belong."""
     if not folder.is_dir():
         return []
     endings = ENDINGS if ending is None else (ending.lower(),)
@@ -51,7 +63,7 @@ def images_in(folder: Path, ending: str | None = None) -> list[Path]:
 
 def labels_in(folder: Path, ending: str | None = None) -> dict[str, Path]:
     """Label maps by what their names say without ending; among several of one name that with the ending counts."""
-    paths = images_in(folder)
+    paths = maps_in(folder)
     return {split_ending(path)[0]: path for path in sorted(paths, key=lambda path: split_ending(path)[1] == ending)}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from medmamba.io._errors import DatasetError
 from medmamba.io._findings import Facts, Finding, Severity, some
-from medmamba.io._names import images_in
+from medmamba.io._names import maps_in
 from medmamba.io._regions import lost_values, order_remedy
 from medmamba.io._scan import scan, some_values
 from medmamba.io.datasets import Survey, labels_of_values, survey
@@ -125,7 +125,7 @@ def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
         return
     labels = {case.label for case in dataset.training if case.label is not None}
     for folder in sorted({label.parent for label in labels if label.parent.is_dir()}):
-        orphans = [path.name for path in images_in(folder) if path not in labels]
+        orphans = [path.name for path in maps_in(folder) if path not in labels]
         if orphans:
             yield Finding(
                 severity="warning",

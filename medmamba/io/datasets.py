@@ -16,7 +16,7 @@ import numpy as np
 from medmamba.case import Case, Dataset, Split
 from medmamba.io import _description
 from medmamba.io._errors import DatasetError
-from medmamba.io._names import ENDINGS, by_case, channel_of, images_in, labels_in, refuse_doubles, split_ending
+from medmamba.io._names import ENDINGS, by_case, channel_of, images_in, labels_in, maps_in, refuse_doubles, split_ending
 from medmamba.io.images import read_channels, read_label
 from medmamba.labels import Label, Labels
 from medmamba.plans._json import read_json
@@ -250,7 +250,7 @@ def _survey_folders(root: Path) -> Survey:
     found = Survey(name=root.name, root=root, layout="folders")
     paths = images_in(root / "images")
     labels = labels_in(root / "labels")
-    maps = images_in(root / "labels")
+    maps = maps_in(root / "labels")
     found.attempt(lambda: refuse_doubles(root / "labels", maps, by_case(maps, numbered=False)), None)
     # Where a label bears an image's whole name, four digits at its end count patients, not channels.
     whole = {split_ending(path)[0] for path in paths} & set(labels)

@@ -252,7 +252,7 @@ def test_inputs_are_grouped_by_channel(tmp_path: Path) -> None:
         find_inputs(tmp_path / "empty", 1)
 
 
-@pytest.mark.parametrize("ending", io.suffixes())
+@pytest.mark.parametrize("ending", sorted(set(io.suffixes()) - {".seg.nrrd"}))
 def test_file_with_several_channels_is_a_case_of_plain_folders(ending: str, tmp_path: Path) -> None:
     for number in range(1, 4):
         image(tmp_path / "images" / f"patient_{number:04d}{ending}", value=number, channels=3)
@@ -308,6 +308,16 @@ def test_labels_may_end_otherwise_than_images(layout: str, ending: str, tmp_path
     assert [f"left{ending}" in finding.message for finding in findings if finding.rule == "label-without-image"] == [
         True
     ]
+
+
+def test_segmentations_of_slicer_beside_images_are_no_images(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.nrrd")
+    for folder in ("images", "labels"):
+        label(tmp_path / folder / "a.seg.nrrd", 1)
+    assert [case.images[0].name for case in find_inputs(tmp_path / "images", 1)] == ["a.nrrd"]
+    (case,) = open_dataset(tmp_path).training
+    assert (case.id, case.images[0].name, case.label and case.label.name) == ("a", "a.nrrd", "a.seg.nrrd")
+    assert find_inputs(tmp_path / "images" / "a.seg.nrrd", 1)[0].id == "a"  # asked for by name
 
 
 def test_label_that_is_there_twice_is_refused_where_nothing_says_which_counts(tmp_path: Path) -> None:

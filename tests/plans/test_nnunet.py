@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from medmamba.io import open_dataset
+from medmamba.labels import Label, Labels
 from medmamba.networks import nnunet as builder
 from medmamba.plans.fingerprint import fingerprint
 from medmamba.plans.nnunet import PLANS_NAME, export_nnunet, nnunet_name
@@ -101,3 +102,11 @@ def test_exported_plan_builds_the_planned_network(tmp_path: Path) -> None:
     network = builder.build(len(plan.channels), plan.labels.output_channels, **architecture, deep_supervision=False)
     assert network.decoder.deep_supervision is False
     assert len(network.decoder.stages) == len(plan.topology.features) - 1
+
+
+def test_labels_that_nnunet_would_change_are_not_exported(tmp_path: Path) -> None:
+    dataset = open_dataset(write_dataset(tmp_path / "Dataset042_Small", cases=2))
+    atlas = replace(dataset, labels=Labels(foreground=(Label(name="a", values=(40_000,)),)))
+    with pytest.raises(ValueError, match="40000 becomes another value"):
+        export_nnunet(tmp_path / "out", atlas, fingerprint(dataset), [])
+    assert not (tmp_path / "out").exists()
