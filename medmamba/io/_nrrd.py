@@ -133,8 +133,9 @@ def _changes(fields: dict[str, str]) -> tuple[dict[str, str], str]:
 
 
 def _vectors(text: str) -> list[Vector | None]:
-    found = re.findall(r"none|\([^)]*\)", text)
-    return [None if part == "none" else _numbers(part.strip("()").replace(",", " ")) for part in found]
+    """Steps along the axes; None for one that leads nowhere, which older programs wrote as no numbers."""
+    found = [_numbers(part.strip("()").replace(",", " ")) for part in re.findall(r"none|\([^)]*\)", text)]
+    return [vector if vector and not any(map(math.isnan, vector)) else None for vector in found]
 
 
 def _numbers(text: str) -> Vector:

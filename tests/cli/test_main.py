@@ -103,6 +103,7 @@ def damage(dataset: Path, kind: str) -> None:
     elif kind == "singular":
         header = nibabel.load(image).header.copy()
         header["srow_z"] = 0
+        header["qform_code"] = 0  # a qform would take the sform's place
         nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(image).dataobj), None, header), image)
     elif kind == "nan":
         loaded = nibabel.load(image)
