@@ -56,6 +56,17 @@ def check_known(what: str, config: Mapping[str, Any], known: Sequence[str]) -> N
         raise UpstreamError(f"a {what} with {', '.join(unknown)} is not known here; known are {', '.join(known)}")
 
 
+def check_only(what: str, config: Mapping[str, Any], only: Mapping[str, Any]) -> None:
+    """Refuse values of arguments for which there is nothing here.
+
+    Raises:
+        UpstreamError: naming argument, known value and the one that was given.
+    """
+    for name, value in only.items():
+        if (given := config.get(name, value)) != value:
+            raise UpstreamError(f"only {what} with {name}={value!r} is known here, got {given!r}")
+
+
 #: Arguments of upstream's Mamba blocks, ours for them, and their defaults.
 _BLOCK: dict[str, tuple[str, Any]] = {
     "d_state": ("states", 16),

@@ -119,6 +119,7 @@ class GridMamba(KeepsFloat32):
         bias: whether the projections at entry and exit have one.
         shared: whether all orders read what the first one's convolution gives, with the same step size, B, C and D, so
             that only A is each order's own.
+        layer_scale: at the start, of a factor that is learned for each channel of the output; None: there is none.
 
     References:
         Zhu et al., "Vision Mamba", 2024 (two orders, mean; "bidirectional SSM" in its ablations: shared, sum); Xing et
@@ -142,6 +143,7 @@ class GridMamba(KeepsFloat32):
         conv_bias: bool = True,
         bias: bool = False,
         shared: bool = False,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.orders, self.states = tuple(orders), states
@@ -159,6 +161,7 @@ class GridMamba(KeepsFloat32):
         self.A_log = nn.Parameter(draw_decays(self.inner, states).repeat(len(self.orders), 1, 1))
         self.D = nn.Parameter(torch.ones(own, self.inner))
         self.out_proj = nn.Linear(self.inner, width, bias=bias)
+        self.gamma = nn.Parameter(torch.full((width,), float(layer_scale))) if layer_scale is not None else None
         each: Sequence[StepStart] = [starts] * own if isinstance(starts, str) else starts
         for weight, step_bias, start in zip(self.step_weight, self.step_bias, each, strict=True):
             draw_step_size(weight.detach(), step_bias.detach(), start)
@@ -186,4 +189,5 @@ class GridMamba(KeepsFloat32):
             grid=grid,
             scale=self.scale,
         )
-        return cast(Tensor, self.out_proj(y.mT))
+        out = cast(Tensor, self.out_proj(y.mT))
+        return out if self.gamma is None else out * self.gamma

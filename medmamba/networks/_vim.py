@@ -4,14 +4,15 @@ Letters: B batch, C channels, S spatial axes, P axes of the grid of patches, L t
 
 References:
     Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", 2024.
-    Class token in the middle, as in the released weights; the paper's equation puts it first.
+    Class token in the middle, as in the released weights; the paper's equation puts it first, and its ablations know
+    one at each end, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -28,36 +29,63 @@ _CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _INTERPOLATION = {2: "bicubic", 3: "trilinear"}
 
 
-class VimBlock(nn.Module):
-    """RMSNorm and a Mamba block in both directions, or another mixer, beside a residual.
+#: Class tokens among the patches: none, one before the second half of them (a smaller half if their number is odd), one
+#: before all, or one before and one after all.
+ClassTokens = Literal["none", "middle", "first", "ends"]
+#: RMS norm with a weight; layer norm with weight and bias.
+VimNorm = Literal["rms", "layer"]
+_NORMS: dict[VimNorm, type[nn.Module]] = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+
+#: Makes a module of a width.
+OfWidth = Callable[[int], nn.Module]
+
+
+def token_places(kind: ClassTokens, patches: int) -> tuple[int, ...]:
+    """Where in the sequence the class tokens stand, first to last."""
+    return {"none": (), "middle": (patches // 2,), "first": (0,), "ends": (0, patches + 1)}[kind]
+
+
+def make_norm(width: int, kind: VimNorm = "rms", eps: float = 1e-5) -> nn.Module:
+    """The norm before each block and after the last.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind not in _NORMS:
+        raise ValueError(f"a norm must be one of {', '.join(_NORMS)}, got {kind!r}")
+    return _NORMS[kind](width, eps=eps)
+
+
+def mixer_of(name: Mixer, dims: int, *, states: int = 16, step_start: StepStart = "mamba") -> OfWidth | None:
+    """What makes a block's mixer; "bimamba" is the published one, alone so that weights have the published names.
 
     Args:
-        width: d.
-        states: per channel and direction.
-        drop_path: rate of stochastic depth.
-        step_start: how the step size of the backward direction begins.
-        mixer: what mixes the tokens, but not "none"; the published one has ``states`` and ``step_start``.
+        name: see `Mixer`; "none" gives None: there are no blocks.
         dims: axes of the grid of patches, for other mixers.
+        states: per channel and direction.
+        step_start: how the step size of the backward direction begins.
+    """
+    check_mixer(name)
+    if name == "none":
+        return None
+    if name == "bimamba":
+        starts: tuple[StepStart, ...] = ("mamba", step_start)
+        return lambda width: GridMamba(width, bidirectional(), states=states, mean=True, starts=starts)
+    return lambda width: TokenMixer(name, width, dims)
+
+
+class VimBlock(nn.Module):
+    """A norm and what mixes the tokens, beside a residual.
+
+    Args:
+        norm: of the stream's width.
+        mixer: of the same.
+        drop_path: rate of stochastic depth.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        states: int = 16,
-        drop_path: float = 0.0,
-        step_start: StepStart = "mamba",
-        mixer: Mixer = "bimamba",
-        dims: int = 1,
-    ) -> None:
+    def __init__(self, norm: nn.Module, mixer: nn.Module, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.mixer: nn.Module
-        # The published block by itself, so that weights have the published names.
-        if mixer == "bimamba":
-            self.mixer = GridMamba(width, bidirectional(), states=states, mean=True, starts=("mamba", step_start))
-        else:
-            self.mixer = TokenMixer(mixer, width, dims)
+        self.norm, self.mixer = norm, mixer
         self.drop = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Sequence[int] = ()) -> Tensor:
@@ -76,12 +104,12 @@ class Column(nn.Module):
         depth: number of blocks.
         patch: voxels of a patch along each axis.
         stride: from patch to patch; less than ``patch``: they overlap.
-        states: per channel and direction.
-        class_token: whether one more token stands in the middle of the sequence.
+        mixer: makes what mixes the tokens in a block; None: there are no blocks. Orders across the grid need one, so
+            there must be no class tokens.
+        norm: makes the norm before it.
+        tokens: class tokens among the patches.
+        positions: whether patches and class tokens have learned positions.
         drop_path: rate of stochastic depth in the last block; rises linearly.
-        step_start: how the step size of the backward direction begins: as in `medmamba.networks.vim.Vim`.
-        mixer: what mixes the tokens; "none": there are no blocks. Orders across the grid need one, so there must be no
-            class token.
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
 
     Raises:
@@ -97,16 +125,15 @@ class Column(nn.Module):
         depth: int,
         patch: Sequence[int],
         stride: Sequence[int],
-        states: int,
-        class_token: bool,
+        mixer: OfWidth | None,
+        norm: OfWidth = make_norm,
+        tokens: ClassTokens = "none",
+        positions: bool = True,
         drop_path: float,
-        step_start: StepStart,
-        mixer: Mixer,
         checkpointing: bool,
     ) -> None:
         super().__init__()
-        check_mixer(mixer)
-        self.in_channels, self.checkpointing = in_channels, checkpointing
+        self.in_channels, self.checkpointing, self.tokens = in_channels, checkpointing, tokens
         self.patch, self.stride = tuple(patch), tuple(stride)
         if len(size) not in _CONV or not len(self.patch) == len(self.stride) == len(size):
             raise ValueError(
@@ -116,12 +143,13 @@ class Column(nn.Module):
             raise ValueError(f"Vim: depth must be at least 1, got {depth}")
         self.grid = self.grid_of(size)
         self.patches = _CONV[len(size)](in_channels, width, self.patch, stride=self.stride)
-        self.position = nn.Parameter(torch.empty(1, *self.grid, width))
-        self.class_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
-        self.class_position = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        count = len(token_places(tokens, math.prod(self.grid)))
+        self.position = nn.Parameter(torch.empty(1, *self.grid, width)) if positions else None
+        self.class_token = nn.Parameter(torch.empty(1, count, width)) if count else None
+        self.class_position = nn.Parameter(torch.empty(1, count, width)) if count and positions else None
+        rates = drop_rates(drop_path, depth)
         self.blocks = nn.ModuleList(
-            VimBlock(width, states=states, drop_path=rate, step_start=step_start, mixer=mixer, dims=len(size))
-            for rate in drop_rates(drop_path, 0 if mixer == "none" else depth)
+            VimBlock(norm(width), mixer(width), drop_path=rate) for rate in rates if mixer is not None
         )
         for parameter in (self.position, self.class_token, self.class_position):
             if parameter is not None:
@@ -158,11 +186,12 @@ class Column(nn.Module):
             ValueError: for another number of channels or axes, or if patches do not cover the image.
         """
         grid = self._grid(x)
-        x = self.patches(x).flatten(2).mT + self._positions(grid).flatten(1, -2)
-        if self.class_token is not None and self.class_position is not None:
-            middle = x.shape[1] // 2
-            token = (self.class_token + self.class_position).expand(x.shape[0], -1, -1)
-            x = torch.cat([x[:, :middle], token, x[:, middle:]], dim=1)
+        x = self.patches(x).flatten(2).mT
+        if self.position is not None:
+            x = x + self._positions(self.position, grid).flatten(1, -2)
+        if self.class_token is not None:
+            token = self.class_token if self.class_position is None else self.class_token + self.class_position
+            x = self._insert(x, token.expand(x.shape[0], -1, -1))
         depth = len(self.blocks)
         taps = tuple(min(count, depth) for count in taps) or (depth,)
         streams = {0: x} if 0 in taps else {}
@@ -175,22 +204,33 @@ class Column(nn.Module):
         return [streams[count] for count in taps]
 
     def maps(self, x: Tensor, taps: Sequence[int] = ()) -> list[Tensor]:
-        """As `forward`, without the class token and as maps (B, d, *P)."""
+        """As `forward`, without the class tokens and as maps (B, d, *P)."""
         grid = self._grid(x)
-        streams = self(x, taps)
-        if self.class_token is not None:
-            middle = math.prod(grid) // 2
-            streams = [torch.cat([y[:, :middle], y[:, middle + 1 :]], dim=1) for y in streams]
-        return [y.mT.unflatten(2, grid) for y in streams]
+        return [self.split(y)[0].mT.unflatten(2, grid) for y in self(x, taps)]
+
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """A stream (B, L, d) as patches and class tokens, (B, T, d) each."""
+        count = 0 if self.class_token is None else self.class_token.shape[1]
+        places = token_places(self.tokens, y.shape[1] - count)
+        starts, ends = [0, *(place + 1 for place in places)], [*places, y.shape[1]]
+        patches = torch.cat([y[:, start:end] for start, end in zip(starts, ends, strict=True)], dim=1)
+        return patches, torch.cat([y[:, :0], *(y[:, place : place + 1] for place in places)], dim=1)
+
+    def _insert(self, patches: Tensor, tokens: Tensor) -> Tensor:
+        """The stream of patches (B, L, d) and class tokens (B, T, d)."""
+        ends = [place - index for index, place in enumerate(token_places(self.tokens, patches.shape[1]))]
+        starts = [0, *ends]
+        parts = [part for i, end in enumerate(ends) for part in (patches[:, starts[i] : end], tokens[:, i : i + 1])]
+        return torch.cat([*parts, patches[:, starts[-1] :]], dim=1)
 
     def _grid(self, x: Tensor) -> tuple[int, ...]:
         check_dims(x, self.in_channels, len(self.patch))
         return self.grid_of(x.shape[2:])
 
-    def _positions(self, grid: tuple[int, ...]) -> Tensor:
+    def _positions(self, learned: Tensor, grid: tuple[int, ...]) -> Tensor:
         if grid == self.grid:
-            return self.position
-        first = self.position.movedim(-1, 1)
+            return learned
+        first = learned.movedim(-1, 1)
         return F.interpolate(first, grid, mode=_INTERPOLATION[len(grid)], align_corners=False).movedim(1, -1)
 
 
