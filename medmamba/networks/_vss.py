@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -24,7 +24,7 @@ from medmamba.networks._mixers import TokenMixer
 from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size
 
 Stem = Literal["plain", "deep"]
-Downsampling = Literal["merge", "conv"]
+Downsampling = Literal["merge", "patch", "conv"]
 
 
 class SS2D(KeepsFloat32):
@@ -165,7 +165,11 @@ class ConvLayerNorm(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Join neighbours, two along each axis: (B, *S, C_in) to (B, *S / 2, C_out); a last odd row is left out."""
+    """Join neighbours, two along each axis: (B, *S, C_in) to (B, *S / 2, C_out); a last odd row has zeros beside it.
+
+    Zeros as in the authors' ``classification`` folder; their single file cannot merge odd maps, and their first release
+    left the last row out.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, dims: int) -> None:
         super().__init__()
@@ -176,11 +180,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Joined in the authors' order: the first axis alternates fastest."""
+        x = F.pad(x, (0, 0, *(size % 2 * side for size in x.shape[-2:0:-1] for side in (0, 1))))
         for axis in range(1, self.dims + 1):
-            half = x.shape[axis] // 2
-            x = torch.cat(
-                [x.narrow(axis, 0, 2 * half).unflatten(axis, (half, 2)).select(axis + 1, i) for i in (0, 1)], -1
-            )
+            x = torch.cat([x.unflatten(axis, (-1, 2)).select(axis + 1, i) for i in (0, 1)], -1)
         return cast(Tensor, self.reduction(self.norm(x)))
 
 
@@ -203,6 +205,8 @@ def make_downsampling(kind: Downsampling, in_channels: int, out_channels: int, d
     """A map, channels last, to half of its resolution."""
     if kind == "merge":
         return PatchMerging(in_channels, out_channels, dims)
+    if kind == "patch":
+        return ConvLayerNorm(merging_conv(in_channels, out_channels, (2,) * dims), out_channels)
     if kind != "conv":
-        raise ValueError(f"downsampling must be 'merge' or 'conv', got {kind!r}")
+        raise ValueError(f"downsampling must be one of {', '.join(get_args(Downsampling))}, got {kind!r}")
     return _halving(in_channels, out_channels, dims)

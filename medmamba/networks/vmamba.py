@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from medmamba.networks._backbone import (
     run,
 )
 from medmamba.networks._blocks import check_size, conv, initialise
-from medmamba.networks._convert import UpstreamError, load_upstream
+from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
 from medmamba.networks._decoders import make_decoder
 from medmamba.networks._mixers import Mixer, check_mixer
 from medmamba.networks._registry import register
@@ -79,13 +80,16 @@ class VMamba(nn.Module):
         dims: 2 or 3; scans along each axis, so six orders in 3D.
         widths: channels of each stage.
         depths: blocks of each stage.
-        ssm_ratio: inner width of a block over its width.
+        ssm_ratio: inner width of a block's scan over its width; 0: no scans.
         states: per channel and order.
+        rank: of the step size; 0: a sixteenth of the width, rounded up.
+        kernel: of a block's depthwise convolution, odd.
         mlp_ratio: hidden width of the MLPs; 0: none.
         gate: whether each block has a gate.
         conv_bias: whether its depthwise convolution has a bias.
         stem: "plain": patches of 4; "deep": two convolutions of stride 2.
-        downsampling: between stages; "merge": linear, of patches of 2; "conv": convolution of size 3 and stride 2.
+        downsampling: between stages; "merge": linear, of norms of patches of 2; "patch": norm of a convolution of size
+            2 and stride 2; "conv": the same of size 3.
         drop_path: rate of stochastic depth in the last block; rises linearly.
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
     """
@@ -100,6 +104,8 @@ class VMamba(nn.Module):
         depths: Sequence[int] = (2, 2, 8, 2),
         ssm_ratio: float = 1.0,
         states: int = 1,
+        rank: int = 0,
+        kernel: int = 3,
         mlp_ratio: float = 4.0,
         gate: bool = False,
         conv_bias: bool = False,
@@ -116,14 +122,17 @@ class VMamba(nn.Module):
         self.pyramid = Pyramid(tuple(widths), accumulate(steps))
         downs = [make_downsampling(downsampling, fine, coarse, dims) for fine, coarse in pairwise(widths)]
         self.entries = nn.ModuleList([make_stem(stem, in_channels, widths[0], dims), *downs])
+        scan = partial(
+            SS2D, dims=dims, states=states, ratio=ssm_ratio, rank=rank, kernel=kernel, conv_bias=conv_bias, gate=gate
+        )
         mixers = [
-            [
-                SS2D(width, dims=dims, states=states, ratio=ssm_ratio, conv_bias=conv_bias, gate=gate)
-                for _ in range(depth)
-            ]
+            [scan(width) if ssm_ratio else None for _ in range(depth)]
             for width, depth in zip(widths, depths, strict=True)
         ]
         self.stages = _stages(widths, mixers, mlp_ratio, drop_path)
+        # What rounds down must not leave nothing.
+        coarsest = 2 ** (len(widths) - 1) if downsampling == "patch" else 1
+        self._least = 4 * coarsest - (0 if stem == "plain" else 3)
         self.norm = nn.LayerNorm(widths[-1])
         self.head = nn.Linear(widths[-1], classes)
         draw_linear([self.head])
@@ -131,10 +140,10 @@ class VMamba(nn.Module):
     def features(self, x: Tensor) -> list[Tensor]:
         """(B, C_in, *S) to the maps of all stages, finest first: (B, C, *S / stride) by `pyramid`.
 
-        Sizes that the strides do not divide are rounded: merging leaves out a last odd row, convolutions round up.
+        Sizes that the strides do not divide are rounded: up, but down by a plain stem and by downsampling of patches.
 
         Raises:
-            ValueError: for another shape, or an image smaller than the total stride.
+            ValueError: for another shape, or an image of which a stage would get nothing.
         """
         return [channels_first(y) for y in self._maps(x)]
 
@@ -145,11 +154,8 @@ class VMamba(nn.Module):
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         check_dims(x, self.in_channels, self.dims)
-        size, stride = tuple(x.shape[2:]), self.pyramid.strides[-1]
-        if any(n < s for n, s in zip(size, stride, strict=True)):
-            raise ValueError(
-                f"input size {size} must be at least the total stride {stride}; pad it, or take fewer stages"
-            )
+        if min(size := tuple(x.shape[2:])) < self._least:
+            raise ValueError(f"input size {size} must be at least {self._least} along each axis; pad it")
         return _run_stages(self.entries, self.stages, channels_last(x), checkpointing=self.checkpointing)
 
 
@@ -249,21 +255,35 @@ class VMambaUNet(SegmentationNetwork):
 #: What arguments of upstream's constructors must be for their weights to mean the same here.
 _ONLY: dict[str, Any] = {
     "patch_size": 4,
-    "ssm_dt_rank": "auto",
-    "dt_rank": "auto",
-    "ssm_conv": 3,
-    "d_conv": 3,
     "ssm_act_layer": "silu",
+    "act_layer": "silu",
+    "ssm_drop_rate": 0.0,
+    "dropout": 0.0,
     "mlp_act_layer": "gelu",
+    "mlp_drop_rate": 0.0,
     "gmlp": False,
     "post_norm": False,
     "patch_norm": True,
     "posembed": False,
 }
-#: Whether there is a gate, by upstream's ``forward_type``.
-_GATED = {"v0": True, "v05": True, "v05_noz": False}
+#: Arguments that every one of them takes, by their names in ``VSSM`` and ``VSSBlock``, and in ``SS2D``.
+_SCAN = ("ssm_d_state", "ssm_ratio", "ssm_dt_rank", "ssm_conv", "ssm_conv_bias", "forward_type")
+_MIX = ("d_state", "ssm_ratio", "dt_rank", "d_conv", "conv_bias", "bias", "forward_type", "channel_first")
+_NETWORK = (
+    *("in_chans", "num_classes", "dims", "depths", "mlp_ratio", "norm_layer", "patchembed_version"),
+    *("downsample_version", "drop_path_rate", "use_checkpoint"),
+)
+_BLOCK_ALONE = ("hidden_dim", "mlp_ratio", "drop_path", "channel_first", "use_checkpoint")
+#: Those that say how weights are drawn; and the size that ``posembed`` is for.
+_START = ("ssm_init", "initialize", "dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "imgsize")
+#: Types of ``forward_type`` that compute one and the same, but for the rounding of 16 bits; "_no32" concerns only that.
+_TYPES = ("v0", "v0seq", "v01", "v02", "v03", "v04", "v05", "v2", "v3")
+#: The first version, which takes no variants.
+_FIRST = ("v0", "v0seq")
 _STEMS: dict[str, Stem] = {"v1": "plain", "v2": "deep"}
-_DOWNSAMPLINGS: dict[str, Downsampling] = {"v1": "merge", "v3": "conv"}
+_DOWNSAMPLINGS: dict[str, Downsampling] = {"v1": "merge", "v2": "patch", "v3": "conv"}
+#: Norms are over channels in both layouts.
+_NORMS = ("ln", "ln2d")
 #: Ours for upstream's names, of the root file and of its ``classification`` folder.
 _MIXER = {
     "conv2d.weight": "conv.weight",
@@ -283,17 +303,46 @@ _STEM: dict[Stem, dict[str, str]] = {
 }
 _DOWN: dict[Downsampling, dict[str, str]] = {
     "merge": {"1": "norm", "2": "reduction"},
+    "patch": {"1": "conv", "3": "norm"},
     "conv": {"1": "conv", "3": "norm"},
 }
 
 
-def _check(config: Mapping[str, Any]) -> None:
-    for name, value in _ONLY.items():
-        if config.get(name, value) != value:
-            raise UpstreamError(f"only VMamba with {name}={value!r} is known here, got {config[name]!r}")
-    kind = config.get("forward_type")
-    if kind not in _GATED:
-        raise UpstreamError(f"only VMamba with a forward_type of {', '.join(_GATED)} is known here, got {kind!r}")
+def _check(what: str, config: Mapping[str, Any], *known: str) -> None:
+    check_known(what, config, (*known, *_ONLY, *_START))
+    check_only(what, config, _ONLY)
+
+
+def _gated(config: Mapping[str, Any]) -> bool:
+    """Whether there is a gate, by upstream's ``forward_type``."""
+    kind = str(config.get("forward_type"))
+    base = kind.removesuffix("_no32").removesuffix("_noz")
+    no_gate = kind.removesuffix("_no32").endswith("_noz")
+    if base not in _TYPES or (kind != base and base in _FIRST):
+        raise UpstreamError(
+            f"only VMamba with a forward_type of {', '.join(_TYPES)} is known here, all but the first two also with "
+            f"'_noz' for no gate, got {kind!r}"
+        )
+    return not no_gate
+
+
+def _scan_options(config: Mapping[str, Any], prefix: str = "ssm_") -> dict[str, Any]:
+    """Options of `SS2D` and `VMamba` by upstream's arguments, which have a prefix in all but ``SS2D`` itself."""
+    gate = _gated(config)
+    rank, kernel = config.get(f"{prefix}dt_rank", "auto"), config.get(f"{prefix or 'd_'}conv", 3)
+    options = {
+        "states": config.get(f"{prefix}d_state", 16),
+        "rank": 0 if rank == "auto" else rank,
+        "gate": gate,
+        "kernel": kernel,
+        "conv_bias": config.get(f"{prefix}conv_bias", True),
+    }
+    if config["forward_type"] in _FIRST:
+        return options | {"kernel": 3, "conv_bias": True}  # whatever the arguments say
+    if kernel < 2 or kernel % 2 == 0:
+        name = "ssm_conv" if prefix else "d_conv"
+        raise UpstreamError(f"only VMamba with an odd {name} of 3 or more is known here, got {kernel!r}")
+    return options
 
 
 def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -306,7 +355,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     Raises:
         UpstreamError: if a setting is of another version than the published models, or weights do not fit.
     """
-    _check(config)
+    _check("VMamba", config, *_NETWORK, *_SCAN)
     widths = config.get("dims", 96)
     depths = config.get("depths", (2, 2, 9, 2))
     stem, down = config.get("patchembed_version", "v1"), config.get("downsample_version", "v2")
@@ -315,16 +364,16 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
             f"VMamba's patchembed_version must be one of {', '.join(_STEMS)} and downsample_version one of "
             f"{', '.join(_DOWNSAMPLINGS)} to be known here, got {stem!r} and {down!r}"
         )
+    if (norm := config.get("norm_layer", "ln").lower()) not in _NORMS:
+        raise UpstreamError(f"VMamba's norm_layer must be one of {', '.join(_NORMS)} to be known here, got {norm!r}")
     network = VMamba(
         config.get("in_chans", 3),
         config.get("num_classes", 1000),
         widths=[widths * 2**stage for stage in range(len(depths))] if isinstance(widths, int) else widths,
         depths=depths,
         ssm_ratio=config.get("ssm_ratio", 2.0),
-        states=config.get("ssm_d_state", 16),
         mlp_ratio=config.get("mlp_ratio", 4.0),
-        gate=_GATED[config["forward_type"]],
-        conv_bias=config.get("ssm_conv_bias", True),
+        **_scan_options(config),
         stem=_STEMS[stem],
         downsampling=_DOWNSAMPLINGS[down],
         drop_path=config.get("drop_path_rate", 0.1),
@@ -354,17 +403,10 @@ def convert_block(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
     Raises:
         UpstreamError: as `convert`.
     """
-    _check(config)
-    mixer = SS2D(
-        config["hidden_dim"],
-        states=config.get("ssm_d_state", 16),
-        ratio=config.get("ssm_ratio", 2.0),
-        conv_bias=config.get("ssm_conv_bias", True),
-        gate=_GATED[config["forward_type"]],
-    )
-    block = VSSBlock(
-        config["hidden_dim"], mixer, mlp_ratio=config.get("mlp_ratio", 4.0), drop_path=config.get("drop_path", 0.0)
-    )
+    _check("a block of VMamba", config, *_BLOCK_ALONE, *_SCAN)
+    width, ratio = config["hidden_dim"], config.get("ssm_ratio", 2.0)
+    mixer = SS2D(width, ratio=ratio, **_scan_options(config)) if ratio else None
+    block = VSSBlock(width, mixer, mlp_ratio=config.get("mlp_ratio", 4.0), drop_path=config.get("drop_path", 0.0))
     return load_upstream(block, _reshaped({_block_name(key): tensor for key, tensor in state_dict.items()}))
 
 
@@ -378,15 +420,9 @@ def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
     Raises:
         UpstreamError: as `convert`.
     """
-    _check(config)
-    mixer = SS2D(
-        config["d_model"],
-        states=config.get("d_state", 16),
-        ratio=config.get("ssm_ratio", 2.0),
-        conv_bias=config.get("conv_bias", True),
-        gate=_GATED[config["forward_type"]],
-        bias=config.get("bias", False),
-    )
+    _check("SS2D", config, "d_model", *_MIX)
+    bias = config.get("bias", False) and config["forward_type"] not in _FIRST
+    mixer = SS2D(config["d_model"], ratio=config.get("ssm_ratio", 2.0), bias=bias, **_scan_options(config, prefix=""))
     return load_upstream(mixer, _reshaped({_MIXER.get(key, key): tensor for key, tensor in state_dict.items()}))
 
 
