@@ -17,7 +17,8 @@ def networks(
 ) -> None:
     """List the networks that can be planned for and trained.
 
-    Options of a network are set in its plan: `medmamba train PLAN --set network.options.residual=true`.
+    Options of a network are set in its plan: `medmamba train PLAN --set network.options.residual=true`. Lists are
+    written as in JSON: `--set network.options.blocks=[1,3,4,6]`.
     """
     from medmamba.networks import describe, names
 

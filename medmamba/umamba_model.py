@@ -13,15 +13,16 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from medmamba.case import Split
 from medmamba.checkpoint import Position, Run, RunInfo, Schedule, Weights, versions
 from medmamba.networks import from_upstream
+from medmamba.networks.umamba import UMamba, block_options
 from medmamba.plans.from_nnunet import plan_from_nnunet
 from medmamba.plans.plan import Plan
 from medmamba.pretrained import CheckpointError, find_weights, read_checkpoint
@@ -136,6 +137,7 @@ def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> Non
         mirror_axes=content.get("inference_allowed_mirroring_axes") or (),
     )
     converted = _network(plan, find_weights(content, fold.checkpoint))
+    plan = replace(plan, network=replace(plan.network, options=block_options(converted)))
     info = RunInfo(
         fold=fold.name,
         split=Split(train=(), validation=()),  # which nnU-Net does not keep with the model
@@ -148,7 +150,7 @@ def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> Non
     log.info("%s: fold %s of %s", fold.checkpoint, fold.name, trainer)
 
 
-def _network(plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _network(plan: Plan, tensors: Mapping[str, Tensor]) -> UMamba:
     config: dict[str, Any] = {
         "patch": plan.topology.patch_size,
         "strides": plan.topology.strides,
@@ -157,4 +159,4 @@ def _network(plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:
         "in_ch": len(plan.channels),
         "ncls": plan.labels.output_channels,
     }
-    return from_upstream(plan.network.name, config, tensors)
+    return cast(UMamba, from_upstream(plan.network.name, config, tensors))

@@ -104,10 +104,12 @@ def test_imported_model_predicts_as_nnunet_does(model: Model, tmp_path: Path, mo
     np.testing.assert_array_equal(predictor(case).array[0][clear], labels[clear])
 
 
-def test_imported_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
-    model = Model()
+@pytest.mark.parametrize("blocks", [{}, {"blocks": [3, 1, 2], "decoder_blocks": [1, 4]}], ids=["usual", "listed"])
+def test_imported_weights_are_those_of_the_checkpoint(blocks: dict[str, list[int]], tmp_path: Path) -> None:
+    model = Model(blocks=blocks)
     [run] = import_model(write_model(tmp_path / "model", model), tmp_path / "imported")
     expected = model.network("0")
+    assert run.plan.network.options == blocks
     network = Predictor.from_runs([run], CPU).members[0]
     for key, tensor in expected.state_dict().items():
         assert torch.equal(network.state_dict()[key], tensor), key

@@ -42,6 +42,8 @@ class Model:
     labels: dict[str, Any] = field(default_factory=lambda: LABELS)
     folds: tuple[str, ...] = ("0",)
     mirror_axes: tuple[int, ...] | None = (0, 2)
+    #: Numbers of blocks of encoder and decoder stages that the code was patched to build; empty: the authors'.
+    blocks: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ class Model:
     def network(self, fold: str) -> nn.Module:
         """Of a fold, random, with heads that favour no class."""
         torch.manual_seed(sum(map(ord, fold)))
-        network = networks.create(self.name, len(self.channels), self.outputs, self.topology)
+        network = networks.create(self.name, len(self.channels), self.outputs, self.topology, **self.blocks)
         with torch.no_grad():
             for head in network.get_submodule("decoder.seg_layers").children():
                 for parameter in head.parameters():

@@ -7,7 +7,7 @@ weights fit without renaming.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
@@ -78,6 +78,32 @@ def check_size(x: Tensor, total_stride: Sequence[int]) -> None:
     size = tuple(x.shape[2:])
     if len(size) != len(total_stride) or any(n % s for n, s in zip(size, total_stride, strict=True)):
         raise ValueError(f"input size {size} must be divisible by the product of strides {tuple(total_stride)}")
+
+
+#: How many blocks each stage has: one number for all of them, or one each; empty: as many as usual.
+Counts = int | Sequence[int]
+
+
+def block_counts(name: str, given: Counts, usual: Sequence[int]) -> tuple[int, ...]:
+    """How many blocks each stage has.
+
+    Args:
+        name: of what is given.
+        given: see `Counts`.
+        usual: for each stage.
+
+    Raises:
+        ValueError: unless there is a positive whole number for each stage, naming list and rule.
+    """
+    if isinstance(given, int):
+        counts: tuple[Any, ...] = (given,) * len(usual)
+    else:
+        counts = tuple(given) or tuple(usual)
+    if len(counts) != len(usual) or any(type(count) is not int or count < 1 for count in counts):
+        raise ValueError(
+            f"{name} must be a positive whole number, or one for each of the {len(usual)} stages, but is {given!r}"
+        )
+    return counts
 
 
 class ConvNorm(nn.Module):

@@ -11,6 +11,8 @@ References:
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -18,8 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.networks._backbone import run
-from medmamba.networks._blocks import Upsample, check_size, initialise, pointwise, residual_stage
-from medmamba.networks._convert import UpstreamError, load_upstream
+from medmamba.networks._blocks import (
+    Counts,
+    Upsample,
+    block_counts,
+    check_size,
+    initialise,
+    pointwise,
+    residual_stage,
+)
+from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -27,6 +37,9 @@ from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
 
 Placement = Literal["bottleneck", "encoder"]
+
+#: Residual blocks of a stage in nnU-Net's plans for the authors' networks.
+BLOCKS = 2
 
 
 class MambaLayer(nn.Module):
@@ -156,13 +169,16 @@ class UMamba(SegmentationNetwork):
             which ties the network to the topology's patch size.
         placement: one Mamba layer at the bottleneck (U-Mamba Bot), or one after each encoder stage (U-Mamba Enc; every
             second one in 2D).
+        blocks: residual blocks of the encoder's stages: one number, or a list, finest first; the stem has as many as
+            the first one. Empty: the authors', two each and one each in the coarser half.
+        decoder_blocks: the same of the decoder's stages, coarsest first.
         mixer: what mixes voxels in the Mamba layers; "none" leaves these out, which is the network to compare with.
         checkpointing: compute stages and Mamba layers a second time in the backward pass instead of keeping their
             insides.
         deep_supervision: return logits of all resolutions.
 
     Raises:
-        ValueError: if there is no such mixer.
+        ValueError: if there is no such mixer, or there are not as many numbers of blocks as stages.
     """
 
     def __init__(
@@ -172,6 +188,8 @@ class UMamba(SegmentationNetwork):
         topology: Topology,
         *,
         placement: Placement,
+        blocks: Counts = (),
+        decoder_blocks: Counts = (),
         mixer: Mixer = "mamba",
         checkpointing: bool = False,
         deep_supervision: bool = True,
@@ -180,15 +198,14 @@ class UMamba(SegmentationNetwork):
         self.checkpointing = checkpointing
         check_mixer(mixer)
         stages = len(topology.features)
-        # The authors halve the depth of the coarser half of the network.
-        encoder_blocks = [2 if stage < math.ceil(stages / 2) else 1 for stage in range(stages)]
-        decoder_blocks = [2 if stage < math.ceil((stages - 1) / 2 + 0.5) else 1 for stage in range(stages - 1)]
-        self.encoder = Encoder(in_channels, topology, encoder_blocks, placement, mixer, checkpointing=checkpointing)
+        encoder = block_counts("blocks", blocks, shallower((BLOCKS,) * stages, stages))
+        decoder = block_counts("decoder_blocks", decoder_blocks, shallower((BLOCKS,) * (stages - 1), stages))
+        self.encoder = Encoder(in_channels, topology, encoder, placement, mixer, checkpointing=checkpointing)
         has_layer = placement == "bottleneck" and mixer != "none"
         layer = MambaLayer(topology.features[-1], topology.dims, mixer=mixer) if has_layer else nn.Identity()
         self.mamba_layer = layer
         self.decoder = Decoder(
-            out_channels, topology, decoder_blocks, deep_supervision=deep_supervision, checkpointing=checkpointing
+            out_channels, topology, decoder, deep_supervision=deep_supervision, checkpointing=checkpointing
         )
         self._total_stride = topology.total_stride
         tied = any(getattr(layer, "channel_tokens", False) for layer in self.encoder.mamba_layers)
@@ -213,6 +230,29 @@ class UMamba(SegmentationNetwork):
         return cast("Tensor | list[Tensor]", self.decoder(maps))
 
 
+def shallower(counts: Sequence[int], stages: int) -> tuple[int, ...]:
+    """Numbers of blocks as the authors' code builds them from those of the plan: one each in the coarser half.
+
+    Args:
+        counts: of each stage of the encoder, or of the decoder, which has one less.
+        stages: of the encoder.
+    """
+    kept = math.ceil(stages / 2) if len(counts) == stages else math.ceil((stages - 1) / 2 + 0.5)
+    return tuple(count if stage < kept else 1 for stage, count in enumerate(counts))
+
+
+def block_options(network: UMamba) -> dict[str, list[int]]:
+    """The options that numbers of blocks other than the authors' need when the network is made again."""
+    encoder = [len(cast(nn.Sequential, stage)) for stage in network.encoder.stages]
+    decoder = [len(cast(nn.Sequential, stage)) for stage in network.decoder.get_submodule("stages").children()]
+    found = {"blocks": encoder, "decoder_blocks": decoder}
+    return {
+        name: counts
+        for name, counts in found.items()
+        if tuple(counts) != shallower((BLOCKS,) * len(counts), len(encoder))
+    }
+
+
 def _layer_at(stage: int, topology: Topology, mixer: Mixer) -> MambaLayer | None:
     """U-Mamba Enc's Mamba layer after a stage, None where it has none."""
     stages = len(topology.features)
@@ -234,11 +274,22 @@ def umamba_bot(
     out_channels: int,
     topology: Topology,
     *,
+    blocks: Counts = (),
+    decoder_blocks: Counts = (),
     mixer: Mixer = "mamba",
     checkpointing: bool = False,
 ) -> UMamba:
     """Residual U-Net with a Mamba layer at the bottleneck."""
-    return UMamba(in_channels, out_channels, topology, placement="bottleneck", mixer=mixer, checkpointing=checkpointing)
+    return UMamba(
+        in_channels,
+        out_channels,
+        topology,
+        placement="bottleneck",
+        blocks=blocks,
+        decoder_blocks=decoder_blocks,
+        mixer=mixer,
+        checkpointing=checkpointing,
+    )
 
 
 @register("umamba_enc", source=SOURCE)
@@ -247,11 +298,39 @@ def umamba_enc(
     out_channels: int,
     topology: Topology,
     *,
+    blocks: Counts = (),
+    decoder_blocks: Counts = (),
     mixer: Mixer = "mamba",
     checkpointing: bool = False,
 ) -> UMamba:
     """Residual U-Net with Mamba layers in the encoder; tied to its patch size."""
-    return UMamba(in_channels, out_channels, topology, placement="encoder", mixer=mixer, checkpointing=checkpointing)
+    return UMamba(
+        in_channels,
+        out_channels,
+        topology,
+        placement="encoder",
+        blocks=blocks,
+        decoder_blocks=decoder_blocks,
+        mixer=mixer,
+        checkpointing=checkpointing,
+    )
+
+
+#: Arguments of the authors' constructors beside those that every configuration has. Numbers of blocks are those of
+#: nnU-Net's plan, one for all stages or a list, by its names or by ours.
+TAKES = ("deep_supervision", "n_blocks_per_stage", "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "ne", "nd")
+_ENCODER_BLOCKS = ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_encoder", "ne")
+_DECODER_BLOCKS = ("n_conv_per_stage_decoder", "nd")
+#: What must be as the authors' functions have it.
+_ONLY: dict[str, Any] = {
+    "conv_bias": True,
+    "norm": "InstanceNorm eps 1e-5 affine",
+    "nonlin": "LeakyReLU 0.01",
+    "dropout_op": None,
+    "stem_channels": None,
+}
+#: Where ``features_per_stage`` comes from: that of the first stage, and the most.
+_FEATURES = ("base", "mx")
 
 
 def convert_bot(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -259,11 +338,14 @@ def convert_bot(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
 
     Args:
         config: what their code takes from plan and data set: ``patch``, ``strides``, ``kernels``,
-            ``features_per_stage``, ``in_ch``, ``ncls``, ``deep_supervision``. Names it holds besides change nothing.
+            ``features_per_stage``, ``in_ch``, ``ncls``, ``deep_supervision``, and the numbers of blocks of each stage,
+            which their code cuts to one in the coarser half. The weights tell how many blocks were built; numbers that
+            are neither these nor come to these are refused.
         state_dict: its tensors; an nnU-Net checkpoint's entry ``network_weights``.
 
     Raises:
-        UpstreamError: for weights of the first version of U-Mamba, or of another network.
+        UpstreamError: for weights of the first version of U-Mamba, or of another network; for an argument that is not
+            known here.
     """
     return _converted(config, state_dict, "bottleneck")
 
@@ -279,22 +361,60 @@ def _converted(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], plac
             "these are weights of U-Mamba's first version (January 2024), another network: plain stem, transposed "
             "convolutions, no channel tokens. Weights trained with the code since March 2024 can be loaded"
         )
+    needed = ("patch", "strides", "kernels", "features_per_stage", "in_ch", "ncls", "deep_supervision")
+    check_known("U-Mamba", config, (*needed, *_ENCODER_BLOCKS, *_DECODER_BLOCKS, *_FEATURES, *_ONLY))
+    check_only("U-Mamba", config, _ONLY)
+    features = tuple(config["features_per_stage"])
+    _check_features(config, features)
     topology = Topology(
         patch_size=tuple(config["patch"]),
         strides=tuple(tuple(row) for row in config["strides"]),
         kernel_sizes=tuple(tuple(row) for row in config["kernels"]),
-        features=tuple(config["features_per_stage"]),
+        features=features,
     )
+    stages = len(features)
     network = UMamba(
         config["in_ch"],
         config["ncls"],
         topology,
         placement=placement,
+        blocks=_counts(config, _ENCODER_BLOCKS, state_dict, "encoder.stages", stages, stages),
+        decoder_blocks=_counts(config, _DECODER_BLOCKS, state_dict, "decoder.stages", stages - 1, stages),
         deep_supervision=config.get("deep_supervision", True),
     )
     # The published decoder holds the encoder, and each block's layers a second time in a list.
     aliases = ("decoder.encoder.", "all_modules.")
     return load_upstream(network, {k: v for k, v in state_dict.items() if not any(alias in k for alias in aliases)})
+
+
+def _check_features(config: Mapping[str, Any], features: Sequence[int]) -> None:
+    """Refuse widths that contradict what they are made of."""
+    first, most = config.get("base", features[0]), config.get("mx", max(features))
+    made = [min(first * 2**stage, most) for stage in range(len(features))]
+    if any(name in config for name in _FEATURES) and made != list(features):
+        raise UpstreamError(f"base={first} and mx={most} make features {made}, but features_per_stage={list(features)}")
+
+
+def _counts(
+    config: Mapping[str, Any],
+    names: Sequence[str],
+    state_dict: Mapping[str, Tensor],
+    where: str,
+    count: int,
+    stages: int,
+) -> tuple[int, ...]:
+    """Blocks of each stage: as the weights have them, which must be what the configuration says."""
+    given = next((config[name] for name in names if name in config), BLOCKS)
+    asked = (given,) * count if isinstance(given, int) else tuple(given)
+    if len(asked) != count:
+        raise UpstreamError(f"{names[0]} must be one number or {count}, one for each stage, got {list(asked)}")
+    numbers = (re.match(rf"{re.escape(where)}\.(\d+)\.(\d+)\.", key) for key in state_dict)
+    built = Counter(stage for stage, _ in {(int(n[1]), int(n[2])) for n in numbers if n})
+    found = tuple(built[stage] for stage in range(count))
+    cut = shallower(asked, stages)
+    if found not in (asked, cut) and min(found) > 0 and any(name in config for name in names):
+        raise UpstreamError(f"{names[0]}={list(asked)} builds {list(cut)} blocks, but the weights are of {list(found)}")
+    return found if min(found) > 0 else cut  # weights that lack a stage are named where they are loaded
 
 
 def _is_first_version(state_dict: Mapping[str, Tensor]) -> bool:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import (
     ConvNorm,
+    Counts,
     activation,
+    block_counts,
     check_size,
     initialise,
     pointwise,
@@ -36,21 +38,39 @@ RESIDUAL_BLOCKS = (1, 3, 4, 6)
 
 
 def plain_stage(
-    in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int] | None = None
+    in_channels: int,
+    out_channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int] | None = None,
+    convs: int = CONVS,
 ) -> nn.Sequential:
-    """Two times convolution, norm, activation; the first convolution strides."""
+    """So many times convolution, norm, activation; the first convolution strides."""
     layers: list[nn.Module] = []
-    for index in range(CONVS):
+    for index in range(convs):
         source, step = (in_channels, stride) if index == 0 else (out_channels, None)
         layers += [ConvNorm(source, out_channels, kernel, step), activation()]
     return nn.Sequential(*layers)
 
 
 class UNetDecoder(nn.Module):
-    """Transposed convolution, join with the encoder's map, two convolutions; logits at every resolution."""
+    """Transposed convolution, join with the encoder's map, convolutions; logits at every resolution.
+
+    Args:
+        out_channels: of the logits.
+        topology: of the encoder.
+        convs: convolutions of each stage, coarsest first, see `Counts`; empty: two each.
+        deep_supervision: return logits of all resolutions; may be set at any time.
+        checkpointing: see `UNet`.
+    """
 
     def __init__(
-        self, out_channels: int, topology: Topology, *, deep_supervision: bool, checkpointing: bool = False
+        self,
+        out_channels: int,
+        topology: Topology,
+        *,
+        convs: Counts = (),
+        deep_supervision: bool,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
@@ -60,8 +80,10 @@ class UNetDecoder(nn.Module):
             transposed_conv(features[stage + 1], features[stage], topology.strides[stage + 1])
             for stage in coarse_to_fine
         )
+        counts = block_counts("decoder_blocks", convs, (CONVS,) * len(coarse_to_fine))
         self.stages = nn.ModuleList(
-            plain_stage(2 * features[stage], features[stage], topology.kernel_sizes[stage]) for stage in coarse_to_fine
+            plain_stage(2 * features[stage], features[stage], topology.kernel_sizes[stage], convs=count)
+            for stage, count in zip(coarse_to_fine, counts, strict=True)
         )
         self.seg_layers = nn.ModuleList(
             pointwise(features[stage], out_channels, topology.dims) for stage in coarse_to_fine
@@ -87,8 +109,14 @@ class UNet(SegmentationNetwork):
         out_channels: channels of the logits.
         topology: shape of the network; 2D or 3D, any input that the strides divide.
         residual: residual blocks in the encoder, more of them in deeper stages.
+        blocks: convolutions, or residual blocks, of the encoder's stages: one number, or a list, finest first; empty:
+            nnU-Net's, two convolutions each, or 1, 3, 4, 6, 6, ... blocks.
+        decoder_blocks: convolutions of the decoder's stages: one number, or a list, coarsest first; empty: two each.
         checkpointing: compute stages a second time in the backward pass instead of keeping their insides.
         deep_supervision: return logits of all resolutions.
+
+    Raises:
+        ValueError: if there are not as many numbers of blocks as stages.
     """
 
     def __init__(
@@ -98,6 +126,8 @@ class UNet(SegmentationNetwork):
         topology: Topology,
         *,
         residual: bool = False,
+        blocks: Counts = (),
+        decoder_blocks: Counts = (),
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
@@ -107,14 +137,16 @@ class UNet(SegmentationNetwork):
         self.stem = residual_stage(in_channels, features[0], kernels[0], None, 1) if residual else nn.Identity()
         widths = [features[0] if residual else in_channels, *features]
         self.stages = nn.ModuleList()
-        for stage, width in enumerate(features):
-            if residual:
-                blocks = RESIDUAL_BLOCKS[min(stage, len(RESIDUAL_BLOCKS) - 1)]
-                self.stages.append(residual_stage(widths[stage], width, kernels[stage], strides[stage], blocks))
-            else:
-                self.stages.append(plain_stage(widths[stage], width, kernels[stage], strides[stage]))
+        make, usual = (residual_stage, RESIDUAL_BLOCKS) if residual else (plain_stage, (CONVS,))
+        counts = block_counts("blocks", blocks, [usual[min(stage, len(usual) - 1)] for stage in range(len(features))])
+        for stage, (width, count) in enumerate(zip(features, counts, strict=True)):
+            self.stages.append(make(widths[stage], width, kernels[stage], strides[stage], count))
         self.decoder = UNetDecoder(
-            out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing
+            out_channels,
+            topology,
+            convs=decoder_blocks,
+            deep_supervision=deep_supervision,
+            checkpointing=checkpointing,
         )
         self._total_stride = topology.total_stride
         self.apply(initialise)
@@ -136,7 +168,22 @@ class UNet(SegmentationNetwork):
 
 @register("unet", source="Isensee et al.: nnU-Net, 2021")
 def unet(
-    in_channels: int, out_channels: int, topology: Topology, *, residual: bool = False, checkpointing: bool = False
+    in_channels: int,
+    out_channels: int,
+    topology: Topology,
+    *,
+    residual: bool = False,
+    blocks: Counts = (),
+    decoder_blocks: Counts = (),
+    checkpointing: bool = False,
 ) -> UNet:
     """nnU-Net's U-Net, the baseline; option residual for its residual encoder."""
-    return UNet(in_channels, out_channels, topology, residual=residual, checkpointing=checkpointing)
+    return UNet(
+        in_channels,
+        out_channels,
+        topology,
+        residual=residual,
+        blocks=blocks,
+        decoder_blocks=decoder_blocks,
+        checkpointing=checkpointing,
+    )

@@ -24,6 +24,7 @@ def test_json_holds_what_the_registry_knows() -> None:
     result = CliRunner().invoke(app, ["--json"])
     listed = {entry["name"]: entry for entry in json.loads(result.stdout)}
     assert set(listed) == set(networks.names())
-    assert listed["unet"]["options"] == {"residual": False, "checkpointing": False}
+    blocks: dict[str, list[int]] = {"blocks": [], "decoder_blocks": []}
+    assert listed["unet"]["options"] == {"residual": False, **blocks, "checkpointing": False}
     assert listed["umamba_bot"]["dims"] == [2, 3]
     assert listed["umamba_bot"]["task"] == "segmentation"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 
 from medmamba import networks
 from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.umamba import MambaLayer, UMamba
+from medmamba.networks.umamba import MambaLayer, UMamba, block_options
 from medmamba.plans.plan import Topology
 
 
@@ -58,6 +60,60 @@ def test_coarser_half_has_half_the_blocks(stages: int, encoder: list[int], decod
     network = UMamba(1, 2, topology((64, 64), (4,) * stages), placement="bottleneck")
     assert [len(stage) for stage in network.encoder.stages] == encoder  # type: ignore[arg-type]  # a Sequential each
     assert [len(stage) for stage in network.decoder.stages] == decoder  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["umamba_bot", "umamba_enc"])
+def test_blocks_may_be_listed(name: str) -> None:
+    network = networks.create(name, 1, 2, topology((16, 16), (4, 5, 6)), blocks=[1, 3, 6], decoder_blocks=[4, 2])
+    assert isinstance(network, UMamba)
+    assert len(network.encoder.stem) == 1
+    assert [len(stage) for stage in network.encoder.stages] == [1, 3, 6]  # type: ignore[arg-type]
+    assert [len(stage) for stage in network.decoder.stages] == [4, 2]  # type: ignore[arg-type]
+    assert block_options(network) == {"blocks": [1, 3, 6], "decoder_blocks": [4, 2]}
+    assert block_options(networks.create(name, 1, 2, topology((16, 16), (4, 5, 6)))) == {}  # type: ignore[arg-type]
+
+
+CONFIG: dict[str, Any] = {
+    "patch": [16, 16],
+    "strides": [[1, 1], [2, 2], [2, 2]],
+    "kernels": [[3, 3]] * 3,
+    "features_per_stage": [4, 5, 6],
+    "in_ch": 1,
+    "ncls": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("named", "built"),
+    [
+        ({}, ([3, 1, 5], [4, 2])),
+        ({"ne": [3, 1, 5], "nd": [4, 2]}, ([3, 1, 5], [4, 2])),
+        ({"n_conv_per_stage_encoder": [3, 4, 5], "n_conv_per_stage_decoder": 2}, ([3, 4, 1], [2, 2])),
+        ({"n_blocks_per_stage": 2}, ([2, 2, 1], [2, 2])),
+    ],
+)
+def test_weights_tell_how_many_blocks_there_are(named: dict[str, Any], built: tuple[list[int], list[int]]) -> None:
+    torch.manual_seed(0)
+    options = {"blocks": built[0], "decoder_blocks": built[1]}
+    network = networks.create("umamba_bot", 1, 2, topology((16, 16), (4, 5, 6)), **options).eval()
+    loaded = networks.from_upstream("umamba_bot", CONFIG | named, network.state_dict()).eval()
+    x = torch.randn(1, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(x)[0], network(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"ne": [1, 3, 4]}, r"=\[1, 3, 4\] builds \[1, 3, 1\] blocks, but the weights are of \[2, 2, 1\]"),
+        ({"n_conv_per_stage_decoder": [2, 1]}, r"=\[2, 1\] builds \[2, 1\] blocks, .* of \[2, 2\]"),
+        ({"nd": [2, 2, 2]}, "must be one number or 2"),
+    ],
+)
+def test_numbers_of_blocks_that_the_weights_contradict_are_refused(named: dict[str, Any], words: str) -> None:
+    weights = networks.create("umamba_bot", 1, 2, topology((16, 16), (4, 5, 6))).state_dict()
+    with pytest.raises(networks.UpstreamError, match=words):
+        networks.from_upstream("umamba_bot", CONFIG | named, weights)
 
 
 def test_channel_tokens_tie_the_network_to_its_patch() -> None:
