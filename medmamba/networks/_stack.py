@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from medmamba.networks._backbone import run
 from medmamba.networks.mamba import MambaBlock, MambaState
 
-#: "rms": `torch.nn.RMSNorm`; "layer": layer norm with weight and bias.
-NormKind = Literal["rms", "layer"]
+#: "rms": `torch.nn.RMSNorm`; "layer": layer norm with weight and bias; "rms_bias": RMS norm with a bias, too.
+NormKind = Literal["rms", "layer", "rms_bias"]
 
 
 class FeedForward(Protocol):
@@ -40,27 +40,28 @@ class Norm(nn.Module):
     Args:
         width: channels.
         kind: see `NormKind`.
+        eps: added to the mean square.
 
     Raises:
         ValueError: for another kind.
     """
 
-    EPS = 1e-5
-
-    def __init__(self, width: int, kind: NormKind) -> None:
+    def __init__(self, width: int, kind: NormKind, eps: float = 1e-5) -> None:
         super().__init__()
         if kind not in get_args(NormKind):
             raise ValueError(f"a norm must be one of {', '.join(get_args(NormKind))}, got {kind!r}")
         self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if kind == "layer" else None
+        self.bias = nn.Parameter(torch.zeros(width)) if kind != "rms" else None
+        self.centred, self.eps = kind == "layer", eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) to (..., d)."""
-        weight = self.weight.to(x.dtype)
-        if self.bias is None:
-            y = F.rms_norm(x, weight.shape, weight, self.EPS)
+        weight, bias = self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
+        if self.centred:
+            y = F.layer_norm(x, weight.shape, weight, bias, self.eps)
         else:
-            y = F.layer_norm(x, weight.shape, weight, self.bias.to(x.dtype), self.EPS)
+            y = F.rms_norm(x, weight.shape, weight, self.eps)
+            y = y if bias is None else y + bias
         return y.to(self.weight.dtype)
 
 
@@ -86,6 +87,7 @@ class MambaStack(nn.Module):
         width: d.
         depth: number of Mamba blocks.
         norm: of each layer.
+        eps: of the norms.
         block: makes a Mamba block of width d; ``partial(MambaBlock, d_state=8)`` for another than the usual one.
         feed_forward: makes a `FeedForward` layer of width d; None: Mamba blocks only.
         float32_residual: add in float32 even if the weights are of 16 bits; deep stacks drift otherwise.
@@ -98,6 +100,7 @@ class MambaStack(nn.Module):
         depth: int,
         *,
         norm: NormKind = "rms",
+        eps: float = 1e-5,
         block: Callable[[int], MambaBlock] = MambaBlock,
         feed_forward: Callable[[int], nn.Module] | None = None,
         float32_residual: bool = True,
@@ -107,9 +110,9 @@ class MambaStack(nn.Module):
         self.float32_residual, self.checkpointing = float32_residual, checkpointing
         self.layers = nn.ModuleList()
         for _ in range(depth):
-            self.layers.append(ResidualLayer(Norm(width, norm), block(width)))
+            self.layers.append(ResidualLayer(Norm(width, norm, eps), block(width)))
             if feed_forward is not None:
-                self.layers.append(ResidualLayer(Norm(width, norm), feed_forward(width)))
+                self.layers.append(ResidualLayer(Norm(width, norm, eps), feed_forward(width)))
 
     def blocks(self) -> list[MambaBlock]:
         """The Mamba blocks, first to last."""

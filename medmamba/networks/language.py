@@ -57,6 +57,7 @@ class MambaLM(nn.Module):
         width: d.
         depth: number of Mamba blocks.
         norm: of each layer, and after the last.
+        eps: of the norms.
         tied: whether logits are read with the embedding's weights.
         final_norm: whether the stream is normalised before the logits.
         multiple: V is the vocabulary, rounded up to a multiple of this; the logits beyond it mean nothing.
@@ -82,6 +83,7 @@ class MambaLM(nn.Module):
         depth: int,
         *,
         norm: NormKind = "rms",
+        eps: float = 1e-5,
         tied: bool = True,
         final_norm: bool = True,
         multiple: int = 8,
@@ -100,12 +102,13 @@ class MambaLM(nn.Module):
             width,
             depth,
             norm=norm,
+            eps=eps,
             block=block,
             feed_forward=feed_forward,
             float32_residual=float32_residual,
             checkpointing=checkpointing,
         )
-        self.norm = Norm(width, norm) if final_norm else None
+        self.norm = Norm(width, norm, eps) if final_norm else None
         self.head = None if tied else nn.Linear(width, padded, bias=False)
         self._initialise()
 
@@ -263,7 +266,8 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     """
     usual = {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}
     known = ("d_model", "n_layer", "vocab_size", "pad_vocab_size_multiple", "rms_norm", "residual_in_fp32")
-    check_known("Mamba language model", config, (*known, "tie_embeddings", "fused_add_norm", "ssm_cfg", *usual))
+    others = ("tie_embeddings", "ssm_cfg", "fused_add_norm", "initializer_cfg", "device", "dtype")
+    check_known("Mamba language model", config, (*known, *others, *usual))
     if other := [name for name, value in usual.items() if config.get(name, value) != value]:
         raise UpstreamError(f"only language models of Mamba blocks are known here; {', '.join(other)} must be empty")
     ssm = dict(config.get("ssm_cfg", {}))

@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,9 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
-from medmamba.networks._convert import UpstreamError, check_known, load_upstream
+from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
 from medmamba.networks._ssm import KeepsFloat32
+from medmamba.networks._stack import NormKind
 from medmamba.networks.language import MambaLM
 from medmamba.networks.mamba import MambaBlock
 
@@ -42,11 +44,13 @@ class Routing:
         probabilities: (T, E) of each expert.
         expert: (T,) the number of each token's most likely expert; the first of equals.
         kept: (T,) whether that expert has room for it.
+        size: (T,) logarithm of the sum of the router's exponentials, for the `router_z_loss`; None: not known.
     """
 
     probabilities: Tensor
     expert: Tensor
     kept: Tensor
+    size: Tensor | None = None
 
 
 class SwitchFeedForward(KeepsFloat32):
@@ -64,22 +68,27 @@ class SwitchFeedForward(KeepsFloat32):
         hidden: h.
         experts: E.
         capacity: each expert serves at most ``capacity * T / E`` tokens, rounded down, but at least one; None: all.
+        z_weight: how much the `router_z_loss` counts beside the `balancing_loss`, which is 1.
 
     Raises:
-        ValueError: if the number of experts or the capacity is not positive.
+        ValueError: if the number of experts or the capacity is not positive, or the weight is negative.
     """
 
     #: Small differences in the router's logits send a token elsewhere.
     float32_parameters = ("router",)
 
-    def __init__(self, width: int, hidden: int, experts: int, *, capacity: float | None = 1.0) -> None:
+    def __init__(
+        self, width: int, hidden: int, experts: int, *, capacity: float | None = 1.0, z_weight: float = 0.0
+    ) -> None:
         super().__init__()
         if experts < 1 or (capacity is not None and capacity <= 0):
             raise ValueError(
                 f"a switch layer must have at least one expert and a positive capacity, got {experts} and {capacity}; "
                 "use capacity=None for no limit"
             )
-        self.capacity = capacity
+        if z_weight < 0:
+            raise ValueError(f"z_weight must be at least 0, got {z_weight}")
+        self.capacity, self.z_weight = capacity, z_weight
         self.router = nn.Parameter(torch.empty(width, experts))
         self.weight_in = nn.Parameter(torch.empty(experts, width, hidden))
         self.weight_out = nn.Parameter(torch.empty(experts, hidden, width))
@@ -88,9 +97,12 @@ class SwitchFeedForward(KeepsFloat32):
         draw(self.weight_out, experts * hidden)  # the authors' fan-in counts all experts
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L, d) to (B, L, d), and the `balancing_loss`, a scalar."""
+        """(B, L, d) to (B, L, d), and the `balancing_loss` with its share of the `router_z_loss`, a scalar."""
         routing = self.route(x.flatten(0, -2), self.capacity)
-        return self.mix(x.flatten(0, -2), routing).view(x.shape), balancing_loss(routing)
+        loss = balancing_loss(routing)
+        if self.z_weight:
+            loss = loss + self.z_weight * router_z_loss(routing)
+        return self.mix(x.flatten(0, -2), routing).view(x.shape), loss
 
     def serve_all(self, x: Tensor) -> Tensor:
         """(B, L, d) to (B, L, d), whatever the capacity: a token's answer does not depend on other tokens."""
@@ -101,17 +113,19 @@ class SwitchFeedForward(KeepsFloat32):
         """Choose an expert for each token of (T, d), in float32 at least."""
         kind = torch.promote_types(tokens.dtype, torch.float32)
         with torch.autocast(tokens.device.type, enabled=False):
-            probabilities = (tokens.to(kind) @ self.router.to(kind)).softmax(dim=-1)
+            logits = tokens.to(kind) @ self.router.to(kind)
+            probabilities, size = logits.softmax(dim=-1), logits.logsumexp(dim=-1)
         expert = probabilities.argmax(dim=-1)
         if capacity is None:
-            return Routing(probabilities, expert, torch.ones_like(expert, dtype=torch.bool))
+            return Routing(probabilities, expert, torch.ones_like(expert, dtype=torch.bool), size)
         experts = probabilities.shape[1]
         room = max(1, int(capacity * len(tokens) / experts))
         order = expert.argsort(stable=True)
         counts = torch.bincount(expert, minlength=experts)
         first = counts.cumsum(0) - counts
         turn = torch.arange(len(tokens), device=tokens.device) - first[expert[order]]
-        return Routing(probabilities, expert, torch.empty_like(expert, dtype=torch.bool).scatter(0, order, turn < room))
+        kept = torch.empty_like(expert, dtype=torch.bool).scatter(0, order, turn < room)
+        return Routing(probabilities, expert, kept, size)
 
     def mix(self, tokens: Tensor, routing: Routing) -> Tensor:
         """Serve (T, d) as routed: (T, d), rows of 0 for tokens that are not kept."""
@@ -151,6 +165,22 @@ def balancing_loss(routing: Routing) -> Tensor:
     return experts * (wanted * routing.probabilities.sum(0)).sum() / max(1, count) ** 2
 
 
+def router_z_loss(routing: Routing) -> Tensor:
+    """Mean over tokens of the squared logarithm of the sum of the router's exponentials, a scalar: keeps logits small.
+
+    No tokens have none: 0.
+
+    Raises:
+        ValueError: if the routing does not know these sums.
+
+    References:
+        Zoph et al., "ST-MoE", 2022, equation 5.
+    """
+    if routing.size is None:
+        raise ValueError("the routing must know the size of its logits; take one that SwitchFeedForward.route made")
+    return routing.size.square().sum() / max(1, len(routing.size))
+
+
 def draw(weight: Tensor, fan_in: int) -> None:
     """Initialise a weight in place as the authors do."""
     bound = 2 * INIT_SCALE
@@ -161,7 +191,8 @@ class MoEMamba(MambaLM):
     """Language model of pairs of a Mamba block and a switch layer. The defaults are the published settings.
 
     Layer norms, an untied head, no norm before it, no positions. `balanced` returns the balancing losses of all switch
-    layers; the authors add `BALANCE_WEIGHT` times their mean to the cross-entropy.
+    layers, each with its share of the router's z-loss; the authors add `BALANCE_WEIGHT` times their mean to the
+    cross-entropy.
 
     Args:
         vocabulary: number of tokens.
@@ -173,6 +204,9 @@ class MoEMamba(MambaLM):
             published, but neither `prefill` nor `generate`.
         positions: learned embeddings of as many positions are added; 0: none.
         expand: inner width of a Mamba block over d.
+        norm: of each layer.
+        eps: of the norms.
+        z_weight: as in `SwitchFeedForward`.
         checkpointing: as in `MambaStack`.
     """
 
@@ -187,19 +221,25 @@ class MoEMamba(MambaLM):
         capacity: float | None = 1.0,
         positions: int = 0,
         expand: float = 2,
+        norm: NormKind = "layer",
+        eps: float = 1e-5,
+        z_weight: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(
             vocabulary,
             width,
             pairs,
-            norm="layer",
+            norm=norm,
+            eps=eps,
             tied=False,
             final_norm=False,
             multiple=1,
             positions=positions,
             block=partial(MambaBlock, expand=expand),
-            feed_forward=partial(SwitchFeedForward, hidden=hidden, experts=experts, capacity=capacity),
+            feed_forward=partial(
+                SwitchFeedForward, hidden=hidden, experts=experts, capacity=capacity, z_weight=z_weight
+            ),
             checkpointing=checkpointing,
         )
 
@@ -219,23 +259,41 @@ def active_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters()) - resting
 
 
+#: What must be as the authors' layers of token choice have it.
+_ONLY: dict[str, Any] = {
+    "routing_top_k": 1,
+    "moe_values_exp": 1.0,
+    "detach_gate": False,
+    "get_router_values_from": "weights",
+    "expert_use_bias": False,
+}
+#: Arguments that say how weights are drawn, or how fast the layer runs.
+_START_AND_SPEED = ("init_type", "init_scale", "use_einsum", "use_torch_bmm", "vectorize")
+_LOSSES = ("load_balancing_loss_weight", "zloss_weight")
+
+
 def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' ``TokenChoiceFF`` as a `SwitchFeedForward`.
 
     Args:
-        config: arguments of its constructor; the weight of the balancing loss is the trainer's affair here.
+        config: arguments of its constructor; the weight of the balancing loss is the trainer's affair here, and that of
+            the router's z-loss counts beside it. ``capacity`` is what ``capacity_factor`` came to for some batch, and
+            says nothing new.
         state_dict: its tensors, by the names of January 2024 or of later.
 
     Raises:
         UpstreamError: for an argument that is not known here, more than one expert for a token, or weights that do not
             fit.
     """
-    known = ("dmodel", "n_experts", "expert_size", "capacity_factor", "capacity", "load_balancing_loss_weight")
-    check_known("switch layer", config, (*known, "zloss_weight", "routing_top_k"))
-    if config.get("routing_top_k", 1) != 1 or config.get("zloss_weight", 0) != 0:
-        raise UpstreamError("only switch layers with routing_top_k=1 and zloss_weight=0 are known here")
+    known = ("dmodel", "n_experts", "expert_size", "capacity_factor", "capacity")
+    check_known("switch layer", config, (*known, *_LOSSES, *_ONLY, *_START_AND_SPEED))
+    check_only("a switch layer", config, _ONLY)
     layer = SwitchFeedForward(
-        config["dmodel"], config["expert_size"], config["n_experts"], capacity=config["capacity_factor"]
+        config["dmodel"],
+        config["expert_size"],
+        config["n_experts"],
+        capacity=config["capacity_factor"],
+        z_weight=_z_weight(config),
     )
     return load_upstream(layer, {_leaf(key): tensor for key, tensor in state_dict.items()})
 
@@ -245,18 +303,19 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
 
     Args:
         config: ``vocab``, ``dmodel``, ``n_blocks``, ``n_experts``, ``expert_size``, ``capacity_factor``,
-            ``mamba_expand``, and ``max_length``, which counts only if positions were learned. The weight of the
-            balancing loss is the trainer's affair here.
+            ``mamba_expand``, and ``max_length``, which counts only if positions were learned; ``norm``, "LayerNorm" or
+            "RMSNorm" and its epsilon. The weight of the balancing loss is the trainer's affair here, and that of the
+            router's z-loss counts beside it.
         state_dict: its tensors.
 
     Raises:
         UpstreamError: for an argument that is not known here, another norm, or weights that do not fit.
     """
     known = ("vocab", "dmodel", "n_blocks", "n_experts", "expert_size", "capacity_factor", "mamba_expand", "max_length")
-    check_known("MoE-Mamba", config, (*known, "norm", "load_balancing_loss_weight"))
-    if (norm := config.get("norm", "LayerNorm 1e-5")) != "LayerNorm 1e-5":
-        raise UpstreamError(f"only MoE-Mamba with norm 'LayerNorm 1e-5' is known here, got {norm!r}")
+    check_known("MoE-Mamba", config, (*known, "norm", *_LOSSES, *_ONLY, *_START_AND_SPEED))
+    check_only("MoE-Mamba", config, _ONLY)
     tensors = {_name(key): tensor for key, tensor in state_dict.items()}
+    norm, eps = _norm(str(config.get("norm", "LayerNorm 1e-5")))
     network = MoEMamba(
         config["vocab"],
         config["dmodel"],
@@ -266,14 +325,37 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
         capacity=config.get("capacity_factor", 1.0),
         positions=config["max_length"] if "positions.weight" in tensors else 0,
         expand=config.get("mamba_expand", 2),
+        norm=norm,
+        eps=eps,
+        z_weight=_z_weight(config),
     )
     return load_upstream(network, tensors)
+
+
+def _norm(text: str) -> tuple[NormKind, float]:
+    """Kind and epsilon of a norm that is written like "LayerNorm 1e-5"; the authors' RMSNorm has a bias."""
+    found = re.fullmatch(r"(LayerNorm|layer_norm|RMSNorm|rms_norm)(?:\s+(?:eps\s*=?\s*)?([\d.]+(?:e-?\d+)?))?", text)
+    if found is None:
+        raise UpstreamError(f"only MoE-Mamba with norm 'LayerNorm' or 'RMSNorm' is known here, got {text!r}")
+    return "rms_bias" if found[1].lower().startswith("rms") else "layer", float(found[2] or 1e-5)
+
+
+def _z_weight(config: Mapping[str, Any]) -> float:
+    """Of the router's z-loss, over that of the balancing loss, with which the trainer multiplies both."""
+    weight, balance = config.get("zloss_weight", 0), config.get("load_balancing_loss_weight", BALANCE_WEIGHT)
+    if weight and not balance:
+        raise UpstreamError("zloss_weight counts beside load_balancing_loss_weight here, which must not be 0 then")
+    return weight / balance if weight else 0.0
 
 
 def _leaf(key: str) -> str:
     """Our name of a switch layer's tensor."""
     leaves = {"gate": "router", "lin1_weight": "weight_in", "lin2_weight": "weight_out"}
     return leaves.get(key.rpartition(".")[2], key)
+
+
+#: The authors' RMSNorm calls scale and bias so.
+_NORM_LEAVES = {"pre_norm.g": "norm.weight", "pre_norm.b": "norm.bias"}
 
 
 def _name(key: str) -> str:
@@ -289,4 +371,5 @@ def _name(key: str) -> str:
     index = 2 * int(number) + (branch == "residual_feedforward")
     if leaf.startswith("feedforward."):
         leaf = "mixer." + _leaf(leaf)
+    leaf = _NORM_LEAVES.get(leaf, leaf)
     return f"stack.layers.{index}." + leaf.replace("pre_norm.", "norm.").replace("mamba.", "mixer.")

@@ -216,7 +216,7 @@ def test_text_longer_than_the_positions_is_refused() -> None:
 
 
 def test_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValueError, match="rms, layer, got 'batch'"):
+    with pytest.raises(ValueError, match="rms, layer, rms_bias, got 'batch'"):
         MambaLM(8, 4, 1, norm="batch")  # type: ignore[arg-type]  # the point of the test
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from medmamba import networks
 from medmamba.networks import from_upstream
+from medmamba.networks._stack import Norm
 from medmamba.networks.language import MambaLM
 from medmamba.networks.moe import (
     SIZES,
@@ -20,6 +22,7 @@ from medmamba.networks.moe import (
     SwitchFeedForward,
     active_parameters,
     balancing_loss,
+    router_z_loss,
 )
 from tests import golden
 from tests.golden import Golden, assert_close
@@ -153,6 +156,40 @@ def test_balancing_loss_counts_tokens_without_room_and_is_one_when_even() -> Non
         assert balancing_loss(routed(EXAMPLE, capacity)).item() == pytest.approx(2 * (0.75 * 0.65 + 0.25 * 0.35))
     assert balancing_loss(routed([[0.7, 0.3], [0.3, 0.7]], None)).item() == pytest.approx(1)
     assert balancing_loss(routed([[0.999, 0.001]] * 3, None)).item() == pytest.approx(2, abs=0.01)
+
+
+def test_z_loss_is_the_mean_square_of_the_logarithm_of_the_sum_of_exponentials() -> None:
+    layer = SwitchFeedForward(2, 3, 2, capacity=None, z_weight=0.5)
+    with torch.no_grad():
+        layer.router.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    x = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]]])  # sums of 2 and of 4
+    expected = (math.log(2) ** 2 + math.log(4) ** 2) / 2
+    routing = layer.route(x[0], None)
+    assert router_z_loss(routing).item() == pytest.approx(expected)
+    assert layer(x)[1].item() == pytest.approx(balancing_loss(routing).item() + 0.5 * expected)
+    assert router_z_loss(layer.route(x[0, :0], None)) == 0
+    with pytest.raises(ValueError, match="size of its logits"):
+        router_z_loss(Routing(routing.probabilities, routing.expert, routing.kept))
+
+
+def test_z_loss_of_a_tower_comes_with_its_balance() -> None:
+    torch.manual_seed(0)
+    plain, weighted = MoEMamba(9, 8, 2, 3, 4), MoEMamba(9, 8, 2, 3, 4, z_weight=2.0)
+    weighted.load_state_dict(plain.state_dict())
+    ids = torch.randint(9, (2, 5))
+    found = [network.balanced(ids)[1] for network in (plain, weighted)]
+    assert (found[1] > found[0]).all()
+    with pytest.raises(ValueError, match="z_weight must be at least 0"):
+        MoEMamba(9, 8, 2, 3, 4, z_weight=-1.0)
+
+
+def test_rms_norm_with_a_bias() -> None:
+    norm = Norm(2, "rms_bias", eps=0.5)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([2.0, 3.0]))
+        cast(Tensor, norm.bias).copy_(torch.tensor([0.1, -0.2]))
+    scale = (2.5 + 0.5) ** -0.5  # of (1, 2)
+    torch.testing.assert_close(norm(torch.tensor([1.0, 2.0])), torch.tensor([2 * scale + 0.1, 6 * scale - 0.2]))
 
 
 def switch_and_tokens(**options: Any) -> tuple[SwitchFeedForward, Tensor]:
@@ -343,9 +380,9 @@ TOWER = {"vocab": 8, "dmodel": 4, "n_blocks": 1, "n_experts": 2, "expert_size": 
     ("system", "config", "words"),
     [
         ("moe_switch_ff", LAYER | {"routing_top_k": 2}, "routing_top_k=1"),
-        ("moe_switch_ff", LAYER | {"zloss_weight": 0.1}, "zloss_weight=0"),
+        ("moe_switch_ff", LAYER | {"zloss_weight": 0.1, "load_balancing_loss_weight": 0}, "must not be 0 then"),
         ("moe_switch_ff", LAYER | {"doutput": 3}, "doutput is not known"),
-        ("moe_mamba_lm", TOWER | {"norm": "RMSNorm"}, "got 'RMSNorm'"),
+        ("moe_mamba_lm", TOWER | {"norm": "GroupNorm"}, "got 'GroupNorm'"),
         ("moe_mamba_lm", TOWER | {"heads": 4}, "heads is not known"),
     ],
 )
