@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.networks._backbone import channels_first, channels_last, run
-from medmamba.networks._blocks import conv, merging_conv
+from medmamba.networks._blocks import check_size, conv, merging_conv
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
 
@@ -68,7 +68,12 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(merged, out_width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, *S, C) to (B, *S / stride, C_out)."""
+        """(B, *S, C) to (B, *S / stride, C_out).
+
+        Raises:
+            ValueError: if the stride does not divide the grid.
+        """
+        check_size(channels_first(x), self.stride)
         boxes = [(length // step, step) for length, step in zip(x.shape[1:-1], self.stride, strict=True)]
         split = x.reshape(x.shape[0], *(part for box in boxes for part in box), x.shape[-1])
         dims = len(boxes)

@@ -77,11 +77,12 @@ class ConvFeedForward(nn.Module):
     Args:
         width: C.
         dims: axes of the grid of tokens, 2 or 3.
+        expansion: width between the linear layers over C.
     """
 
-    def __init__(self, width: int, dims: int) -> None:
+    def __init__(self, width: int, dims: int, expansion: float = EXPANSION) -> None:
         super().__init__()
-        inner = EXPANSION * width
+        inner = int(expansion * width)
         self.fc1 = nn.Linear(width, inner)
         self.dwconv = conv(inner, inner, (3,) * dims, groups=inner)
         self.fc2 = nn.Linear(inner, width)

@@ -209,6 +209,7 @@ _FIXED = (
     "drop_rate",
     "ape",
     "spe",
+    "rpe",
     "patch_norm",
     "out_indices",
 )

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import SLOPE, check_size, conv, merging_conv, norm, pointwise, transposed_conv
-from medmamba.networks._convert import check_known, grid_mamba, load_upstream, mixer_options, without_prefix
+from medmamba.networks._convert import (
+    check_known,
+    check_only,
+    grid_mamba,
+    load_upstream,
+    mixer_options,
+    without_prefix,
+)
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -50,6 +57,8 @@ class MambaLayer(nn.Module):
         slices: in how many pieces the third order cuts the tokens; 0: as many as the map has slices along its first
             axis, which makes it the order with that axis fastest.
         states: per channel of the Mamba block.
+        taps: of its convolutions.
+        expand: its inner width over C.
         step_start: how the step sizes of the second and third order begin.
         mixer: what mixes the tokens; "tri" are the three orders, for the others there are no slices.
     """
@@ -61,6 +70,8 @@ class MambaLayer(nn.Module):
         *,
         slices: int = 0,
         states: int = 16,
+        taps: int = 4,
+        expand: float = 2,
         step_start: StepStart = "linear",
         mixer: Mixer = "tri",
     ) -> None:
@@ -71,7 +82,8 @@ class MambaLayer(nn.Module):
         self.mamba: nn.Module
         # The published block by itself, so that weights have the published names.
         if mixer == "tri":
-            self.mamba = GridMamba(width, orders, states=states, starts=("mamba", step_start, step_start))
+            starts: tuple[StepStart, ...] = ("mamba", step_start, step_start)
+            self.mamba = GridMamba(width, orders, states=states, taps=taps, expand=expand, starts=starts)
         else:
             self.mamba = TokenMixer(mixer, width, dims)
 
@@ -328,12 +340,20 @@ class SegMamba(SegmentationNetwork):
         return cast("Tensor | list[Tensor]", self.decoder(skips))
 
 
+#: What must be as it is in the authors' code, which builds another network or none otherwise.
+_ONLY: dict[str, Any] = {"norm_name": "instance", "res_block": True, "spatial_dims": 3}
+#: Arguments of their constructor that it never reads.
+_UNREAD = ("drop_path_rate", "layer_scale_init_value", "conv_block")
+
+
 def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' network: ``in_chans``, ``out_chans``, ``depths``, ``feat_size``, ``hidden_size``.
 
     It has the authors' numbers of slices; ``num_slices`` names others, None those of the feature maps.
     """
-    check_known("SegMamba", config, ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices"))
+    known = ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices")
+    check_known("SegMamba", config, (*known, *_ONLY, *_UNREAD))
+    check_only("SegMamba", config, _ONLY)
     features = (*config.get("feat_size", (48, 96, 192, 384)), config.get("hidden_size", 768))
     stages = len(features) - 1
     topology = Topology(
@@ -348,7 +368,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
         topology,
         deep_supervision=False,
         depths=config.get("depths", (DEPTH,) * stages),
-        slices=config.get("num_slices", PUBLISHED_SLICES) or (),
+        slices=config.get("num_slices", PUBLISHED_SLICES[:stages]) or (),
     )
     tensors = grid_mamba(without_prefix(state_dict, "module."), SUFFIXES)
     return load_upstream(network, {_our_name(key, stages): tensor for key, tensor in tensors.items()})
@@ -374,14 +394,22 @@ def convert_gsc(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
 
 
 def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaLayer: ``dim``, ``d_state``, ``num_slices``."""
-    check_known("MambaLayer", config, ("dim", "d_state", "num_slices"))
-    layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, states=config.get("d_state", 16))
+    """The authors' MambaLayer: ``dim``, ``d_state``, ``d_conv``, ``expand``, ``num_slices``."""
+    check_known("MambaLayer", config, ("dim", "d_state", "d_conv", "expand", "num_slices"))
+    layer = MambaLayer(
+        config["dim"],
+        3,
+        slices=config["num_slices"] or 0,
+        states=config.get("d_state", 16),
+        taps=config.get("d_conv", 4),
+        expand=config.get("expand", 2),
+    )
     return load_upstream(layer, grid_mamba(state_dict, SUFFIXES))
 
 
 def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' Mamba of type v3: ``d_model``, ``nslices``, and what `mixer_options` takes."""
     options = mixer_options(config, "bimamba_type", "nslices")
+    check_only("a mixer of SegMamba", config, {"bimamba_type": "v3"})
     mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **options)
     return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

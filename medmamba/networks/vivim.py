@@ -21,7 +21,15 @@ from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks import _segformer as segformer
 from medmamba.networks._backbone import accumulate, channels_first, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
-from medmamba.networks._convert import check_known, grid_mamba, load_upstream, mixer_options, without_prefix
+from medmamba.networks._convert import (
+    UpstreamError,
+    check_known,
+    check_only,
+    grid_mamba,
+    load_upstream,
+    mixer_options,
+    without_prefix,
+)
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._ssm import GridMamba, StepStart
@@ -44,23 +52,39 @@ class MambaLayer(nn.Module):
     Args:
         width: C.
         states: per channel of the Mamba block.
+        taps: of its convolutions.
+        expand: its inner width over C.
+        expansion: width inside the feed-forward part over C.
+        pieces: in how many pieces the third order cuts the tokens; 0: as many as the clip has frames, which makes it
+            the order through time.
         step_start: how the step sizes of the three orders begin.
         mixer: what mixes the clip's tokens; "tri" are the three orders, "none" leaves the feed-forward part only.
     """
 
-    def __init__(self, width: int, *, states: int = 16, step_start: StepStart = "mamba", mixer: Mixer = "tri") -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        states: int = 16,
+        taps: int = 4,
+        expand: float = 2,
+        expansion: float = segformer.EXPANSION,
+        pieces: int = 0,
+        step_start: StepStart = "mamba",
+        mixer: Mixer = "tri",
+    ) -> None:
         super().__init__()
-        across = ScanOrder(axes=(1, 2, 0))
+        orders = interleaved(pieces) if pieces else (FORWARD, BACKWARD, ScanOrder(axes=(1, 2, 0)))
         self.mamba: nn.Module | None = None
         if mixer != "none":
             self.norm1 = nn.LayerNorm(width)
         # The published block by itself, so that weights have the published names.
         if mixer == "tri":
-            self.mamba = GridMamba(width, (FORWARD, BACKWARD, across), states=states, mean=True, starts=step_start)
+            self.mamba = GridMamba(width, orders, states=states, taps=taps, expand=expand, mean=True, starts=step_start)
         elif mixer != "none":
             self.mamba = TokenMixer(mixer, width, 3)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = segformer.ConvFeedForward(width, 3)
+        self.mlp = segformer.ConvFeedForward(width, 3, expansion)
         draw_linear(self.modules(), LINEAR_STD)
         if isinstance(self.mamba, GridMamba):
             nn.init.trunc_normal_(self.mamba.x_proj, std=LINEAR_STD)
@@ -118,6 +142,8 @@ class Vivim(nn.Module):
             stages read them at the last one's resolution.
         decoder_width: channels of the decoder.
         mamba_layers: after each stage.
+        pieces: in how many pieces the third order of a Mamba layer cuts the clip's tokens, see `MambaLayer`; 0: as many
+            as the clip has frames.
         drop_path: rate of stochastic depth in the last transformer block; rises linearly.
         dropout: rate before the logits.
         edge_head: whether to return logits of edges too, from the finest map.
@@ -125,6 +151,8 @@ class Vivim(nn.Module):
             or two tokens with which it learns less from afar.
         mixer: what mixes the clip in the Mamba layers; "none" leaves their feed-forward parts only, which is the
             network to compare with.
+        any_size: take also frames that the strides do not divide, as the authors' code does: outermost patches reach
+            over the edge, and logits lie a little beside their pixels.
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
@@ -142,11 +170,13 @@ class Vivim(nn.Module):
         reductions: Sequence[int] = (),
         decoder_width: int = 768,
         mamba_layers: int = 2,
+        pieces: int = 0,
         drop_path: float = 0.1,
         dropout: float = 0.1,
         edge_head: bool = False,
         step_start: StepStart = "mamba",
         mixer: Mixer = "tri",
+        any_size: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -170,18 +200,18 @@ class Vivim(nn.Module):
             blocks = [segformer.Block(width, heads[stage], coarser[stage], next(rates)) for _ in range(depths[stage])]
             for module in (embed, *blocks):
                 segformer.initialise(module)
-            layers = [MambaLayer(width, step_start=step_start, mixer=mixer) for _ in range(mamba_layers)]
+            layers = [MambaLayer(width, pieces=pieces, step_start=step_start, mixer=mixer) for _ in range(mamba_layers)]
             self.stages.append(Stage(embed, blocks, layers, checkpointing=checkpointing))
         self.decoder = segformer.Decoder(widths, decoder_width, out_channels, dropout)
         segformer.initialise(self.decoder)
         self.edge_head = pointwise(widths[0], 1, 2) if edge_head else None
-        self._in_channels, self._total_stride = in_channels, topology.total_stride
+        self._in_channels, self._total_stride, self._any_size = in_channels, topology.total_stride, any_size
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Clips (B, T, C, H, W) to logits (B, T, K, H, W), with an edge head also those of edges (B, T, 1, H, W).
 
         Raises:
-            ValueError: if that is not the shape, or the strides do not divide height and width.
+            ValueError: if that is not the shape, or the strides do not divide height and width as they must.
         """
         if x.dim() != 5 or x.shape[2] != self._in_channels or not x.shape[1]:
             raise ValueError(
@@ -190,8 +220,8 @@ class Vivim(nn.Module):
             )
         clips, size = x.shape[0], x.shape[3:]
         frames = x.flatten(0, 1)
-        # Of other sizes the outermost patches reach over the edge, and logits would not lie where their pixels do.
-        check_size(frames, self._total_stride)
+        if not self._any_size:
+            check_size(frames, self._total_stride)
         maps: list[Tensor] = []
         for stage in self.stages:
             maps.append(stage(channels_first(maps[-1]) if maps else frames, clips))
@@ -269,29 +299,59 @@ def _our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' network: ``in_chans``, ``out_chans``, ``with_edge``, and ``segformer`` with the backbone's sizes.
+#: Arguments of the authors' constructor that it never reads, whatever they say.
+_UNREAD = (
+    *("in_chans", "depths", "drop_path_rate", "layer_scale_init_value", "hidden_size", "norm_name", "conv_block"),
+    *("res_block", "spatial_dims"),
+)
 
-    The names of those sizes are the transformers library's. ``nframes`` changes nothing: with the authors' number of
-    frames our third order is theirs, and with any other it still is the one through time. A checkpoint may have the
-    prefix ``model.`` and the loss's own network ``criterion.`` in it.
+
+def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """The authors' network: ``out_chans``, ``with_edge``, and ``segformer`` with the backbone's sizes.
+
+    The names of those sizes are the transformers library's, and its widths are ``feat_size``. Of ``nframes`` the third
+    order of each Mamba layer cuts the clip in as many pieces, whatever the number of frames; without it, in as many as
+    there are frames. A checkpoint may have the prefix ``model.`` and the loss's own network ``criterion.`` in it. The
+    authors' constructor never reads most of its arguments: ``in_chans``, ``depths`` and others change nothing.
     """
-    check_known("Vivim", config, ("in_chans", "out_chans", "with_edge", "segformer", "feat_size", "nframes"))
+    known = ("out_chans", "with_edge", "segformer", "feat_size", "nframes")
+    check_known("Vivim", config, (*known, *_UNREAD))
     sizes = config.get("segformer")
     topology, options = (published_topology(), {}) if sizes is None else _sizes(sizes)
+    if tuple(config.get("feat_size", topology.features)) != topology.features:
+        raise UpstreamError(
+            f"feat_size must be the widths of the SegFormer, {topology.features}, got {config['feat_size']}"
+        )
     network = Vivim(
-        config.get("in_chans", 3),
+        3,
         config.get("out_chans", 1),
         topology,
         edge_head=config.get("with_edge", False),
+        pieces=config.get("nframes", 0),
+        any_size=True,
         **options,
     )
     wanted = {key: tensor for key, tensor in state_dict.items() if not key.startswith("criterion.")}
     return load_upstream(network, _our_names(grid_mamba(without_prefix(wanted, "model."), SUFFIXES)))
 
 
+#: Of a SegFormer: what must be as the library has it, and what is for training or for what the authors leave out.
+_SEGFORMER_ONLY: dict[str, Any] = {"hidden_act": "gelu", "num_channels": 3, "reshape_last_stage": True}
+_SEGFORMER_UNREAD = (
+    *("num_labels", "num_encoder_blocks", "layer_norm_eps", "initializer_range", "semantic_loss_ignore_index"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+
+
 def _sizes(config: Mapping[str, Any]) -> tuple[Topology, dict[str, Any]]:
     """Topology and options of a SegFormer by the names of the transformers library."""
+    needed = ("depths", "hidden_sizes", "decoder_hidden_size", "num_attention_heads", "sr_ratios", "patch_sizes")
+    rates = ("drop_path_rate", "classifier_dropout_prob")
+    check_known("SegFormer", config, (*needed, "strides", "mlp_ratios", *rates, *_SEGFORMER_ONLY, *_SEGFORMER_UNREAD))
+    check_only("a SegFormer", config, _SEGFORMER_ONLY)
+    ratios = config.get("mlp_ratios", (segformer.EXPANSION,))
+    if any(ratio != segformer.EXPANSION for ratio in ratios):
+        raise UpstreamError(f"only a SegFormer with mlp_ratios of {segformer.EXPANSION} is known here, got {ratios}")
     strides = tuple((step, step) for step in config["strides"])
     side = math.prod(config["strides"])
     topology = Topology(
@@ -305,18 +365,34 @@ def _sizes(config: Mapping[str, Any]) -> tuple[Topology, dict[str, Any]]:
         "heads": config["num_attention_heads"],
         "reductions": config["sr_ratios"],
         "decoder_width": config["decoder_hidden_size"],
+        "drop_path": config.get("drop_path_rate", 0.1),
+        "dropout": config.get("classifier_dropout_prob", 0.1),
     }
 
 
 def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaLayer: ``dim``, ``d_state``, ``mlp_ratio``; ours takes (B, T, h, w, C)."""
-    check_known("MambaLayer", config, ("dim", "d_state", "mlp_ratio"))
-    layer = MambaLayer(config["dim"], states=config.get("d_state", 16))
+    """The authors' MambaLayer, which in ours takes (B, T, h, w, C).
+
+    Arguments: ``dim``, ``d_state``, ``d_conv``, ``expand``, ``mlp_ratio``, ``drop`` and ``drop_path`` of 0, and
+    ``nframes``, which is none of its own; see `convert`.
+    """
+    only = {"drop": 0.0, "drop_path": 0.0}
+    check_known("MambaLayer", config, ("dim", "d_state", "d_conv", "expand", "mlp_ratio", "nframes", *only))
+    check_only("a MambaLayer of Vivim", config, only)
+    layer = MambaLayer(
+        config["dim"],
+        states=config.get("d_state", 16),
+        taps=config.get("d_conv", 4),
+        expand=config.get("expand", 2),
+        expansion=config.get("mlp_ratio", segformer.EXPANSION),
+        pieces=config.get("nframes", 0),
+    )
     return load_upstream(layer, _our_names(grid_mamba(state_dict, SUFFIXES)))
 
 
 def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """The authors' Mamba of type v3: ``d_model``, ``nframes``, and what `mixer_options` takes."""
     options = mixer_options(config, "bimamba_type", "nframes")
+    check_only("a mixer of Vivim", config, {"bimamba_type": "v3"})
     mixer = GridMamba(config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **options)
     return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

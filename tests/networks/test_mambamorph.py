@@ -153,6 +153,11 @@ def test_merged_patch_holds_the_tokens_of_its_box_row_by_row() -> None:
     assert torch.allclose(merged[0, 1, 0, 1], (box - box.mean()) / box.std(correction=0), atol=1e-5)
 
 
+def test_patches_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3, 6\) must be divisible by the product of strides \(1, 2, 3\)"):
+        PatchMerging(1, 6, (1, 2, 3))(torch.zeros(1, 2, 3, 6, 1))
+
+
 @pytest.mark.parametrize("features", [(4, 6, 8), (4, 6, 8, 10, 12, 14)])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_any_number_of_mamba_layers_will_do(features: tuple[int, ...], dims: int) -> None:

@@ -178,8 +178,8 @@ def test_missing_weights_are_named(lost: str, named: str) -> None:
 
 
 def test_unknown_arguments_of_the_constructor_are_refused() -> None:
-    with pytest.raises(networks.UpstreamError, match="drop_path_rate"):
-        networks.from_upstream("segmamba", CONFIG | {"drop_path_rate": 0.1}, upstream_weights())
+    with pytest.raises(networks.UpstreamError, match="dropout_rate is not known here"):
+        networks.from_upstream("segmamba", CONFIG | {"dropout_rate": 0.1}, upstream_weights())
 
 
 def test_third_order_follows_the_slices_of_any_map() -> None:
