@@ -45,7 +45,8 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
         system: one of `SYSTEMS`.
         config: arguments of the upstream constructor, by its names: which ones, `SYSTEMS` says for each system. For
             U-Mamba those are values of its plan: ``patch``, ``strides``, ``kernels`` (a row for each stage),
-            ``features_per_stage``, and the numbers of channels ``in_ch`` and of classes with background ``ncls``.
+            ``features_per_stage``, and the numbers of channels ``in_ch`` and of classes with background ``ncls``. None
+            is passed over: one that is not known here, or has a value that this network has nothing for, is refused.
         state_dict: the checkpoint's tensors by upstream's names.
 
     Returns:
@@ -74,13 +75,17 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
 _UMAMBA = ("patch", "strides", "kernels", "features_per_stage", "in_ch", "ncls")
 _BLOCK = ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
 _MAMBAMORPH = ("embed_dim", "depths", "reg_head_chan", "d_state", "d_conv", "expand", "img_size")
-_VIM = ("img_size", "patch_size", "stride", "channels", "num_classes", "embed_dim", "depth", "d_state")
-_VSS = ("ssm_d_state", "ssm_ratio", "ssm_conv_bias", "mlp_ratio")
+_VIM = (
+    *("img_size", "patch_size", "stride", "channels", "num_classes", "embed_dim", "depth", "d_state", "ssm_cfg"),
+    *("norm_epsilon", "if_bimamba", "init_layer_scale", "if_cls_token", "use_middle_cls_token"),
+    *("use_double_cls_token", "final_pool_type", "drop_path_rate"),
+)
+_VSS = ("ssm_d_state", "ssm_ratio", "ssm_dt_rank", "ssm_conv", "ssm_conv_bias", "mlp_ratio")
 
 #: What can be loaded, and the arguments that each system's configuration needs and takes.
 SYSTEMS: dict[str, System] = {
-    "umamba_bot": System(umamba.convert_bot, _UMAMBA, ("deep_supervision",)),
-    "umamba_enc": System(umamba.convert_enc, _UMAMBA, ("deep_supervision",)),
+    "umamba_bot": System(umamba.convert_bot, _UMAMBA, umamba.TAKES),
+    "umamba_enc": System(umamba.convert_enc, _UMAMBA, umamba.TAKES),
     "mamba": System(mamba.convert, ("d_model",), _BLOCK),
     "mamba_lm": System(
         language.convert,
@@ -96,9 +101,13 @@ SYSTEMS: dict[str, System] = {
     "moe_mamba_lm": System(
         moe.convert,
         ("vocab", "dmodel", "n_blocks", "n_experts", "expert_size", "max_length"),
-        ("capacity_factor", "mamba_expand", "norm"),
+        ("capacity_factor", "mamba_expand", "norm", "load_balancing_loss_weight", "zloss_weight"),
     ),
-    "moe_switch_ff": System(moe.convert_layer, ("dmodel", "n_experts", "expert_size", "capacity_factor")),
+    "moe_switch_ff": System(
+        moe.convert_layer,
+        ("dmodel", "n_experts", "expert_size", "capacity_factor"),
+        ("load_balancing_loss_weight", "zloss_weight"),
+    ),
     "mambamorph": System(mambamorph.convert, (), _MAMBAMORPH),
     "mambamorph_feat": System(mambamorph.convert_feat, (), _MAMBAMORPH),
     "mambamorph_ori": System(mambamorph.convert_ori, (), _MAMBAMORPH),
@@ -107,24 +116,29 @@ SYSTEMS: dict[str, System] = {
         segmamba.convert, (), ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices")
     ),
     "segmamba_gsc": System(segmamba.convert_gsc, ("in_channles",)),
-    "segmamba_layer": System(segmamba.convert_layer, ("dim", "num_slices"), ("d_state",)),
+    "segmamba_layer": System(segmamba.convert_layer, ("dim", "num_slices"), ("d_state", "d_conv", "expand")),
     "segmamba_mixer": System(segmamba.convert_mixer, ("d_model",), ("bimamba_type", "nslices", *_BLOCK)),
-    "vivim": System(vivim.convert, (), ("in_chans", "out_chans", "with_edge", "segformer")),
-    "vivim_layer": System(vivim.convert_layer, ("dim",), ("d_state", "mlp_ratio")),
+    "vivim": System(vivim.convert, (), ("out_chans", "with_edge", "segformer", "nframes")),
+    "vivim_layer": System(vivim.convert_layer, ("dim",), ("d_state", "d_conv", "expand", "mlp_ratio", "nframes")),
     "vivim_mixer": System(vivim.convert_mixer, ("d_model",), ("bimamba_type", "nframes", *_BLOCK)),
     "vim": System(
         vim.convert,
         ("bimamba_type", "rms_norm", "if_abs_pos_embed", "if_divide_out"),
-        ("if_cls_token", "use_middle_cls_token", "final_pool_type", *_VIM),
+        _VIM,
     ),
-    "vim_mamba": System(vim.convert_mixer, ("d_model", "bimamba_type"), ("if_divide_out", *_BLOCK)),
+    "vim_mamba": System(vim.convert_mixer, ("d_model", "bimamba_type"), ("if_divide_out", "init_layer_scale", *_BLOCK)),
     "vmamba": System(
         vmamba.convert,
         ("forward_type",),
-        ("in_chans", "num_classes", "dims", "depths", "patchembed_version", "downsample_version", *_VSS),
+        (
+            *("in_chans", "num_classes", "dims", "depths", "norm_layer", "patchembed_version", "downsample_version"),
+            *("drop_path_rate", "use_checkpoint", *_VSS),
+        ),
     ),
     "vmamba_block": System(vmamba.convert_block, ("hidden_dim", "forward_type"), _VSS),
     "vmamba_ss2d": System(
-        vmamba.convert_mixer, ("d_model", "forward_type"), ("d_state", "ssm_ratio", "conv_bias", "bias")
+        vmamba.convert_mixer,
+        ("d_model", "forward_type"),
+        ("d_state", "ssm_ratio", "dt_rank", "d_conv", "conv_bias", "bias"),
     ),
 }
