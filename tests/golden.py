@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +48,36 @@ def load(path: Path) -> Golden:
         return Golden(path.stem, facts, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
 
 
-def parameters(pattern: str) -> list[Any]:
-    """pytest parameters for the files that match; one that skips, with the reason, when the folder is absent."""
+def header(path: Path) -> Golden:
+    """A golden file without its tensors."""
+    with safe_open(path, framework="pt") as file:
+        return Golden(path.stem, json.loads(file.metadata()["json"]), {})
+
+
+def class_of(file: Golden) -> str:
+    """The original's class by its own name, without the path to it and remarks about it."""
+    found = re.search(r"[A-Za-z_]\w*(?=\s*\(|\s+via\b|\s*$)", file.facts["cls"])
+    assert found, f"{file.name}: no class in {file.facts['cls']!r}"
+    return found[0]
+
+
+def paths(folder: Path, pattern: str = "*") -> list[Path]:
+    """All golden files in a folder and its folders."""
+    return sorted(folder.rglob(f"{pattern}.safetensors"))
+
+
+def parameters(pattern: str = "*", *, wanted: Callable[[Golden], bool] | None = None) -> list[Any]:
+    """pytest parameters for the files that match; one that skips, with the reason, when the folder is absent.
+
+    Args:
+        pattern: of the names.
+        wanted: whether a file is, by its header, whatever its name.
+    """
     if not FOLDER.is_dir():
         reason = f"no golden files at {FOLDER}; set MEDMAMBA_GOLDEN to their folder, or MEDMAMBA_SHARED to its parent"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="absent")]
-    return [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob(f"{pattern}.safetensors"))]
+    found = [path for path in paths(FOLDER, pattern) if wanted is None or wanted(header(path))]
+    return [pytest.param(path, id=str(path.relative_to(FOLDER).with_suffix(""))) for path in found]
 
 
 def places() -> list[Any]:

@@ -38,6 +38,16 @@ TOPOLOGIES = {
         features=(4, 6, 8, 10),
     ),
 }
+#: Whose coarsest maps are a row of odd length.
+ROWS = {
+    2: Topology(patch_size=(4, 20), strides=((1, 1), (2, 2), (2, 2)), kernel_sizes=((3, 3),) * 3, features=(4, 5, 7)),
+    3: Topology(
+        patch_size=(3, 4, 20),
+        strides=((1, 1, 1), (1, 2, 2), (3, 2, 2)),
+        kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3)),
+        features=(4, 5, 7),
+    ),
+}
 SMALLEST = {2: TOPOLOGIES["2d"], 3: TOPOLOGIES["3d"]}
 #: Every operator on them takes its time to trace.
 TINY = {
@@ -383,3 +393,17 @@ def test_maps_may_be_of_any_odd_size(name: str, topology: Topology) -> None:
     outputs = network(torch.randn(2, IMAGE, *size))
     assert tuple(outputs[0].shape) == (2, CLASSES, *size)
     assert all(torch.isfinite(output).all() for output in outputs)
+
+
+@pytest.mark.parametrize("dims", ROWS)
+@pytest.mark.parametrize("name", networks.names("segmentation"))
+def test_coarsest_map_may_be_a_row(name: str, dims: int) -> None:
+    network, x = build(name, ROWS[dims]), image(ROWS[dims]).requires_grad_()
+    outputs = network(x)
+    sizes = [tuple(output.shape[2:]) for output in outputs]
+    assert sizes[0] == ROWS[dims].patch_size
+    assert sizes[1] == tuple(n // s for n, s in zip(sizes[0], ROWS[dims].strides[1], strict=True))
+    torch.autograd.backward(sum((output**2).mean() for output in outputs))
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad != 0).any(1).all(), "every voxel counts"
