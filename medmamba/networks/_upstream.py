@@ -16,6 +16,7 @@ from medmamba.networks import (
     moe,
     segmamba,
     umamba,
+    unet,
     vim,
     vivim,
     vmamba,
@@ -84,6 +85,11 @@ _VSS = ("ssm_d_state", "ssm_ratio", "ssm_dt_rank", "ssm_conv", "ssm_conv_bias", 
 
 #: What can be loaded, and the arguments that each system's configuration needs and takes.
 SYSTEMS: dict[str, System] = {
+    "unet": System(
+        unet.convert,
+        ("input_channels", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "num_classes"),
+        ("n_conv_per_stage_decoder", "deep_supervision"),
+    ),
     "umamba_bot": System(umamba.convert_bot, _UMAMBA, umamba.TAKES),
     "umamba_enc": System(umamba.convert_enc, _UMAMBA, umamba.TAKES),
     "mamba": System(mamba.convert, ("d_model",), _BLOCK),

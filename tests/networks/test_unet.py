@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -25,11 +24,6 @@ TOPOLOGIES = [
 ]
 
 
-def layers(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Modules with weights of their own, in order."""
-    return [m for module in modules for m in module.modules() if list(m.parameters(recurse=False))]
-
-
 @pytest.mark.parametrize(("blocks", "decoder_blocks"), [((2, 2, 2), (2, 2)), ((1, 3, 4), (6, 1))])
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=["2d", "3d"])
 def test_plain_unet_with_the_same_weights_gives_the_same_logits(
@@ -37,37 +31,29 @@ def test_plain_unet_with_the_same_weights_gives_the_same_logits(
 ) -> None:
     architectures = pytest.importorskip("dynamic_network_architectures.architectures.unet")
     flat = topology.dims == 2
-    theirs = architectures.PlainConvUNet(
-        input_channels=2,
-        n_stages=3,
-        features_per_stage=topology.features,
-        conv_op=nn.Conv2d if flat else nn.Conv3d,
-        kernel_sizes=topology.kernel_sizes,
-        strides=topology.strides,
-        n_conv_per_stage=blocks,
-        num_classes=3,
-        n_conv_per_stage_decoder=decoder_blocks,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm2d if flat else nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=True,
-    )
-    usual = blocks == (2, 2, 2)
-    ours = UNet(2, 3, topology) if usual else UNet(2, 3, topology, blocks=blocks, decoder_blocks=decoder_blocks)
-    decoder = theirs.decoder
-    from_, to = (
-        layers((theirs.encoder, decoder.transpconvs, decoder.stages, decoder.seg_layers)),
-        layers((ours.stages, ours.decoder.upsample_layers, ours.decoder.stages, ours.decoder.seg_layers)),
-    )
+    config = {
+        "input_channels": 2,
+        "n_stages": 3,
+        "features_per_stage": topology.features,
+        "conv_op": nn.Conv2d if flat else nn.Conv3d,
+        "kernel_sizes": topology.kernel_sizes,
+        "strides": topology.strides,
+        "n_conv_per_stage": blocks,
+        "num_classes": 3,
+        "n_conv_per_stage_decoder": decoder_blocks,
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm2d if flat else nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+        "deep_supervision": True,
+    }
     torch.manual_seed(0)
+    theirs = architectures.PlainConvUNet(**config)
     with torch.no_grad():
-        for source, target in zip(from_, to, strict=True):
-            assert type(source) is type(target)
-            for parameter in source.parameters():
-                parameter.normal_()
-            target.load_state_dict(source.state_dict())
+        for parameter in theirs.parameters():
+            parameter.normal_()
+        ours = networks.from_upstream("unet", config, theirs.state_dict())
         x = torch.randn(2, 2, *topology.patch_size)
         for expected, output in zip(theirs(x), ours(x), strict=True):
             torch.testing.assert_close(output, expected)

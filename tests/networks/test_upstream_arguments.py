@@ -21,13 +21,14 @@ from medmamba.networks import (
     moe,
     segmamba,
     umamba,
+    unet,
     vim,
     vivim,
     vmamba,
 )
 from medmamba.networks._upstream import SYSTEMS
 
-MODULES = (language, mamba, mambabyte, mambamorph, moe, segmamba, umamba, vim, vivim, vmamba)
+MODULES = (language, mamba, mambabyte, mambamorph, moe, segmamba, umamba, unet, vim, vivim, vmamba)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def image(*shape: int) -> Callable[[Any], Tensor]:
 
 def levels(module: nn.Module) -> Tensor:
     """Logits of all resolutions."""
-    outputs = module(noise(1, 1, 8, 8))
+    channels = next(iter(module.parameters())).shape[1]
+    outputs = module(noise(1, channels, 8, 8))
     return torch.cat([each.flatten() for each in ([outputs] if isinstance(outputs, Tensor) else outputs)])
 
 
@@ -173,6 +175,27 @@ ORIGINALS: dict[str, Original] = {
         },
         {**START, "initialize": "v2", "channel_first": True},
         {"act_layer": "gelu", "dropout": 0.1, "d_conv": 1, "forward_type": "v05_oact"},
+    ),
+    "unet": Original(
+        {
+            **{"input_channels": 1, "features_per_stage": [4, 5, 6], "strides": [[1, 1], [2, 2], [2, 2]]},
+            **{"kernel_sizes": [[3, 3]] * 3, "n_conv_per_stage": 2, "num_classes": 2},
+        },
+        levels,
+        {
+            **{"input_channels": 3, "features_per_stage": [4, 6, 6], "strides": [[1, 1], [2, 1], [2, 2]]},
+            **{"kernel_sizes": [[3, 3], [3, 1], [3, 3]], "n_conv_per_stage": [1, 3, 4], "num_classes": 3},
+            **{"n_conv_per_stage_decoder": [6, 1], "deep_supervision": True},
+        },
+        {
+            **{"n_stages": 3, "conv_op": nn.Conv2d, "norm_op": "torch.nn.InstanceNorm2d", "nonlin": nn.LeakyReLU},
+            **{"nonlin_kwargs": {"inplace": True}},
+        },
+        {
+            **{"n_stages": 4, "conv_op": nn.Conv3d, "norm_op": "BatchNorm2d", "nonlin": nn.ReLU, "nonlin_first": True},
+            **{"nonlin_kwargs": {"negative_slope": 0.2}, "norm_op_kwargs": {"eps": 1e-3}, "conv_bias": False},
+            **{"dropout_op": nn.Dropout2d, "dropout_op_kwargs": {"p": 0.1}},
+        },
     ),
     "umamba_bot": Original(PLAN, levels, UMAMBA_CHANGES, {"patch": [16, 8]}, UMAMBA_REFUSED),
     "umamba_enc": Original(PLAN, levels, UMAMBA_CHANGES | {"patch": [16, 8]}, {}, UMAMBA_REFUSED),
