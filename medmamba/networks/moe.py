@@ -334,7 +334,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
 
 def _norm(text: str) -> tuple[NormKind, float]:
     """Kind and epsilon of a norm that is written like "LayerNorm 1e-5"; the authors' RMSNorm has a bias."""
-    found = re.fullmatch(r"(LayerNorm|layer_norm|RMSNorm|rms_norm)(?:\s+(?:eps\s*=?\s*)?([\d.]+(?:e-?\d+)?))?", text)
+    found = re.match(r"(LayerNorm|layer_norm|RMSNorm|rms_norm)\b[^\d]*([\d.]+(?:e-?\d+)?)?", text)
     if found is None:
         raise UpstreamError(f"only MoE-Mamba with norm 'LayerNorm' or 'RMSNorm' is known here, got {text!r}")
     return "rms_bias" if found[1].lower().startswith("rms") else "layer", float(found[2] or 1e-5)

@@ -174,6 +174,7 @@ TABLE: dict[tuple[str, str], tuple[str, Run, tuple[str, ...]]] = {
     ("hustvl+Vim", "Mamba"): ("vim_mamba", sequence, ()),
     ("MzeroMiko+VMamba", "VSSM"): ("vmamba", stages, ()),
     ("MzeroMiko+VMamba", "SS2D"): ("vmamba_ss2d", grid_mixer, ()),
+    ("MIC-DKFZ+dynamic-network-architectures", "PlainConvUNet"): ("unet", plain, ()),
     ("bowang-lab+U-Mamba", "UMambaBot_2d"): ("umamba_bot", plain, ()),
     ("bowang-lab+U-Mamba", "UMambaBot_3d"): ("umamba_bot", plain, ()),
     ("bowang-lab+U-Mamba", "UMambaEnc_2d"): ("umamba_enc", plain, ()),
@@ -216,11 +217,23 @@ def loaded(file: Golden, group: str = "param/") -> tuple[nn.Module, Run]:
     if system == "segmamba" and "nslices" in file.facts:
         config["num_slices"] = file.facts["nslices"]  # no argument of the original, where numbers stand in the code
     weights = file.group(group)
+    if group != "param/":
+        weights |= unused(file.group("param/"), weights)
     some = next(iter(weights.values()))
     module = from_upstream(system, config, weights).eval().to(some.device, some.dtype)
     if system != "vivim" and "param_count" in file.facts:  # whose original has parameters that nothing uses
         assert sum(parameter.numel() for parameter in module.parameters()) == file.facts["param_count"]
     return module, run
+
+
+def unused(parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the gradients that a file lacks because nothing depends on their parameters; not for second names."""
+    named = [parameters[key] for key in gradients]
+    return {
+        key: torch.zeros_like(value)
+        for key, value in parameters.items()
+        if key not in gradients and not any(torch.equal(value, other) for other in named)
+    }
 
 
 def modelled(file: Golden) -> dict[str, Tensor]:
