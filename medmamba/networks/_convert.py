@@ -76,6 +76,21 @@ _BLOCK: dict[str, tuple[str, Any]] = {
     "conv_bias": ("conv_bias", True),
     "bias": ("bias", False),
 }
+
+
+def rank_of(name: str, given: int | str) -> int:
+    """The rank of a step size as our options have it: 0 for upstream's "auto".
+
+    Raises:
+        UpstreamError: for what is neither "auto" nor a positive whole number, naming the argument.
+    """
+    if given == "auto":
+        return 0
+    if type(given) is not int or given < 1:
+        raise UpstreamError(f"{name} must be 'auto' or a positive whole number, got {given!r}")
+    return given
+
+
 #: Those that say how weights are drawn or where and how fast the block runs, which loaded weights do not show.
 START_AND_SPEED = (
     "dt_min",
@@ -103,9 +118,7 @@ def mixer_options(config: Mapping[str, Any], *others: str) -> dict[str, Any]:
     """
     check_known("Mamba block", config, ("d_model", *_BLOCK, *START_AND_SPEED, *others))
     options = {ours: config.get(theirs, default) for theirs, (ours, default) in _BLOCK.items()}
-    if options["rank"] == "auto":
-        options["rank"] = 0
-    return options
+    return options | {"rank": rank_of("dt_rank", options["rank"])}
 
 
 def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
-from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream
+from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream, rank_of
 from medmamba.networks._stack import MambaStack, Norm, NormKind
 from medmamba.networks.mamba import MambaBlock, MambaState
 from medmamba.networks.sampling import GREEDY, Sampling
@@ -276,6 +276,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     for name in START_AND_SPEED:
         ssm.pop(name, None)
     check_known("Mamba block", ssm, ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias"))
+    rank_of("dt_rank", ssm.get("dt_rank", "auto"))
     network = MambaLM(
         config.get("vocab_size", 50277),
         config.get("d_model", 2560),

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.kernels import FORWARD, causal_conv, selective_scan
-from medmamba.networks._convert import START_AND_SPEED, check_known, load_upstream
+from medmamba.networks._convert import START_AND_SPEED, check_known, load_upstream, rank_of
 from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size
 
 
@@ -154,5 +154,6 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     """
     known = ("d_model", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
     check_known("Mamba block", config, (*known, *START_AND_SPEED))
+    rank_of("dt_rank", config.get("dt_rank", "auto"))
     block = MambaBlock(**{name: value for name, value in config.items() if name in known})
     return load_upstream(block, state_dict)

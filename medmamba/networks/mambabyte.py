@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream
+from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream, rank_of
 from medmamba.networks._stack import MambaStack
 from medmamba.networks.language import MambaLM, bits_per_byte, our_names
 from medmamba.networks.mamba import MambaBlock
@@ -150,6 +150,7 @@ def convert_stack(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -
     """
     known = ("dim", "depth", "d_state", "expand_factor", "d_conv", "dt_rank", "conv_bias", "bias", "pscan")
     check_known("stack of Mamba blocks", config, (*known, *START_AND_SPEED))
+    rank_of("dt_rank", config.get("dt_rank", "auto"))
     block = partial(
         MambaBlock,
         d_state=config.get("d_state", 16),

@@ -27,7 +27,7 @@ from medmamba.networks._backbone import (
     run,
 )
 from medmamba.networks._blocks import check_size, conv, initialise
-from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
+from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream, rank_of
 from medmamba.networks._decoders import make_decoder
 from medmamba.networks._mixers import Mixer, check_mixer
 from medmamba.networks._registry import register
@@ -329,10 +329,11 @@ def _gated(config: Mapping[str, Any]) -> bool:
 def _scan_options(config: Mapping[str, Any], prefix: str = "ssm_") -> dict[str, Any]:
     """Options of `SS2D` and `VMamba` by upstream's arguments, which have a prefix in all but ``SS2D`` itself."""
     gate = _gated(config)
-    rank, kernel = config.get(f"{prefix}dt_rank", "auto"), config.get(f"{prefix or 'd_'}conv", 3)
+    rank = rank_of(f"{prefix}dt_rank", config.get(f"{prefix}dt_rank", "auto"))
+    kernel = config.get(f"{prefix or 'd_'}conv", 3)
     options = {
         "states": config.get(f"{prefix}d_state", 16),
-        "rank": 0 if rank == "auto" else rank,
+        "rank": rank,
         "gate": gate,
         "kernel": kernel,
         "conv_bias": config.get(f"{prefix}conv_bias", True),

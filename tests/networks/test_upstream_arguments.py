@@ -384,6 +384,21 @@ def test_argument_is_refused_by_its_name(system: str, name: str, value: Any) -> 
         made(system, ORIGINALS[system].config | {name: value})
 
 
+@pytest.mark.parametrize("rank", [0, -1, 2.0, True, "many"])
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [
+        *((system, "dt_rank") for system, original in ORIGINALS.items() if "dt_rank" in original.changes),
+        *((system, "ssm_dt_rank") for system in ("vmamba", "vmamba_block")),
+        *((system, "ssm_cfg") for system in ("vim", "mamba_lm")),
+    ],
+)
+def test_rank_is_automatic_or_a_positive_number(system: str, name: str, rank: Any) -> None:
+    value = {"dt_rank": rank} if name == "ssm_cfg" else rank
+    with pytest.raises(UpstreamError, match=f"dt_rank must be 'auto' or a positive whole number, got {rank!r}"):
+        made(system, ORIGINALS[system].config | {name: value})
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_argument_of_no_constructor_is_refused(system: str) -> None:
     with pytest.raises(UpstreamError, match="no_such_argument is not known here; known are"):
