@@ -167,8 +167,7 @@ class ConvLayerNorm(nn.Module):
 class PatchMerging(nn.Module):
     """Join neighbours, two along each axis: (B, *S, C_in) to (B, *S / 2, C_out); a last odd row has zeros beside it.
 
-    Zeros as in the authors' ``classification`` folder; their single file cannot merge odd maps, and their first release
-    left the last row out.
+    Zeros as in a release of the authors' ``classification`` folder; their single file cannot merge odd maps.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dims: int) -> None:
