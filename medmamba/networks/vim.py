@@ -23,6 +23,7 @@ from medmamba.networks._blocks import activation, check_size, initialise, norm, 
 from medmamba.networks._convert import UpstreamError, check_known, check_only, grid_mamba, load_upstream, mixer_options
 from medmamba.networks._decoders import make_decoder
 from medmamba.networks._mixers import Mixer
+from medmamba.networks._positions import fit_positions
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks._ssm import GridMamba, StepStart
@@ -47,7 +48,7 @@ class Vim(nn.Module):
 
     Args:
         in_channels: channels of the image.
-        classes: of the logits.
+        classes: of the logits; 0: none, the network gives what they would be read from.
         size: of the image, two or three axes. Positions are learned on its grid of patches, and interpolated for images
             of another size.
         width: d; 384 in Vim-S, 768 in Vim-B.
@@ -111,9 +112,11 @@ class Vim(nn.Module):
         self.taps = _evenly(depth, 4)
         self.pyramid = Pyramid((width,) * len(self.taps), (steps,) * len(self.taps))
         self.norm = make_norm(width, norm, eps)
-        self.head = nn.Linear(width, classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head: nn.Module = nn.Identity()
+        if classes:
+            self.head = nn.Linear(width, classes)
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) to four maps (B, d, *P) of one resolution, the stream after each quarter of the blocks.
@@ -269,7 +272,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     Args:
         config: arguments of its constructor. Class tokens may be in the middle, first, or at both ends; without one,
             logits are read as ``final_pool_type`` says. ``fused_add_norm`` and ``residual_in_fp32`` change the
-            rounding of 16 bits only.
+            rounding of 16 bits only. Positions learned for another ``img_size`` are interpolated.
         state_dict: its tensors; those of the checkpoint's entry ``model``.
 
     Raises:
@@ -280,6 +283,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     check_only("Vim", config, _ONLY)
     if config.get("flip_img_sequences_ratio", -1) > 0:
         raise UpstreamError("only Vim with a flip_img_sequences_ratio of at most 0 is known here: it reads one way")
+    config, state_dict = fit_positions(config, state_dict)
     size, patch = config.get("img_size", 224), config.get("patch_size", 16)
     kind = "v1" if config.get("if_bimamba", False) else config.get("bimamba_type", "none")
     suffixes = _check_type(kind)

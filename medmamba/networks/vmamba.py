@@ -76,7 +76,7 @@ class VMamba(nn.Module):
 
     Args:
         in_channels: channels of the image.
-        classes: of the logits.
+        classes: of the logits; 0: none, the network gives what they would be read from.
         dims: 2 or 3; scans along each axis, so six orders in 3D.
         widths: channels of each stage.
         depths: blocks of each stage.
@@ -134,7 +134,7 @@ class VMamba(nn.Module):
         coarsest = 2 ** (len(widths) - 1) if downsampling == "patch" else 1
         self._least = 4 * coarsest - (0 if stem == "plain" else 3)
         self.norm = nn.LayerNorm(widths[-1])
-        self.head = nn.Linear(widths[-1], classes)
+        self.head = nn.Linear(widths[-1], classes) if classes else nn.Identity()
         draw_linear([self.head])
 
     def features(self, x: Tensor) -> list[Tensor]:

@@ -237,8 +237,58 @@ def test_missing_unexpected_and_resized_weights_are_named() -> None:
     theirs = upstream_weights(Vim(3, 3, (16, 16), width=8, depth=1, patch=4), token=True)
     with pytest.raises(networks.UpstreamError, match=r"missing head.bias; unexpected extra"):
         from_upstream("vim", UPSTREAM, {("extra" if k == "head.bias" else k): v for k, v in theirs.items()})
-    with pytest.raises(networks.UpstreamError, match=r"column\.position \(1, 16, 8\) instead of \(1, 8, 8, 8\)"):
-        from_upstream("vim", UPSTREAM | {"img_size": 32}, theirs)
+    with pytest.raises(
+        networks.UpstreamError, match=r"column\.patches\.weight \(8, 3, 4, 4\) instead of \(8, 1, 4, 4\)"
+    ):
+        from_upstream("vim", UPSTREAM | {"channels": 1}, theirs)
+
+
+@pytest.mark.parametrize("token", [True, False])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (12, 12), (20, 12)])
+def test_positions_of_another_image_size_are_interpolated_without_the_class_token(
+    size: tuple[int, int], token: bool
+) -> None:
+    torch.manual_seed(0)
+    network = Vim(3, 3, (16, 16), width=8, depth=1, patch=4, pooling="class_token" if token else "mean")
+    config = UPSTREAM if token else UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean"}
+    theirs = upstream_weights(network, token=token)
+    loaded = from_upstream("vim", config | {"img_size": list(size)}, theirs)
+    grid = [edge // 4 for edge in size]
+    learned = network.column.position.detach().movedim(-1, 1)
+    expected = torch.nn.functional.interpolate(learned, grid, mode="bicubic", align_corners=False).movedim(1, -1)
+    column = cast(Vim, loaded).column
+    torch.testing.assert_close(column.position.detach(), expected)
+    if token:
+        assert torch.equal(cast(torch.Tensor, column.class_position), cast(torch.Tensor, network.column.class_position))
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), network(x))  # which interpolates on the way
+
+
+def test_image_size_is_that_of_the_weights_unless_given() -> None:
+    network = Vim(3, 3, (20, 20), width=8, depth=1, patch=4, pooling="mean")
+    config = UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean"}
+    del config["img_size"]
+    loaded = cast(Vim, from_upstream("vim", config, upstream_weights(network, token=False)))
+    assert torch.equal(loaded.column.position, network.column.position)
+
+
+def test_positions_of_an_unknown_grid_are_not_guessed() -> None:
+    theirs = upstream_weights(Vim(3, 3, (16, 24), width=8, depth=1, patch=4, pooling="mean"), token=False)
+    config = UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean"}
+    with pytest.raises(networks.UpstreamError, match=r"24 positions of patches, and an img_size of \[32, 32\] has 64"):
+        from_upstream("vim", config | {"img_size": 32}, theirs)
+    assert from_upstream("vim", config | {"img_size": [16, 24]}, theirs) is not None
+
+
+def test_weights_without_a_head_give_what_it_would_read() -> None:
+    torch.manual_seed(0)
+    network = Vim(3, 3, (16, 16), width=8, depth=1, patch=4)
+    theirs = {k: v for k, v in upstream_weights(network, token=True).items() if not k.startswith("head.")}
+    loaded = from_upstream("vim", UPSTREAM | {"num_classes": 0}, theirs)
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network.represent(x))
 
 
 @pytest.mark.parametrize(

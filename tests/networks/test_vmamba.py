@@ -254,3 +254,15 @@ def test_convolutions_stand_in_the_first_levels(asked: int, expected: int) -> No
 def test_refusals_name_the_rule(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_without_classes_it_gives_what_a_head_would_read() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"widths": (8, 16), "depths": (1, 1)}
+    whole = VMamba(1, 3, **options)
+    backbone = VMamba(1, 0, **options)
+    backbone.load_state_dict({k: v for k, v in whole.state_dict().items() if not k.startswith("head.")})
+    x = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(whole.head(backbone(x)), whole(x))
+        assert backbone(x).shape == (2, 16)

@@ -1,0 +1,79 @@
+"""Learned positions of Vision Mamba for an image of another size than they were learned for.
+
+References:
+    Zhu et al.'s code, fine-tuning at another size, after DeiT (Touvron et al., 2021): bicubic interpolation of the grid
+    of patches. There the class token's row is taken for the first one, which it is not if it is in the middle; here it
+    is kept, and all others keep their places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from torch import Tensor
+
+from medmamba.networks._convert import UpstreamError
+
+
+def fit_positions(
+    config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Configuration and weights whose sizes of images agree: that of the configuration, if it has one.
+
+    Args:
+        config: arguments of the authors' ``VisionMamba``; without ``img_size``, it is that of the weights if those are
+            of a square image.
+        state_dict: its tensors, ``pos_embed`` (1, L, d) among them.
+
+    Raises:
+        UpstreamError: if the positions are of a grid that cannot be told, because it is not square.
+    """
+    positions = state_dict.get("pos_embed")
+    if positions is None or positions.ndim != 3:
+        return config, state_dict
+    patch, stride = _pair(config.get("patch_size", 16)), _pair(config.get("stride", 16))
+    tokens = _class_tokens(config)
+    count = positions.shape[1] - tokens
+    side = math.isqrt(max(count, 0))
+    if "img_size" not in config and side and side**2 == count:
+        own = [(side - 1) * step + edge for step, edge in zip(stride, patch, strict=True)]
+        return {**config, "img_size": own}, state_dict
+    size = _pair(config.get("img_size", 224))
+    grid = [max(0, (n - edge) // step + 1) for n, edge, step in zip(size, patch, stride, strict=True)]
+    if math.prod(grid) in (count, 0):
+        return config, state_dict  # as they are; what does not fit is named by what goes on from here
+    if side**2 != count or not side:
+        raise UpstreamError(
+            f"pos_embed has {count} positions of patches, and an img_size of {list(size)} has {math.prod(grid)}; of a "
+            "grid that is not square, img_size must be the one that the weights were trained for"
+        )
+    places = _class_places(config, count)
+    kept = positions[:, places]
+    learned = positions[:, [place for place in range(positions.shape[1]) if place not in places]]
+    maps = learned.mT.unflatten(2, (side, side)).float()
+    resized = F.interpolate(maps, grid, mode="bicubic", align_corners=False).flatten(2).mT.to(positions.dtype)
+    whole = resized.new_empty(1, resized.shape[1] + tokens, resized.shape[2])
+    places = _class_places(config, resized.shape[1])
+    whole[:, places] = kept
+    whole[:, [place for place in range(whole.shape[1]) if place not in places]] = resized
+    return config, {**state_dict, "pos_embed": whole}
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _class_tokens(config: Mapping[str, Any]) -> int:
+    return 0 if not config.get("if_cls_token", False) else 2 if config.get("use_double_cls_token", False) else 1
+
+
+def _class_places(config: Mapping[str, Any], patches: int) -> list[int]:
+    """Where the class tokens stand among so many patches."""
+    if not _class_tokens(config):
+        return []
+    if config.get("use_double_cls_token", False):
+        return [0, patches + 1]
+    return [patches // 2] if config.get("use_middle_cls_token", False) else [0]
