@@ -22,6 +22,7 @@ from medmamba.networks import (
     vmamba,
 )
 from medmamba.networks._convert import UpstreamError
+from medmamba.networks._kinds import check_kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
 
     Raises:
         ValueError: for an unknown system, naming those there are.
-        UpstreamError: if an argument is missing, or has a value that is not known here; if keys are missing, left over
-            or of another shape, naming them; or if the weights are of another version.
+        UpstreamError: if an argument is missing, or has a value of another kind or one that is not known here; if keys
+            are missing, left over or of another shape, naming them; or if the weights are of another version.
 
     Examples:
         >>> block = mamba.MambaBlock(8)
@@ -70,6 +71,7 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
             f"the configuration of {system} lacks {', '.join(missing)}; it must have {', '.join(known.needs)}"
             f"{' and may have ' if known.takes else ''}{', '.join(known.takes)}, as the authors' code names them"
         )
+    check_kinds(system, {name: value for name, value in config.items() if name in known.needs + known.takes})
     return known.convert(config, state_dict)
 
 

@@ -349,6 +349,10 @@ def _sizes(config: Mapping[str, Any]) -> tuple[Topology, dict[str, Any]]:
     rates = ("drop_path_rate", "classifier_dropout_prob")
     check_known("SegFormer", config, (*needed, "strides", "mlp_ratios", *rates, *_SEGFORMER_ONLY, *_SEGFORMER_UNREAD))
     check_only("a SegFormer", config, _SEGFORMER_ONLY)
+    if missing := [name for name in (*needed, "strides") if name not in config]:
+        raise UpstreamError(
+            f"the sizes of a SegFormer lack {', '.join(missing)}, as the transformers library names them"
+        )
     ratios = config.get("mlp_ratios", (segformer.EXPANSION,))
     if any(ratio != segformer.EXPANSION for ratio in ratios):
         raise UpstreamError(f"only a SegFormer with mlp_ratios of {segformer.EXPANSION} is known here, got {ratios}")

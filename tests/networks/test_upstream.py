@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medmamba import networks
+from medmamba.networks._kinds import check_kinds
 from medmamba.networks._upstream import SYSTEMS
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
@@ -74,13 +75,49 @@ def test_missing_arguments_are_named(system: str) -> None:
         networks.from_upstream(system, {}, {})
 
 
+def is_of_kind(name: str, value: Any) -> bool:
+    try:
+        check_kinds("", {name: value})
+    except networks.UpstreamError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_argument_in_the_table_is_known(system: str) -> None:
     known = SYSTEMS[system]
-    config = dict.fromkeys((*known.needs, *known.takes), 1)
+    values = (1, True, "v1", [1], [[1]], {})
+    config = {name: next(v for v in values if is_of_kind(name, v)) for name in (*known.needs, *known.takes)}
     with pytest.raises((networks.UpstreamError, TypeError, ValueError)) as caught:
         networks.from_upstream(system, config, {})
     assert "is not known here; known are" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("system", "config", "words"),
+    [
+        ("mamba", {"d_model": "8"}, "d_model of mamba must be a whole number of at least 1, got '8'"),
+        ("mamba", {"d_model": 8, "d_state": 0}, "d_state of mamba must be a whole number of at least 1, got 0"),
+        ("mamba", {"d_model": 8.0}, "d_model of mamba must be a whole number of at least 1, got 8.0"),
+        ("mamba", {"d_model": True}, "d_model of mamba must be a whole number of at least 1, got True"),
+        ("mamba", {"d_model": 8, "expand": "2"}, "expand of mamba must be a number of at least 0, got '2'"),
+        ("mamba", {"d_model": 8, "bias": "false"}, "bias of mamba must be true or false, got 'false'"),
+        ("mamba_lm", {"ssm_cfg": [1]}, r"ssm_cfg of mamba_lm must be an object, got \[1\]"),
+        (
+            "segmamba",
+            {"depths": "2222"},
+            "depths of segmamba must be a list of whole numbers of at least 0, got '2222'",
+        ),
+        ("umamba_bot", CONFIG | {"strides": [1, 2]}, r"strides of umamba_bot must be a list of lists .* got \[1, 2\]"),
+        ("vivim", {"segformer": {"depths": [1, 1, 1, 1]}}, "sizes of a SegFormer lack hidden_sizes, .*, strides, as"),
+        ("vmamba", {"forward_type": 5}, "forward_type of vmamba must be a word in quotes, got 5"),
+        ("vmamba", {"forward_type": "v0", "num_classes": -1}, "num_classes of vmamba must be .* at least 0, got -1"),
+        ("vmamba", {"forward_type": "v0", "dims": [96, "192"]}, r"dims of vmamba must be .*, got \[96, '192'\]"),
+    ],
+)
+def test_value_of_another_kind_is_named_with_what_it_must_be(system: str, config: dict[str, Any], words: str) -> None:
+    with pytest.raises(networks.UpstreamError, match=words):
+        networks.from_upstream(system, config, {})
 
 
 def test_unknown_options_and_systems_are_refused() -> None:
