@@ -134,7 +134,7 @@ def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.M
     tensors = dict(state_dict)
     for prefix, name in theirs.items():
         tensors = {name + k.removeprefix(prefix) if k.startswith(prefix) else k: t for k, t in tensors.items()}
-    return load_upstream(MambaByte(config["d_model"], config["n_layer"]), our_names(tensors, tied=False))
+    return load_upstream(MambaByte(config["d_model"], config["n_layer"]), our_names(tensors))
 
 
 def convert_stack(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:

@@ -244,8 +244,10 @@ def test_checkpoints_without_a_second_copy_of_the_embedding_load(tied: bool) -> 
         ({"ssm_cfg": {"layer": "Mamba2"}}, "only layers of 'Mamba1'"),
         ({"attn_layer_idx": [1]}, "attn_layer_idx must be empty"),
         ({"d_intermediate": 32}, "d_intermediate must be empty"),
-        ({"hidden_size": 16}, "hidden_size is not known"),
+        ({"hidden_size": 32}, "d_model 16 but 32"),
+        ({"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"]}, "another network"),
         ({"ssm_cfg": {"ngroups": 2}}, "ngroups is not known"),
+        ({"ssm_cfg": {"d_state": "16"}}, "d_state of ssm_cfg must be a whole number of at least 1, got '16'"),
         ({"lm_head": 1}, "lm_head is not known"),
     ],
 )
