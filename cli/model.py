@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,7 +22,10 @@ def _group() -> None:
 def import_(
     checkpoint: Annotated[
         Path,
-        typer.Argument(exists=True, help="The authors' file (.pth, .pt, .bin, .ckpt, .safetensors), or model folder."),
+        typer.Argument(
+            exists=True,
+            help="The authors' file (.pth, .pt, .bin, .ckpt, .safetensors), index of shards, or folder.",
+        ),
     ],
     family: Annotated[
         str,
@@ -43,7 +45,16 @@ def import_(
             exists=True,
             dir_okay=False,
             help="JSON file with the arguments of the authors' constructor, by its names.",
-            show_default="the authors' defaults",
+            show_default="config.json of a folder; what the weights tell; the authors' defaults",
+        ),
+    ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(
+            "--entry",
+            metavar="NAME",
+            help="Which weights, if the file holds several: an entry such as model_ema, or a part such as student.",
+            show_default="those averaged over training, if there are such",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
@@ -60,7 +71,10 @@ def import_(
     folder that holds plans.json, dataset.json and fold_0.
 
     Of all other networks the weights are checked and written as safetensors, with a JSON file beside that says what
-    they are of. `medmamba.pretrained.load` makes the network of the two.
+    they are of. `medmamba.pretrained.load` makes the network of the two. Checkpoints may be whole or in shards with
+    their index, as PyTorch, Lightning, timm, DeepSpeed or Hugging Face's transformers leave them; of a folder, give the
+    folder. Where there are weights averaged over training (EMA) beside the last ones, the average is taken, unless
+    --entry names others.
 
     Examples:
         medmamba model import --from umamba nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres -o abdomen
@@ -68,6 +82,10 @@ def import_(
         medmamba predict -i scans/ -o segmentations/ -m abdomen
 
         medmamba model import --from mamba pytorch_model.bin --config config.json -o mamba-130m.safetensors
+
+        medmamba model import --from mamba mamba-130m-hf/ -o mamba-130m.safetensors
+
+        medmamba model import --from vmamba vssm.pth --entry model --config vssm.json -o vssm.safetensors
     """
     from medmamba.pretrained import import_weights
     from medmamba.umamba_model import import_model
@@ -76,6 +94,8 @@ def import_(
         if family == "umamba" and output.suffix != ".safetensors":
             if config is not None:
                 fail("--config goes with a .safetensors output; a model folder has its plans.json", Exit.USAGE)
+            if entry is not None:
+                fail("--entry goes with a .safetensors output; a fold has one set of weights", Exit.USAGE)
             runs = import_model(checkpoint, output, overwrite=overwrite, trust_pickle=trust_pickle)
             plan = runs[0].plan
             folds = ", ".join(run.info.fold for run in runs)
@@ -83,22 +103,12 @@ def import_(
             out.print(f"Next: medmamba predict -i IMAGES -o SEGMENTATIONS -m {shlex.quote(str(output))}", markup=False)
             return
         network = import_weights(
-            family, checkpoint, output, _arguments(config), overwrite=overwrite, trust_pickle=trust_pickle
+            family, checkpoint, output, config, entry=entry, overwrite=overwrite, trust_pickle=trust_pickle
         )
     except FileExistsError as error:
         fail(str(error), Exit.USAGE)
+    except (ValueError, FileNotFoundError) as error:
+        fail(str(error))
     count = sum(parameter.numel() for parameter in network.parameters())
     out.print(f"{output}: {type(network).__name__}, {count} parameters", markup=False)
     out.print(f"Next, in Python: medmamba.pretrained.load(Path({str(output)!r}))", markup=False, highlight=False)
-
-
-def _arguments(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        arguments = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        fail(f"{path} is not valid JSON ({error})")
-    if not isinstance(arguments, dict):
-        fail(f'{path} must hold an object such as {{"embed_dim": 192}}, got {type(arguments).__name__}')
-    return arguments

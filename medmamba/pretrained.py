@@ -9,45 +9,39 @@ weights as safetensors, by their authors' names, and beside them a JSON file wit
 
 from __future__ import annotations
 
-import _codecs
-import argparse
+import logging
 import os
-import pickle
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import medmamba
-from medmamba.networks import from_upstream
+from medmamba.networks import UpstreamError, from_upstream
+from medmamba.networks._huggingface import authors_config
+from medmamba.networks._told import told
 from medmamba.networks._upstream import SYSTEMS
 from medmamba.plans._json import from_json, read_json, to_json, write_json
+from medmamba.state_dicts import check_family, find_weights, looks_like
+from medmamba.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
 
-#: Where training code keeps the state dict, most telling first.
-ENTRIES = ("network_weights", "state_dict", "model_state_dict", "model", "net", "module", "model_ema")
-#: What wrappers put before every key: parallel training, compilation, Lightning.
-PREFIXES = ("module.", "_orig_mod.", "model.")
-#: Harmless things that checkpoints hold beside tensors and PyTorch does not know to be so: numbers of NumPy, which
-#: nnU-Net logs, by their names before and since NumPy 2; and arguments of a command line.
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]  # pickles name it
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]  # pickles name it
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
-    _codecs.encode,
-    argparse.Namespace,
-]
+#: How the names of the tensors begin that make the output, where a network is of no use without.
+_HEADS = {
+    "umamba_bot": "decoder.seg_layers.",
+    "umamba_enc": "decoder.seg_layers.",
+    "segmamba": "out.",
+    "vivim": "out.",
+    "mambamorph": "reg_head.",
+    "mambamorph_feat": "reg_head.",
+}
 
+__all__ = ("CheckpointError", "Description", "find_weights", "import_weights", "load", "read_checkpoint", "system_of")
 
-class CheckpointError(ValueError):
-    """A file is no checkpoint that can, or should, be read."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,78 +59,6 @@ class Description:
     source: str
 
 
-def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Any:
-    """What a ``.safetensors`` file, or any file that PyTorch wrote, holds.
-
-    Args:
-        path: of the file.
-        trust_pickle: read it even if its objects can run programs, which PyTorch's files may hold.
-
-    Returns:
-        Tensors by their names, or whatever was saved, on the CPU.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if it is no checkpoint, is damaged, or holds objects that must be trusted.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is no safetensors file, or is damaged ({error}); fetch it again") from error
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found is None:
-            raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; fetch it again") from error
-        raise CheckpointError(
-            f"{path} holds more than weights ({found[1]}), and to read such objects is to run whatever program they "
-            "bring along; if you trust where the file is from, read it with --trust-pickle (trust_pickle=True)"
-        ) from error
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f"{path} holds objects of the package {error.name}, which is not installed; install it, or save the state "
-            "dict alone where it is"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged ({error}); fetch it again") from error
-
-
-def find_weights(content: Any, where: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, without what wrappers put before its names.
-
-    Args:
-        content: what `read_checkpoint` gave.
-        where: the file, for errors.
-
-    Raises:
-        CheckpointError: if there is none, naming what there is.
-    """
-    place = content
-    while True:
-        if isinstance(place, nn.Module):
-            place = place.state_dict()
-        if not isinstance(place, Mapping):
-            raise CheckpointError(f"{where} holds no state dict but a {type(place).__name__}")
-        if place and all(isinstance(value, Tensor) for value in place.values()):
-            break
-        entry = next((name for name in ENTRIES if isinstance(place.get(name), (Mapping, nn.Module))), None)
-        if entry is None:
-            raise CheckpointError(
-                f"{where} holds no state dict in any of {', '.join(ENTRIES)}; it has "
-                f"{', '.join(str(name) for name in list(place)[:8]) or 'nothing'}"
-            )
-        place = place[entry]
-    tensors = dict(place)
-    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), None):
-        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return tensors
-
-
 def system_of(family: str, tensors: Mapping[str, Tensor]) -> str:
     """Which of a family of networks the weights are of.
 
@@ -147,14 +69,13 @@ def system_of(family: str, tensors: Mapping[str, Tensor]) -> str:
     Raises:
         ValueError: if there is no such family, naming those there are.
     """
+    check_family(family)
     if family == "umamba":
         return "umamba_enc" if any(key.startswith("encoder.mamba_layers.") for key in tensors) else "umamba_bot"
     if family == "mamba":
-        return "mamba_lm" if any(key.startswith("backbone.") for key in tensors) else "mamba"
+        return "mamba_lm" if any(key.startswith(("backbone.", "embedding")) for key in tensors) else "mamba"
     if family == "mambamorph":
         return "mambamorph_feat" if any(key.startswith("feature_extractor.") for key in tensors) else "mambamorph"
-    if family not in SYSTEMS:
-        raise ValueError(f"no weights of {family!r} are known; choose one of umamba, {', '.join(SYSTEMS)}")
     return family
 
 
@@ -162,8 +83,9 @@ def import_weights(
     family: str,
     checkpoint: Path,
     output: Path,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | Path | None = None,
     *,
+    entry: str | None = None,
     overwrite: bool = False,
     trust_pickle: bool = False,
 ) -> nn.Module:
@@ -171,36 +93,130 @@ def import_weights(
 
     Args:
         family: see `system_of`.
-        checkpoint: the authors' file.
+        checkpoint: the authors' file, an index of files, or a folder that has one of these.
         output: a ``.safetensors`` file; the description gets the same name with ``.json``.
-        config: arguments of the upstream constructor, see `medmamba.networks.from_upstream`.
+        config: arguments of the upstream constructor, see `medmamba.networks.from_upstream`, or a JSON file of them;
+            None: ``config.json`` in the folder, if there is one. What it lacks, and the weights tell by their shapes,
+            is taken from the weights and logged.
+        entry: see `medmamba.state_dicts.find_weights`.
         overwrite: replace files that are there.
-        trust_pickle: see `read_checkpoint`.
+        trust_pickle: see `medmamba.weight_files.read_checkpoint`.
 
     Returns:
         The network.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be read.
-        FileExistsError: if output is there.
+        CheckpointError: if the checkpoint cannot be read, or holds no such weights or several.
+        FileExistsError: if output is there, or is one of the files to read.
         FileNotFoundError: if the checkpoint is not.
-        ValueError: if output has another suffix, or there is no such family.
+        ValueError: if output has another suffix, there is no such family, or the configuration is no JSON object.
         UpstreamError: if weights and configuration do not belong together.
     """
     if output.suffix != ".safetensors":
         raise ValueError(f"imported weights are safetensors, got {output}; end the name in .safetensors")
     described = output.with_suffix(".json")
+    check_family(family)
+    config_path = config if isinstance(config, Path) else _config_beside(checkpoint) if config is None else None
+    sources = {path.resolve() for path in (*files_of(checkpoint), *([config_path] if config_path else []))}
     for path in (output, described):
+        if path.resolve() in sources:
+            raise FileExistsError(f"{path} is read for this import and must not be written over; choose another output")
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} is already there; choose another output, or replace it with --overwrite")
-    tensors = find_weights(read_checkpoint(checkpoint, trust_pickle=trust_pickle), checkpoint)
+    arguments = _arguments(config_path) if config_path else dict(config or {})  # type: ignore[arg-type]  # no path
+    tensors = find_weights(read_checkpoint(checkpoint, trust_pickle=trust_pickle), checkpoint, family, entry=entry)
+    _check_numbers(tensors, checkpoint)
     system = system_of(family, tensors)
-    network = from_upstream(system, config, tensors)
+    place = f"{checkpoint} with {config_path}" if config_path else str(checkpoint)
+    network, arguments = _build(system, arguments, tensors, place)
     output.parent.mkdir(parents=True, exist_ok=True)
-    description = Description(system=system, config=dict(config), source=checkpoint.name)
+    description = Description(system=system, config=arguments, source=checkpoint.name)
     _write(tensors, output, {"system": system, "medmamba": medmamba.__version__})
     write_json(to_json(description), described)
     return network
+
+
+def _config_beside(checkpoint: Path) -> Path | None:
+    """The configuration of a folder, or of a file by a name that says it is of such a folder."""
+    if checkpoint.is_file() and checkpoint.name not in STANDARD:
+        return None
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "config.json"
+    if not path.is_file():
+        return None
+    log.info("configuration from %s", path)
+    return path
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    arguments = read_json(path)
+    if not isinstance(arguments, dict):
+        raise ValueError(f'{path} must hold an object such as {{"embed_dim": 192}}, got {type(arguments).__name__}')
+    return arguments
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Refuse what stands for weights only, and say so if weights are no numbers, as after a training that went astray.
+
+    Raises:
+        CheckpointError: if weights are empty, or were rounded to whole numbers.
+    """
+    if empty := [key for key, tensor in tensors.items() if not tensor.numel()]:
+        raise CheckpointError(
+            f"{checkpoint} holds {len(empty)} empty tensors, such as {empty[0]}: the weights are elsewhere, as with "
+            "DeepSpeed's stage 3; put them together with its zero_to_fp32.py, and give that file"
+        )
+    whole = [key for key, tensor in tensors.items() if tensor.ndim and not tensor.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{checkpoint} holds weights rounded to whole numbers, such as {whole[0]} ({tensors[whole[0]].dtype}); "
+            "take the checkpoint from before they were quantised"
+        )
+    bad = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        log.warning("%s: %d tensors hold NaN or infinity, such as %s", checkpoint, len(bad), ", ".join(bad[:3]))
+
+
+def _build(
+    system: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and the arguments it was made of: those given, and what only the weights say.
+
+    Raises:
+        UpstreamError: if the two do not belong together; naming the place, and the arguments that would fit.
+    """
+    try:
+        given = authors_config(config) if system == "mamba_lm" else dict(config)
+    except UpstreamError as error:
+        raise UpstreamError(f"{place}: {error}") from error
+    takes = SYSTEMS[system].needs + SYSTEMS[system].takes
+    facts = {name: value for name, value in told(system, tensors).items() if name in takes}
+    missing = {name: value for name, value in facts.items() if name not in given}
+    if missing:
+        log.info("%s: from the weights themselves: %s", place, _listed(missing))
+    if missing.get("num_classes") == 0:
+        log.warning("%s has no head; the network gives what one would read, not logits", place)
+    try:
+        return from_upstream(system, given | missing, tensors), given | missing
+    except UpstreamError as error:
+        other = {name: value for name, value in facts.items() if name in given and given[name] != value}
+        raise UpstreamError(f"{place}: {error}{_hint(system, other, tensors)}") from error
+
+
+def _hint(system: str, other: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """What would fit: other arguments, or another network."""
+    if other:
+        return f". The weights themselves say {_listed(other)}, but the configuration does not"
+    family = looks_like(tensors)
+    if family is not None and not system.startswith(family):
+        return f". They look like weights of {family}"
+    head = _HEADS.get(system)
+    if head is not None and not any(key.startswith(head) for key in tensors):
+        return f". There is no {head}*, which makes the output; take the checkpoint of the whole network"
+    return ""
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def load(path: Path) -> nn.Module:

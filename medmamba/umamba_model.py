@@ -5,6 +5,8 @@ Their code is a copy of nnU-Net, which leaves a folder for each model::
     nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres/
       plans.json  dataset.json
       fold_0/checkpoint_final.pth
+
+A checkpoint holds the two files' contents once more, so that it is enough by itself.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from torch import Tensor
 
 from medmamba.case import Split
 from medmamba.checkpoint import Position, Run, RunInfo, Schedule, Weights, versions
-from medmamba.networks import from_upstream
+from medmamba.networks import UpstreamError, from_upstream
 from medmamba.networks.umamba import UMamba, block_options
+from medmamba.plans._json import write_json
 from medmamba.plans.from_nnunet import plan_from_nnunet
 from medmamba.plans.plan import Plan
-from medmamba.pretrained import CheckpointError, find_weights, read_checkpoint
+from medmamba.state_dicts import find_weights
+from medmamba.weight_files import CheckpointError, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,8 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
     """Convert a trained U-Mamba, its plan and its folds.
 
     Args:
-        path: the folder of the model, for all its folds; of one fold; or one checkpoint.
+        path: the folder of the model, for all its folds; of one fold; or one checkpoint. What of plans.json and
+            dataset.json is not there is taken from the checkpoint.
         output: becomes the folder of our plan, with a run folder for each fold.
         overwrite: replace all folds that are there.
         trust_pickle: see `medmamba.pretrained.read_checkpoint`.
@@ -65,13 +70,8 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
         UpstreamError: if the weights are of the first version of U-Mamba, or do not fit the plan.
     """
     path = path.resolve()  # what is above it is looked at
-    folder = next((place for place in (path, *path.parents[:2]) if (place / "plans.json").is_file()), None)
-    if folder is None:
-        raise FileNotFoundError(
-            f"{path} is no model that nnU-Net trained: there is no plans.json; give the folder that has it, such as "
-            "nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres"
-        )
-    folds = _folds(path, folder)
+    folder = _model_folder(path)
+    folds = _folds(path, folder, trust_pickle)
     _check_output(output, overwrite)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
@@ -89,11 +89,32 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
     return [Run(output / f"fold_{fold.name}") for fold in folds]
 
 
-def _folds(path: Path, folder: Path) -> list[_Fold]:
+def _model_folder(path: Path) -> Path:
+    """The folder of the model to which a path belongs.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    for place in (path, *path.parents[:2]):
+        if (place / "plans.json").is_file() or any(place.glob("fold_*/*.pth")):
+            return place
+    if path.is_file():
+        return path.parent
+    below = sorted(str(place.parent.relative_to(path)) for place in path.glob("*/plans.json"))
+    raise FileNotFoundError(
+        f"{path} is no model that nnU-Net trained: there is no plans.json; give the folder that has it, such as "
+        f"{', '.join(below) or 'nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres'}"
+    )
+
+
+def _folds(path: Path, folder: Path, trust_pickle: bool) -> list[_Fold]:
     """The checkpoints that are asked for: of each fold the final one, else the best."""
     if path.is_file():
         best = path.name == _FILES["best"]
-        return [_Fold(name=_fold_name(path.parent), checkpoint=path, weights="best" if best else "final")]
+        name = _fold_name(path.parent)
+        if not path.parent.name.startswith("fold_"):
+            name = str(_checked(path, trust_pickle)["init_args"].get("fold", "0"))
+        return [_Fold(name=name, checkpoint=path, weights="best" if best else "final")]
     found = []
     for place in sorted(folder.glob("fold_*")) if path == folder else [path]:
         present = [(weights, place / name) for weights, name in _FILES.items() if (place / name).is_file()]
@@ -119,10 +140,40 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{other[0]} cannot be replaced, because it is no run; choose another output")
 
 
-def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> None:
-    content = read_checkpoint(fold.checkpoint, trust_pickle=trust_pickle)
+def _checked(checkpoint: Path, trust_pickle: bool) -> Mapping[str, Any]:
+    """What a checkpoint holds.
+
+    Raises:
+        CheckpointError: if it is none of nnU-Net.
+    """
+    content = read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     if not isinstance(content, Mapping) or not {"network_weights", "trainer_name", "init_args"} <= content.keys():
-        raise CheckpointError(f"{fold.checkpoint} is no checkpoint of nnU-Net; give one that its training wrote")
+        raise CheckpointError(f"{checkpoint} is no checkpoint of nnU-Net; give one that its training wrote")
+    return content
+
+
+def _described(folder: Path, content: Mapping[str, Any], scratch: Path) -> Path:
+    """A folder with plans.json and dataset.json: the model's own, or one with what the checkpoint says.
+
+    Raises:
+        FileNotFoundError: if one of them is neither here nor there.
+    """
+    names = {"plans.json": "plans", "dataset.json": "dataset_json"}
+    if all((folder / name).is_file() for name in names):
+        return folder
+    for name, key in names.items():
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, scratch / name)
+        elif isinstance(kept := content["init_args"].get(key), Mapping):
+            log.info("%s: %s from the checkpoint", folder, name)
+            write_json(kept, scratch / name)
+        else:
+            raise FileNotFoundError(f"{folder} has no {name}, and the checkpoint does not hold it; copy it there")
+    return scratch
+
+
+def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> None:
+    content = _checked(fold.checkpoint, trust_pickle)
     trainer = str(content["trainer_name"])
     network = next((ours for name, ours in TRAINERS.items() if trainer.startswith(name)), None)
     if network is None:
@@ -130,14 +181,18 @@ def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> Non
             f"{fold.checkpoint} was trained by {trainer}, whose network is not known here; known are "
             f"{', '.join(TRAINERS)} and what their names begin"
         )
+    target.parent.mkdir(parents=True, exist_ok=True)
     plan = plan_from_nnunet(
-        folder,
+        _described(folder, content, target.parent),
         content["init_args"]["configuration"],
         network,
         mirror_axes=content.get("inference_allowed_mirroring_axes") or (),
     )
-    converted = _network(plan, find_weights(content, fold.checkpoint))
-    plan = replace(plan, network=replace(plan.network, options=block_options(converted)))
+    try:
+        converted = _network(plan, find_weights(content, fold.checkpoint, "umamba"))
+    except UpstreamError as error:
+        raise UpstreamError(f"{fold.checkpoint}: {error}") from error
+    plan = replace(plan, dataset_root=str(folder), network=replace(plan.network, options=block_options(converted)))
     info = RunInfo(
         fold=fold.name,
         split=Split(train=(), validation=()),  # which nnU-Net does not keep with the model

@@ -20,9 +20,9 @@ from medmamba.case import Case
 from medmamba.checkpoint import Run
 from medmamba.networks import UpstreamError
 from medmamba.predict import Predictor
-from medmamba.pretrained import CheckpointError
 from medmamba.umamba_model import import_model
 from medmamba.volume import Geometry, Volume
+from medmamba.weight_files import CheckpointError
 from tests import umamba_factory as factory
 from tests.umamba_factory import LABELS, REGIONS, Model, write_model
 
@@ -193,7 +193,7 @@ def test_first_version_of_umamba_is_refused_with_the_reason(tmp_path: Path) -> N
         for key, tensor in content["network_weights"].items()
     }
     torch.save(content, folder / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(UpstreamError, match="first version"):
+    with pytest.raises(UpstreamError, match=r"fold_0/checkpoint_final\.pth: .*first version"):
         import_model(folder, tmp_path / "out")
 
 
@@ -207,8 +207,53 @@ def test_other_trainers_and_files_are_refused_by_name(tmp_path: Path) -> None:
     (folder / "fold_0" / "checkpoint_final.pth").unlink()
     with pytest.raises(FileNotFoundError, match=r"checkpoint_final\.pth or checkpoint_best\.pth"):
         import_model(folder, tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match=r"no plans\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no plans\.json; give the folder that has it, such as model$"):
         import_model(tmp_path, tmp_path / "out")
+
+
+def assert_same_weights(one: Run, other: Run) -> None:
+    ours, theirs = (load_file(run.weights_path("final")) for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+
+
+@pytest.mark.parametrize("lacking", [("plans.json", "dataset.json"), ("plans.json",), ("dataset.json",)])
+def test_checkpoint_knows_what_the_files_beside_it_say(tmp_path: Path, lacking: tuple[str, ...]) -> None:
+    folder = write_model(tmp_path / "model", Model(folds=("0", "3")))
+    whole = import_model(folder, tmp_path / "whole")
+    for name in lacking:
+        (folder / name).unlink()
+    runs = import_model(folder, tmp_path / "out")
+    assert [run.info.fold for run in runs] == ["0", "3"]
+    for run, expected in zip(runs, whole, strict=True):
+        assert run.plan == expected.plan
+        assert_same_weights(run, expected)
+
+
+def test_checkpoint_alone_is_enough(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", Model(folds=("3",)))
+    [expected] = import_model(folder, tmp_path / "whole")
+    (tmp_path / "downloads").mkdir()
+    lone = shutil.move(folder / "fold_3" / "checkpoint_final.pth", tmp_path / "downloads" / "abdomen.pth")
+    [run] = import_model(Path(lone), tmp_path / "out")
+    assert (run.info.fold, run.folder.name) == ("3", "fold_3")
+    assert run.plan == replace(expected.plan, dataset_root=str(tmp_path / "downloads"))
+    assert_same_weights(run, expected)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fold_3", "plan.json"]
+
+
+def test_configuration_may_have_any_name(tmp_path: Path) -> None:
+    model = Model()
+    folder = write_model(tmp_path / "model", model)
+    [expected] = import_model(folder, tmp_path / "usual")
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["3d_mine"] = {"inherits_from": "3d_fullres", "batch_size": 7}
+    (folder / "plans.json").write_text(json.dumps(plans))
+    content = factory.checkpoint(model, model.network("0"), "0")
+    content["init_args"]["configuration"] = "3d_mine"
+    torch.save(content, folder / "fold_0" / "checkpoint_final.pth")
+    [run] = import_model(folder, tmp_path / "out")
+    assert run.plan == replace(expected.plan, train=replace(expected.plan.train, batch_size=7))
 
 
 def test_weights_of_another_plan_are_refused(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ OPTIONS = {
         "--no-mirror", "--weights", "--overwrite",
     },
     "networks": {"--json"},
-    "model import": {"--from", "--output", "-o", "--config", "--overwrite", "--trust-pickle"},
+    "model import": {"--from", "--output", "-o", "--config", "--entry", "--overwrite", "--trust-pickle"},
     "demo": {"--output", "-o", "--budget", "--seed", "--device"},
 }  # fmt: skip
 

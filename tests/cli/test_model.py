@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from medmamba import io
 from medmamba.cli.main import app
 from medmamba.data.preprocess import Preprocessor
+from medmamba.networks.language import MambaLM
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Plan
 from medmamba.pretrained import load
@@ -105,3 +106,54 @@ def test_weights_of_umamba_alone_need_no_folder(tmp_path: Path) -> None:
         assert torch.equal(load(out)(x)[0], model.network("0")(x)[0])
     code, said = run(*arguments, tmp_path / "folder", "--config", tmp_path / "config.json")
     assert (code, "a model folder has its plans.json" in said) == (2, True), said
+
+
+def test_weights_are_chosen_by_entry_and_the_choice_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    block = MambaBlock(8)
+    zeros = {key: torch.zeros_like(tensor) for key, tensor in block.state_dict().items()}
+    torch.save({"model": zeros, "model_ema": block.state_dict()}, tmp_path / "theirs.pth")
+    arguments = ("model", "import", "--from", "mamba", tmp_path / "theirs.pth", "-o")
+    code, said = run(*arguments, tmp_path / "ours.safetensors")
+    assert code == 0, said
+    assert "taken are model_ema, averaged over training. --entry chooses others: model" in caplog.text
+    assert torch.equal(load(tmp_path / "ours.safetensors").state_dict()["A_log"], block.A_log)
+    assert run(*arguments, tmp_path / "other.safetensors", "--entry", "model")[0] == 0
+    assert not load(tmp_path / "other.safetensors").state_dict()["A_log"].any()
+    code, said = run(*arguments, tmp_path / "third.safetensors", "--entry", "best")
+    assert (code, "has no weights 'best'; it has model, model_ema" in said) == (3, True), said
+    code, said = run(*arguments, tmp_path / "folder", "--entry", "model", "--from", "umamba")
+    assert (code, "--entry goes with a .safetensors output" in said) == (2, True), said
+
+
+def test_folder_of_transformers_needs_no_configuration(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = MambaLM(16, 8, 1)
+    names = {"embedding.": "backbone.embeddings.", "stack.": "backbone.", "norm.": "backbone.norm_f."}
+    theirs = {
+        new + key.removeprefix(old): tensor
+        for key, tensor in network.state_dict().items()
+        for old, new in names.items()
+        if key.startswith(old)
+    }
+    folder, out = tmp_path / "mamba-hf", tmp_path / "ours.safetensors"
+    folder.mkdir()
+    save_file(theirs, folder / "model.safetensors")
+    config = {"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 16, "state_size": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    code, said = run("model", "import", "--from", "mamba", folder, "-o", out)
+    assert (code, "MambaLM, " in said) == (0, True), said
+    ids = torch.tensor([[3, 1, 2]])
+    with torch.no_grad():
+        assert torch.equal(load(out)(ids), network(ids))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "an empty file"), (b"<html>", "a web page"), (b"hello", "begins with b'hello'")]
+)
+def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "theirs.pth").write_bytes(content)
+    code, said = run("model", "import", "--from", "vim", tmp_path / "theirs.pth", "-o", tmp_path / "ours.safetensors")
+    assert code == 3
+    assert "theirs.pth is no checkpoint" in said
+    assert words in said
+    assert not (tmp_path / "ours.safetensors").exists()
