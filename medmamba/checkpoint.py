@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 import medmamba
 from medmamba.case import Split
+from medmamba.pace import Speed
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.plan import Plan, TrainSettings
 
@@ -64,11 +65,13 @@ class Schedule:
         """Into how many parts the run is divided; after each the network is validated.
 
         nnU-Net's 250 steps, but at least twenty parts, so that a short run shows how it is doing; with a time budget
-        parts of ten minutes at most. Where steps take so long that validating would take more than nnU-Net's share of
-        the budget, parts are joined (`medmamba.train.Trainer`).
+        parts of ten minutes at most. A part has no fewer steps than keep nnU-Net's share of a batch of validation to
+        five of training; with a time budget, where steps are known by their number only when they are done, parts that
+        turn out shorter are joined (`medmamba.train.Trainer`).
         """
         if self.steps is not None:
-            return min(self.steps, max(20, self.steps // settings.steps_per_epoch))
+            wanted = max(20, self.steps // settings.steps_per_epoch)
+            return max(1, min(wanted, self.steps // settings.steps_per_validation))
         assert self.budget_s is not None
         return max(20, round(self.budget_s / 600))
 
@@ -84,6 +87,19 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What the recipe of a time budget was fitted from.
+
+    Args:
+        speed: of the plan.
+        steps: that the budget was expected to hold.
+    """
+
+    speed: Speed
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
     """What a run was started with, besides its plan.
 
@@ -94,6 +110,7 @@ class RunInfo:
         precision: of the network's arithmetic.
         overrides: fields of the data set's plan that the run changed, such as a batch size fitted to the schedule.
         versions: of the software.
+        planned: with a time budget, what its recipe was fitted from; None in runs that do not fit it again.
     """
 
     fold: str
@@ -102,6 +119,7 @@ class RunInfo:
     precision: Precision
     overrides: dict[str, Any]
     versions: dict[str, str]
+    planned: Planned | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -223,7 +241,11 @@ class Run:
 
     def save_weights(self, weights: Weights, network: nn.Module, position: Position) -> None:
         """Write the network's weights alone."""
-        self._write(self.weights_path(weights), dict(network.state_dict()), position)
+        self.write_weights(weights, dict(network.state_dict()), position)
+
+    def write_weights(self, weights: Weights, tensors: dict[str, Tensor], position: Position) -> None:
+        """Write weights that a network had earlier, as its ``state_dict`` has them."""
+        self._write(self.weights_path(weights), tensors, position)
 
     def load_weights(self, network: nn.Module, weights: Weights | None = None) -> Weights:
         """Load weights for prediction: the final ones if there are, else the best, else the last checkpoint's.

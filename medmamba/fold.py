@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,24 +12,25 @@ from typing import Any
 import torch
 
 from medmamba.case import Dataset, Split
-from medmamba.checkpoint import Precision, Run, RunError, RunInfo, Schedule, versions
+from medmamba.checkpoint import Planned, Precision, Run, RunError, RunInfo, Schedule, versions
 from medmamba.data.augment import augmentation
 from medmamba.data.cache import prepare
 from medmamba.data.patches import PatchSampler, stream
 from medmamba.device import choose_precision
+from medmamba.pace import Speed, fastest
 from medmamba.plans import splits
-from medmamba.plans.plan import Plan
+from medmamba.plans.plan import Plan, TrainSettings
 from medmamba.plans.workspace import Workspace, differences
 from medmamba.progress import Progress, silent
 from medmamba.tasks.segmentation import Segmentation, build_network
-from medmamba.train import Listener, Trainer, autocast, build_optimizer
+from medmamba.train import FEW_STEPS, Listener, Trainer, autocast, build_optimizer
 
 log = logging.getLogger(__name__)
 
 #: A schedule with fewer steps than this gets smaller batches, so that it has more of them.
 MANY_STEPS = 600
-#: Steps that the momentum should look back over at most, as a share of the schedule.
-MOMENTUM_SHARE = 1 / 20
+#: Share of a time budget that measuring the time of a step may take.
+MEASURING_SHARE = 0.02
 #: Smallest batch that a schedule is fitted with; nnU-Net's smallest.
 SMALLEST_BATCH = 2
 
@@ -115,7 +114,8 @@ def train_fold(
 def _start(request: FoldRequest, split: Split) -> Run:
     schedule = request.schedule or Schedule(steps=request.plan.train.epochs * request.plan.train.steps_per_epoch)
     precision = request.precision or choose_precision(request.device)
-    overrides = fit_recipe(request.plan, schedule, request.device, precision)
+    batch_size, steps = fit_steps(request.plan, schedule, request.device, precision)
+    overrides = fit_recipe(request.plan, batch_size, steps)
     info = RunInfo(
         fold=request.fold,
         split=split,
@@ -123,6 +123,7 @@ def _start(request: FoldRequest, split: Split) -> Run:
         precision=precision,
         overrides=overrides,
         versions=versions(),
+        planned=None if schedule.steps is not None else Planned(speed=_speed(request.plan.train), steps=steps),
     )
     return Run.create(request.folder, overridden(request.plan, overrides), info)
 
@@ -152,48 +153,72 @@ def overridden(plan: Plan, overrides: dict[str, Any]) -> Plan:
     return plan
 
 
-def fit_recipe(plan: Plan, schedule: Schedule, device: torch.device, precision: Precision) -> dict[str, Any]:
-    """Changes to the recipe that a short schedule needs; none for nnU-Net's thousand epochs.
+def fit_steps(plan: Plan, schedule: Schedule, device: torch.device, precision: Precision) -> tuple[int, int]:
+    """Batch size, and number of steps of that size, that a schedule holds.
 
     A network learns from the number of steps more than from the size of batches, so a time budget that allows few
-    steps gets smaller batches. Momentum that looks back further than a twentieth of the schedule would still be
-    gathering speed when training ends, so it is lowered. The learning rate rises with the square root of what that
-    takes from the length of a step: part of the speed is made good, and the noise of short averages stays in bounds.
+    steps gets smaller batches. How many it holds is an estimate, made before the first step; training corrects what
+    follows from it (`medmamba.train.Trainer`).
+    """
+    wanted = plan.train.batch_size
+    if schedule.steps is not None:
+        return wanted, schedule.steps
+    assert schedule.budget_s is not None
+    patch_s = seconds_per_patch(plan, device, precision, within_s=MEASURING_SHARE * schedule.budget_s)
+    affordable = int(schedule.budget_s / (MANY_STEPS * patch_s))
+    batch_size = max(min(SMALLEST_BATCH, wanted), min(wanted, affordable))
+    steps = max(1, int(schedule.budget_s / (batch_size * patch_s)))
+    log.info("%.2f s per patch: about %d steps of %d patches in %s", patch_s, steps, batch_size, schedule)
+    if steps < FEW_STEPS:
+        size = " x ".join(map(str, plan.topology.patch_size))
+        log.warning(
+            "%s hold about %d steps of %d patches of %s voxels, too few to learn much; give more time, or make steps "
+            "cheaper with --set topology.patch_size=... or --set topology.features=...",
+            schedule,
+            steps,
+            batch_size,
+            size,
+        )
+    return batch_size, steps
+
+
+def fit_recipe(plan: Plan, batch_size: int, steps: int) -> dict[str, Any]:
+    """Changes to the recipe that a short schedule needs; none for nnU-Net's thousand epochs.
 
     Returns:
         Fields of the plan and their values, for `overridden`.
     """
     overrides: dict[str, Any] = {}
-    batch_size = plan.train.batch_size
-    steps = schedule.steps
-    if steps is None:
-        assert schedule.budget_s is not None
-        patch_s = seconds_per_patch(plan, device, precision)
-        affordable = int(schedule.budget_s / (MANY_STEPS * patch_s))
-        batch_size = max(min(SMALLEST_BATCH, batch_size), min(batch_size, affordable))
-        steps = max(1, int(schedule.budget_s / (batch_size * patch_s)))
-        log.info("%.2f s per patch: about %d steps of %d patches in %s", patch_s, steps, batch_size, schedule)
     if batch_size != plan.train.batch_size:
         overrides["train.batch_size"] = batch_size
-    momentum = round(max(0.0, 1 - 1 / max(1.0, steps * MOMENTUM_SHARE)), 3)
-    if momentum < plan.train.momentum:
-        overrides["train.momentum"] = momentum
-        shorter = (1 - momentum) / (1 - plan.train.momentum)
-        overrides["train.learning_rate"] = round(plan.train.learning_rate * math.sqrt(shorter), 4)
+    fitted = _speed(plan.train).fitted(steps)
+    if fitted.momentum != plan.train.momentum:
+        overrides["train.momentum"] = fitted.momentum
+        overrides["train.learning_rate"] = fitted.learning_rate
     return overrides
 
 
-def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision) -> float:
-    """Time of a training step per patch, measured on noise."""
+def _speed(settings: TrainSettings) -> Speed:
+    return Speed(momentum=settings.momentum, learning_rate=settings.learning_rate)
+
+
+def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision, within_s: float) -> float:
+    """Time of a training step per patch, measured on noise.
+
+    Args:
+        plan: network, patch and recipe.
+        device: where it will train.
+        precision: of the network's arithmetic.
+        within_s: how long to go on measuring for a quiet moment of the machine; two steps are timed anyway.
+    """
     torch.manual_seed(0)
     task = Segmentation(plan).to(device)
     network = task.build_network().to(device).train()
     optimizer = build_optimizer(network, plan.train)
     image = torch.randn(SMALLEST_BATCH, len(plan.channels), *plan.topology.patch_size, device=device)
     label = torch.zeros(SMALLEST_BATCH, *plan.topology.patch_size, dtype=torch.int16, device=device)
-    seconds = float("inf")
-    for _ in range(2):  # the first step also compiles
-        started = time.monotonic()
+
+    def step() -> None:
         with autocast(device, precision):
             outputs = network(image)
         optimizer.zero_grad(set_to_none=True)
@@ -201,5 +226,5 @@ def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision) ->
         torch.autograd.backward(loss)
         optimizer.step()
         float(loss.detach())  # waits for the device
-        seconds = min(seconds, time.monotonic() - started)
-    return seconds / SMALLEST_BATCH
+
+    return fastest(step, within_s) / SMALLEST_BATCH

@@ -30,8 +30,9 @@ def plot_progress(records: Sequence[dict[str, Any]], path: Path, title: str) -> 
     figure.suptitle(title)
     at = [record["step"] for record in epochs]
     loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], color=COLOURS[0], alpha=0.25, linewidth=0.8)
-    loss.plot(at, [r["loss"] for r in epochs], color=COLOURS[0], label="training, mean of epoch")
-    loss.plot(at, [r["validation_loss"] for r in epochs], color=COLOURS[1], label="validation")
+    # Marked, so that a run with a single epoch shows it.
+    loss.plot(at, [r["loss"] for r in epochs], marker=".", color=COLOURS[0], label="training, mean of epoch")
+    loss.plot(at, [r["validation_loss"] for r in epochs], marker=".", color=COLOURS[1], label="validation")
     loss.set_ylabel("loss")
     loss.legend()
     for number, name in enumerate(sorted({name for record in epochs for name in record["dice"]})):

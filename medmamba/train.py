@@ -3,7 +3,8 @@
 What a step does depends only on the plan, the seed, the step's number and the weights before it: batches
 and the random numbers inside the network are drawn from the step's number, never from a generator that runs along. So a
 checkpoint needs no generator states, and a run that was stopped anywhere ends with the weights it would have had
-anyway (bit for bit on a CPU).
+anyway (bit for bit on a CPU). The clock decides when a checkpoint is written, and with a time budget how fast weights
+move; when to validate goes by the number of steps, and validating changes nothing.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from medmamba.checkpoint import Position, Precision, Run
+from medmamba.pace import Clock, Pace, SideJob, Speed
 from medmamba.plans.plan import TrainSettings
 from medmamba.tasks.segmentation import Segmentation
 
 log = logging.getLogger(__name__)
 
-#: A checkpoint is written at the end of an epoch, and whenever the last one is older than this.
+#: A checkpoint is written at the end of an epoch, and whenever the last one is older than this,
 CHECKPOINT_EVERY_S = 120.0
+#: as long as writing takes no more than this share of the time;
+SAVING_SHARE = 0.02
+#: and whatever it takes when the last one is older than this, after the first step, and at the end.
+CHECKPOINT_AT_LAST_S = 1200.0
+#: A time budget that holds fewer steps than this teaches a network little.
+FEW_STEPS = 100
 #: So many steps in a row without a finite gradient end the run, or its 16-bit arithmetic.
 PATIENCE_STEPS = 10
 #: nnU-Net's weight of the past in the running mean of validation Dice that chooses the best checkpoint.
@@ -119,9 +127,12 @@ class Trainer:
         task: loss and scores.
         device: where to train.
         listener: told about every step and epoch.
+        clock: seconds.
     """
 
-    def __init__(self, run: Run, task: Segmentation, device: torch.device, listener: Listener) -> None:
+    def __init__(
+        self, run: Run, task: Segmentation, device: torch.device, listener: Listener, clock: Clock = time.monotonic
+    ) -> None:
         self.run = run
         self.settings = run.plan.train
         self.schedule = run.info.schedule
@@ -132,8 +143,12 @@ class Trainer:
         self.network = task.build_network().to(device)
         self.optimizer = build_optimizer(self.network, self.settings)
         self.position = Position()
+        self.clock = clock
+        self.speed = Speed(momentum=self.settings.momentum, learning_rate=self.settings.learning_rate)
+        self._best: tuple[dict[str, Tensor], Position] | None = None  # not on disk yet
         self._stop = False
         self._failures = 0
+        self._warned = False
 
     def stop(self) -> None:
         """Ask the loop to save and leave after the current step; safe to call from a signal handler."""
@@ -153,42 +168,91 @@ class Trainer:
         """
         with self.run.locked():
             self.position = self.run.restore(self.network, self.optimizer) or Position()
-            self.run.read_log(up_to_step=self.position.step)
-            started = time.monotonic() - self.position.elapsed_s
-            saved = time.monotonic()
+            losses = _losses(self.run.read_log(up_to_step=self.position.step), after=self.position.validated)
+            started = self.clock() - self.position.elapsed_s
+            self._validating = SideJob(1.0, self.clock)
+            self._saving = SideJob(SAVING_SHARE, self.clock)
+            pace = Pace(self.schedule.budget_s) if self.schedule.budget_s is not None else None
             epochs = self.schedule.epochs(self.settings)
             position = self.position
-            losses: list[float] = []
             batches = training(position.step)
             while (progress := self.schedule.progress(position.step, position.elapsed_s)) < 1.0:
-                learning_rate = self.settings.learning_rate * (1.0 - progress) ** self.settings.poly_exponent
+                learning_rate = self.speed.learning_rate * (1.0 - progress) ** self.settings.poly_exponent
                 loss = self._step(next(batches), learning_rate)
                 position.step += 1
-                position.elapsed_s = time.monotonic() - started
+                position.elapsed_s = self.clock() - started
                 losses.append(loss)
                 self._report_step(loss, learning_rate)
                 progress = self.schedule.progress(position.step, position.elapsed_s)
                 epoch = math.floor(progress * epochs + 1e-9)
-                if epoch > position.epoch and (progress >= 1.0 or self._affords_validation()):
+                part_done = progress >= 1.0 or (epoch > position.epoch and self._affords_validation())
+                if part_done:
                     # Not necessarily the next one: with a time budget slow steps may skip parts.
                     position.epoch = epoch
                     self._finish_epoch(epochs, losses, validation)
                     position.validated = position.step
                     losses.clear()
-                    position.elapsed_s = time.monotonic() - started
-                    self.run.save(self.network, self.optimizer, position)
-                    saved = time.monotonic()
-                elif self._stop or time.monotonic() - saved > CHECKPOINT_EVERY_S:
-                    self.run.save(self.network, self.optimizer, position)
-                    saved = time.monotonic()
+                    position.elapsed_s = self.clock() - started
+                if progress >= 1.0 or self._stop or self._owes_checkpoint(part_done):
+                    self._save()
                 if self._stop and progress < 1.0:
                     raise StoppedError(f"stopped after step {position.step}; the same command goes on from there")
+                if pace:
+                    pace.note(position.step, position.elapsed_s)
+                    self._refit(pace.expected_steps)
             self.run.save_weights("final", self.network, position)
+            log.info("%s", self._account(self.clock() - started))
+
+    def _refit(self, expected_steps: float | None) -> None:
+        """Fit momentum and learning rate to the steps that the budget turns out to hold; the rate never rises."""
+        planned = self.run.info.planned
+        if expected_steps is None or planned is None:
+            return
+        fitted = planned.speed.fitted(expected_steps)
+        rate = min(fitted.learning_rate, self.speed.learning_rate)
+        self.speed = replace(fitted, learning_rate=rate)
+        if not self._warned and expected_steps < min(FEW_STEPS, planned.steps / 2):
+            self._warned = True
+            log.warning(
+                "steps take longer than when the schedule was fitted: %s will hold about %d steps, not %d; give more "
+                "time, or train with --steps, which no load of the machine shortens",
+                self.schedule,
+                expected_steps,
+                planned.steps,
+            )
+
+    def _owes_checkpoint(self, part_done: bool) -> bool:
+        age_s = self._saving.since_s
+        if self._saving.times == 0 or age_s > CHECKPOINT_AT_LAST_S:
+            return True  # the first step's shows what writing takes, and that it can be done
+        return self._saving.affordable and (part_done or age_s > CHECKPOINT_EVERY_S)
+
+    def _save(self) -> None:
+        """Write the checkpoint, and before it the best weights that it knows of."""
+        with self._saving.timed():
+            self._save_best()
+            self.run.save(self.network, self.optimizer, self.position)
+
+    def _save_best(self) -> None:
+        if self._best is not None:
+            weights, position = self._best
+            self.run.write_weights("best", weights, position)
+            self._best = None
+
+    def _account(self, whole_s: float) -> str:
+        """Where time went besides the steps."""
+        validating, saving = self._validating, self._saving
+        share = (validating.spent_s + saving.spent_s) / max(whole_s, 1e-9)
+        return (
+            f"{validating.times} validations took {validating.spent_s:.1f} s, {saving.times} checkpoints "
+            f"{saving.spent_s:.1f} s: {share:.1%} of {whole_s:.1f} s of training"
+        )
 
     def _step(self, batch: Batch, learning_rate: float) -> float:
         """One optimiser step; returns the loss, NaN when the step was skipped."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+            group["momentum"], group["nesterov"] = self.speed.momentum, self.speed.momentum > 0
         torch.manual_seed(self.settings.seed * 1_000_003 + self.position.step)
         self.network.train()
         image, label = batch.image.to(self.device), batch.label.to(self.device)
@@ -213,6 +277,7 @@ class Trainer:
         if self._failures < PATIENCE_STEPS:
             return
         if self.run.info.precision == "fp32":
+            self._save_best()
             # Of the plan, whose rate a short schedule raises by itself.
             lower = min(0.001, self.settings.learning_rate / 10)
             raise DivergedError(
@@ -236,7 +301,8 @@ class Trainer:
         self.listener.on_step(report)
 
     def _finish_epoch(self, epochs: int, losses: list[float], validation: Batches) -> None:
-        validation_loss, dice = self._validate(validation)
+        with self._validating.timed():
+            validation_loss, dice = self._validate(validation)
         position = self.position
         if dice:
             mean = sum(dice.values()) / len(dice)
@@ -244,7 +310,10 @@ class Trainer:
             position.dice_average = mean if average is None else DICE_MEMORY * average + (1 - DICE_MEMORY) * mean
             if position.best_dice is None or position.dice_average > position.best_dice:
                 position.best_dice = position.dice_average
-                self.run.save_weights("best", self.network, position)
+                # Goes to disk with the next checkpoint, which is when it is needed: an earlier one leads here again.
+                state = self.network.state_dict().items()
+                weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
+                self._best = weights, replace(position)
         finite = [loss for loss in losses if math.isfinite(loss)]
         report = EpochReport(
             epoch=position.epoch,
@@ -264,6 +333,8 @@ class Trainer:
                 validation_loss=validation_loss,
                 dice=dice,
                 elapsed_s=report.elapsed_s,
+                validating_s=self._validating.spent_s,
+                saving_s=self._saving.spent_s,
             )
         )
         self.listener.on_epoch(report)
@@ -288,9 +359,8 @@ class Trainer:
         return sum(losses) / len(losses), self.task.score(counts)
 
     def _affords_validation(self) -> bool:
-        """Whether one more batch of validation keeps its share of a time budget; without one time does not matter."""
-        each = self.settings.steps_per_epoch // max(1, self.settings.validation_steps)
-        return self.schedule.budget_s is None or self.position.step - self.position.validated >= each
+        """Whether one more batch of validation keeps nnU-Net's share."""
+        return self.position.step - self.position.validated >= self.settings.steps_per_validation
 
     def _validation_steps(self) -> int:
         """nnU-Net's share of validation batches per training step, also when an epoch is shorter than usual."""
@@ -302,6 +372,12 @@ class Trainer:
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Arithmetic of convolutions and products in the run's precision; bfloat16 needs no loss scaling."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _losses(records: list[dict[str, Any]], *, after: int) -> list[float]:
+    """Of the steps that no epoch has told of yet."""
+    steps = (record for record in records if record["event"] == "step" and record["step"] > after)
+    return [math.nan if record["loss"] is None else record["loss"] for record in steps]
 
 
 def _record(event: str, step: int, **values: Any) -> dict[str, Any]:

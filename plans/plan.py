@@ -176,6 +176,11 @@ class TrainSettings:
     in_plane_augmentation: bool = False
     seed: int = 1234
 
+    @property
+    def steps_per_validation(self) -> int:
+        """Steps of training for each batch of validation."""
+        return max(1, self.steps_per_epoch // max(1, self.validation_steps))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSettings:

@@ -47,6 +47,7 @@ FLOORS = (
     ("medmamba.case", 0),
     ("medmamba.labels", 0),
     ("medmamba.progress", 0),
+    ("medmamba.pace", 0),
 )
 #: Third-party packages that stay in one place.
 CONFINED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medmamba import networks
-from medmamba.checkpoint import Run, RunError, Schedule
-from medmamba.fold import FoldRequest, fit_recipe, train_fold
+from medmamba import fold, networks
+from medmamba.checkpoint import Planned, Run, RunError, Schedule
+from medmamba.fold import FoldRequest, fit_recipe, fit_steps, train_fold
 from medmamba.io import open_dataset
+from medmamba.pace import Speed
 from medmamba.plans.plan import Plan, Topology, TrainSettings
 from medmamba.plans.workspace import Workspace, plan_dataset
 from medmamba.tasks.segmentation import Segmentation
@@ -94,7 +96,7 @@ def test_training_learns_and_leaves_a_finished_run(request_: FoldRequest, tmp_pa
     assert run.finished
     assert watcher.steps[-1].progress == 1.0
     assert watcher.epochs[-1].loss < watcher.epochs[0].loss - 0.3
-    assert len(watcher.epochs) == 20
+    assert [epoch.step for epoch in watcher.epochs] == list(range(5, 61, 5))  # nnU-Net validates a batch in five
     assert set(watcher.epochs[-1].dice) == {"block", "core"}
     assert watcher.epochs[-1].dice["block"] > 0.6
     records = run.read_log()
@@ -186,15 +188,198 @@ def test_time_budget_is_kept(request_: FoldRequest, tmp_path: Path) -> None:
 
 
 def test_short_schedule_gets_less_momentum_and_a_long_one_nnunets(request_: FoldRequest) -> None:
-    short = fit_recipe(request_.plan, Schedule(steps=200), CPU, "fp32")
-    assert short == {"train.momentum": 0.9, "train.learning_rate": 0.0316}
-    assert fit_recipe(request_.plan, Schedule(steps=250_000), CPU, "fp32") == {}
+    assert fit_recipe(request_.plan, 2, 200) == {"train.momentum": 0.9, "train.learning_rate": 0.0316}
+    assert fit_recipe(request_.plan, 2, 250_000) == {}
 
 
-def test_tight_budget_gets_the_smallest_batch(request_: FoldRequest) -> None:
+def test_tight_budget_gets_the_smallest_batch_and_a_warning(
+    request_: FoldRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fold, "seconds_per_patch", lambda *_, **__: 6.0)
     plan = request_.plan.override("train.batch_size", 16)
-    assert fit_recipe(plan, Schedule(budget_s=0.5), CPU, "fp32")["train.batch_size"] == 2
-    assert "train.batch_size" not in fit_recipe(plan, Schedule(budget_s=1e6), CPU, "fp32")
+    assert fit_steps(plan, Schedule(budget_s=150), CPU, "fp32") == (2, 12)
+    assert "hold about 12 steps of 2 patches of" in caplog.text
+    assert "--set topology.patch_size" in caplog.text
+    caplog.clear()
+    assert fit_steps(plan, Schedule(budget_s=6.0 * 16 * 700), CPU, "fp32") == (16, 700)
+    assert fit_steps(plan, Schedule(steps=3), CPU, "fp32") == (16, 3)
+    assert not caplog.records
+
+
+class FakeTime:
+    """A clock on which a step, a batch of validation and a file take what they are said to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step_s: Callable[[int], float], file_s: float) -> None:
+        self.now_s, self.training_s, self.step_s, self.file_s = 0.0, 0.0, step_s, file_s
+        write = Run._write
+
+        def slow_write(run: Run, *arguments: Any) -> None:
+            self.now_s += self.file_s
+            write(run, *arguments)
+
+        monkeypatch.setattr(Run, "_write", slow_write)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def rule(self, trainer: Trainer) -> None:
+        """The trainer's time goes by this clock."""
+        trainer.clock = self
+
+        def spend(module: torch.nn.Module, inputs: Any) -> None:
+            step_s = self.step_s(trainer.position.step)
+            self.now_s += step_s if module.training else step_s / 3  # no way back
+            self.training_s += step_s * module.training
+
+        trainer.network.register_forward_pre_hook(spend)
+
+
+class ClockedWatcher(Watcher):
+    """A watcher of a training whose time is not real."""
+
+    def __init__(self, time: FakeTime, after_step: Callable[[Trainer, StepReport], None] = lambda t, r: None) -> None:
+        super().__init__(after_step)
+        self.time = time
+
+    def start(self, trainer: Trainer) -> None:
+        super().start(trainer)
+        self.time.rule(trainer)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step_s", "file_s"),
+    [
+        (Schedule(steps=14), 3.0, 0.2),
+        (Schedule(steps=60), 0.1, 0.02),
+        (Schedule(steps=60), 20.0, 5.0),
+        (Schedule(budget_s=60.0), 3.0, 0.2),
+        (Schedule(budget_s=2.0), 0.05, 0.005),
+    ],
+    ids=str,
+)
+def test_validating_and_saving_take_a_tenth_of_a_short_run_at_most(
+    request_: FoldRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    schedule: Schedule,
+    step_s: float,
+    file_s: float,
+) -> None:
+    monkeypatch.setattr(fold, "seconds_per_patch", lambda *_, **__: step_s / 2)
+    caplog.set_level(logging.INFO, "medmamba")
+    time = FakeTime(monkeypatch, step_s=lambda step: step_s, file_s=file_s)
+    run, watcher = train(replace(request_, folder=tmp_path / "run", schedule=schedule), ClockedWatcher(time))
+    assert time.now_s > time.training_s >= 0.9 * time.now_s
+    assert watcher.epochs[-1].step == watcher.steps[-1].step  # the end is validated always
+    assert len(watcher.epochs) >= 2
+    assert run.weights_path("best").is_file()
+    assert f"{len(watcher.epochs)} validations took" in caplog.text
+    *_, last = [record for record in run.read_log() if record["event"] == "epoch"]
+    assert last["validating_s"] == pytest.approx(len(watcher.epochs) * step_s / 3)
+
+
+def test_checkpoint_is_never_older_than_two_minutes_where_writing_is_cheap(
+    request_: FoldRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages: list[float] = []
+    saved: list[float] = []
+    time = FakeTime(monkeypatch, step_s=lambda step: 50.0, file_s=0.1)
+    save = Run.save
+
+    def note(run: Run, *arguments: Any) -> None:
+        save(run, *arguments)
+        saved.append(time())
+
+    monkeypatch.setattr(Run, "save", note)
+
+    def look(trainer: Trainer, report: StepReport) -> None:
+        if saved:
+            ages.append(time() - saved[-1])
+
+    train(replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=30)), ClockedWatcher(time, look))
+    assert saved[0] < 51.0  # after the first step
+    assert max(ages) < 120.0 + 50.0 + 1.0
+
+
+class KilledError(Exception):
+    """The process ends here, without a chance to save."""
+
+
+def test_clock_and_kills_change_neither_final_nor_best_weights(
+    request_: FoldRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = replace(request_, schedule=Schedule(steps=25))
+    whole, _ = train(replace(request, folder=tmp_path / "whole"))
+    broken = replace(request, folder=tmp_path / "broken")
+    time = FakeTime(monkeypatch, step_s=lambda step: 2.0 + step % 3, file_s=7.0)
+
+    def killer(at: int) -> Callable[[Trainer, StepReport], None]:
+        def kill(trainer: Trainer, report: StepReport) -> None:
+            if report.step == at:
+                raise KilledError
+
+        return kill
+
+    for step in (1, 7, 22):
+        with pytest.raises(KilledError):
+            train(broken, ClockedWatcher(time, killer(step)))
+    run, _ = train(broken, ClockedWatcher(time))
+    assert_same_weights(whole.weights_path("final"), run.weights_path("final"))
+    assert_same_weights(whole.weights_path("best"), run.weights_path("best"))
+    keys = ("event", "step", "loss", "dice")
+    logs = [[{key: record.get(key) for key in keys} for record in r.read_log()] for r in (whole, run)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("expected", "step_s", "steps", "warned"),
+    [
+        (10, lambda step: 4.0 if step < 4 else 0.5, (45, 60), False),  # the machine was busy at first
+        (300, lambda step: 0.2 if step < 10 else 1.5, (30, 38), True),  # it became busy later
+    ],
+    ids=["busy at first", "busy later"],
+)
+def test_recipe_of_a_budget_follows_the_pace_of_its_steps(
+    request_: FoldRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    expected: int,
+    step_s: Callable[[int], float],
+    steps: tuple[int, int],
+    warned: bool,
+) -> None:
+    monkeypatch.setattr(fold, "fit_steps", lambda *_: (2, expected))
+    time = FakeTime(monkeypatch, step_s=step_s, file_s=0.01)
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(budget_s=40.0))
+    run, watcher = train(request, ClockedWatcher(time))
+    taken = watcher.steps[-1].step
+    assert steps[0] <= taken <= steps[1]
+    planned = Speed(momentum=0.99, learning_rate=0.01)
+    assert run.info.planned == Planned(speed=planned, steps=expected)
+    first, last = planned.fitted(expected), planned.fitted(taken)
+    assert run.plan.train.momentum == first.momentum
+    assert watcher.trainer is not None
+    group = watcher.trainer.optimizer.param_groups[0]
+    assert group["momentum"] == pytest.approx(last.momentum, abs=0.05)
+    assert abs(first.momentum - last.momentum) > 0.3
+    rates = [report.learning_rate for report in watcher.steps]
+    assert rates == sorted(rates, reverse=True)
+    assert ("will hold about" in caplog.text) == warned
+
+
+def test_run_of_a_version_that_did_not_note_its_plan_goes_on(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(budget_s=1e6))
+    with pytest.raises(StoppedError):
+        train(request, stop_after(1))
+    path = request.folder / "run.json"
+    facts = json.loads(path.read_text())
+    del facts["planned"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(StoppedError, match="step 7"):
+        train(request, stop_after(7))
+    assert Run(request.folder).info.planned is None
 
 
 def test_gradient_that_is_not_finite_is_skipped(request_: FoldRequest, tmp_path: Path) -> None:
