@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medmamba.cli._console import err
+from medmamba.pace import KNOWN_AFTER, SideJob
 
 if TYPE_CHECKING:
     from medmamba.checkpoint import Run
     from medmamba.train import EpochReport, StepReport, Trainer
+
+
+#: Of the time of training, for the picture that shows how far it is.
+PICTURE_SHARE = 0.01
+#: Longer trainings are announced with the time they will take.
+SHORT_S = 60.0
 
 
 class TrainingDisplay:
@@ -20,6 +27,9 @@ class TrainingDisplay:
     def __init__(self, title: str) -> None:
         self.title = title
         self._run: Run | None = None
+        self._handlers: dict[int, Any] = {}
+        self._first: StepReport | None = None
+        self._picture = SideJob(PICTURE_SHARE)
         self._dice = "-"
         columns = (
             TextColumn("{task.description}"),
@@ -37,7 +47,10 @@ class TrainingDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """The bar goes, and signals do again what they did before."""
         self._progress.stop()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def start(self, trainer: Trainer) -> None:
         """Training begins: show the bar, and let signals stop it in an orderly way."""
@@ -56,8 +69,9 @@ class TrainingDisplay:
             trainer.stop()
             signal.signal(number, signal.SIG_DFL)
 
-        signal.signal(signal.SIGINT, request_stop)
-        signal.signal(signal.SIGTERM, request_stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, request_stop)
+        self._picture = SideJob(PICTURE_SHARE)
         self._progress.start_task(self._task)
         self._progress.update(self._task, visible=True)
         self._progress.start()
@@ -66,6 +80,21 @@ class TrainingDisplay:
         self._progress.update(
             self._task, completed=report.progress, step=report.step, loss=f"{report.loss:.3f}", dice=self._dice
         )
+        self._first = self._first or report  # compiles as well, so time runs from its end
+        if self._run and self._run.info.schedule.steps and report.step == self._first.step + KNOWN_AFTER:
+            self._tell_time_left(self._first, report, self._run.info.schedule.steps)
+
+    def _tell_time_left(self, first: StepReport, now: StepReport, steps: int) -> None:
+        """What a number of steps costs on this machine, once it is known; a time budget says it itself."""
+        each_s = (now.elapsed_s - first.elapsed_s) / (now.step - first.step)
+        left_s = (steps - now.step) * each_s
+        if left_s > SHORT_S:
+            err.print(
+                f"this machine needs about {_span(left_s)} for the {steps - now.step} steps left, {each_s:.2g} s each; "
+                "stopped with Ctrl-C, the same command goes on",
+                markup=False,
+                highlight=False,
+            )
 
     def on_epoch(self, report: EpochReport) -> None:
         from medmamba.progress_plot import plot_progress
@@ -83,5 +112,14 @@ class TrainingDisplay:
             markup=False,
             highlight=False,
         )
-        if self._run is not None:
-            plot_progress(self._run.read_log(), self._run.folder / "progress.png", self.title)
+        if self._run is not None and self._picture.affordable:
+            with self._picture.timed():
+                plot_progress(self._run.read_log(), self._run.folder / "progress.png", self.title)
+
+
+def _span(seconds: float) -> str:
+    """A time as people say it."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(1, round(seconds / 60))} min"

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
 from medmamba.cli._console import Exit, err, set_up_logging
 
+
+class _Program(typer.core.TyperGroup):
+    """All commands; typer would end an interrupted one with an exit code of its own."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("interrupted; the same command goes on", style="red")
+            raise typer.Exit(Exit.INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="medmamba",
+    cls=_Program,
     help="Medical image segmentation with Mamba networks: from a folder of labelled scans to predictions and scores.",
     epilog="Exit codes: 0 done, 2 wrong usage, 3 the data does not allow it, 4 the machine does not, 5 interrupted "
     "(the same command goes on).",
@@ -59,9 +73,6 @@ def main() -> None:
     except OSError as error:
         err.print(f"error: {error}", markup=False, highlight=False, style="red")
         sys.exit(Exit.ENVIRONMENT)
-    except KeyboardInterrupt:
-        err.print("interrupted", style="red")
-        sys.exit(Exit.INTERRUPTED)
 
 
 if __name__ == "__main__":

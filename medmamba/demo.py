@@ -1,123 +1,125 @@
-"""Everything once, on invented scans: plan, train, predict, evaluate, and a picture of the result."""
+"""Everything once, on invented scans: which commands to give, and a picture of what came of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from medmamba import io
-from medmamba.checkpoint import Schedule
 from medmamba.evaluate import evaluate, match_files
-from medmamba.fold import FoldRequest, train_fold
 from medmamba.overlay import overlay
-from medmamba.phantom import make_cohort
-from medmamba.plans.workspace import Workspace, plan_dataset
-from medmamba.predict import Predictor, predict_cases
+from medmamba.phantom import cohort_seed, make_cohort
+from medmamba.plans.workspace import Workspace
 from medmamba.progress import Progress, silent
-from medmamba.scores import Report
-from medmamba.train import Listener, Trainer
 
-#: Narrower than planned, so that minutes on two cores are enough.
-FEATURES = (12, 24, 48, 96)
+NETWORK = "umamba_bot"
+#: Narrower and on smaller patches than planned, so that minutes on two cores are enough.
+SETTINGS = {"topology.features": [12, 24, 48, 96], "topology.patch_size": [32, 32, 32]}
+STEPS = 200
 TRAINING_CASES, UNSEEN_CASES = 20, 5
 DATASET = "Dataset900_Phantom"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoResult:
-    """What came of it.
-
-    Args:
-        dataset: folder of the invented scans.
-        run: run folder of the training.
-        predictions: folder of the segmentations of scans that training never saw.
-        report: their scores.
-        picture: overlay of a typical one of them.
-    """
-
-    dataset: Path
-    run: Path
-    predictions: Path
-    report: Report
-    picture: Path
-
-
-def run_demo(
-    folder: Path,
-    listener: Listener,
-    *,
-    budget_s: float,
-    seed: int = 0,
-    device: torch.device,
-    on_start: Callable[[Trainer], None],
-    announce: Callable[[str], None],
-    progress: Progress = silent,
-) -> DemoResult:
-    """Make a cohort of phantoms and run every command on it; what an earlier call finished is kept.
+class Demo:
+    """A demonstration in a folder; what an earlier one finished there is kept.
 
     Args:
         folder: where everything goes.
-        listener: told how training goes.
-        budget_s: seconds of training.
-        seed: of the cohort.
-        device: where to train.
-        on_start: called with the trainer before its first step.
-        announce: told, in the words of the command line, what comes next.
-        progress: shows how far each part is.
+        seed: of the invented scans.
+        device: where to train and predict.
+        steps: of training; None for a time budget.
+        budget: time to train, as the command line takes it; what comes of it depends on the machine.
     """
-    dataset_folder = folder / DATASET
-    announce("inventing scans: brains with a tumour, in two modalities")
-    if not (dataset_folder / "dataset.json").is_file():  # written last
-        make_cohort(dataset_folder, TRAINING_CASES, UNSEEN_CASES, seed=seed, progress=progress)
-    dataset = io.open_dataset(dataset_folder)
 
-    announce(f"medmamba plan {dataset_folder}")
-    work = folder / "medmamba-work"
-    planned = plan_dataset(dataset, "umamba_bot", work=work, progress=progress)
-    plan = planned.plan.override("topology.features", list(FEATURES[: len(planned.plan.topology.features)]))
+    folder: Path
+    seed: int = 0
+    device: str = "auto"
+    steps: int | None = STEPS
+    budget: str | None = None
 
-    announce(f"medmamba train {planned.path} --fold all --budget {budget_s:g}s")
-    request = FoldRequest(
-        plan=plan,
-        dataset=dataset,
-        workspace=Workspace(work, plan.dataset),
-        folder=planned.path.parent / "fold_all",
-        fold="all",
-        schedule=Schedule(budget_s=budget_s),
-        device=device,
-    )
-    run = train_fold(request, listener, on_start=on_start, progress=progress)
+    @property
+    def dataset(self) -> Path:
+        """Folder of the invented scans."""
+        return self.folder / DATASET
 
-    predictions = folder / "predictions"
-    announce(f"medmamba predict -i {dataset_folder / 'imagesTs'} -o {predictions} -m {run.folder}")
-    # Without mirroring, which takes eight times as long for a little more.
-    predictor = Predictor.from_runs([run], device, mirror=False)
-    outcomes = predict_cases(dataset.test, predictor, predictions, progress=progress)
-    failed = [f"{outcome.case}: {outcome.message}" for outcome in outcomes if outcome.status == "failed"]
-    if failed:
-        raise ValueError(f"prediction failed for {'; '.join(failed)}")
+    @property
+    def work(self) -> Path:
+        """The work folder."""
+        return self.folder / "medmamba-work"
 
-    references = dataset_folder / "labelsTs"
-    announce(f"medmamba evaluate {predictions} {references}")
-    report = evaluate(match_files(predictions, references).pairs, dataset.labels, progress=progress)
-    report.save(predictions)
+    @property
+    def predictions(self) -> Path:
+        """Segmentations of scans that training never saw."""
+        return self.folder / "predictions"
 
-    picture = folder / "overlay.png"
-    ranked = report.worst(len(report.cases))
-    case, dice = ranked[len(ranked) // 2]  # neither the best nor the worst
-    overlay(
-        io.read_case(next(entry for entry in dataset.test if entry.id == case)),
-        {
-            "reference": io.read_label(references / f"{case}{dataset.file_ending}"),
-            "prediction": io.read_label(predictions / f"{case}{dataset.file_ending}"),
-        },
-        dataset.labels,
-        picture,
-        title=f"{case}, Dice {dice:.2f}",
-        channel_names=dataset.channels,
-        channels=tuple(range(len(dataset.channels))),
-    )
-    return DemoResult(dataset=dataset_folder, run=run.folder, predictions=predictions, report=report, picture=picture)
+    @property
+    def picture(self) -> Path:
+        """Overlay of a typical one of them."""
+        return self.folder / "overlay.png"
+
+    def invent(self, progress: Progress = silent) -> None:
+        """Make the cohort, unless it is there.
+
+        Raises:
+            ValueError: if the folder holds the cohort of another seed.
+        """
+        if (self.dataset / "dataset.json").is_file():  # written last
+            there = cohort_seed(self.dataset)
+            if there != self.seed:
+                raise ValueError(
+                    f"{self.dataset} holds scans invented with "
+                    f"{'an unknown seed' if there is None else f'seed {there}'}, but --seed is {self.seed}; choose "
+                    "another folder with --output, or delete this one"
+                )
+            return
+        make_cohort(self.dataset, TRAINING_CASES, UNSEEN_CASES, seed=self.seed, progress=progress)
+
+    def commands(self) -> list[list[str]]:
+        """What to give to ``medmamba``, in this order, after `invent`."""
+        plan = Workspace(self.work, DATASET).plan("3d_fullres", NETWORK)
+        length = ["--steps", str(self.steps)] if self.budget is None else ["--budget", self.budget]
+        changes = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in SETTINGS.items()]
+        settings = [word for change in changes for word in ("--set", change)]
+        predict = [
+            "-i",
+            str(self.dataset / "imagesTs"),
+            "-o",
+            str(self.predictions),
+            "-m",
+            str(plan.parent / "fold_all"),
+        ]
+        device = ["--device", self.device]
+        # In float32 on every machine. Without mirroring, which takes eight times as long for a little more.
+        return [
+            ["plan", str(self.dataset), "--network", NETWORK, "--work", str(self.work)],
+            ["train", str(plan), "--fold", "all", *length, "--precision", "fp32", *device, *settings],
+            ["predict", *predict, "--no-mirror", *device],
+            ["evaluate", str(self.predictions), str(self.dataset / "labelsTs")],
+        ]
+
+    def draw(self) -> Path:
+        """Draw the overlay of a typical unseen case, neither the best nor the worst.
+
+        Returns:
+            `picture`.
+        """
+        dataset = io.open_dataset(self.dataset)
+        references = self.dataset / "labelsTs"
+        pairs = match_files(self.predictions, references).pairs
+        ranked = evaluate(pairs, dataset.labels, metrics=("dice",)).worst(len(pairs))
+        case, dice = ranked[len(ranked) // 2]
+        overlay(
+            io.read_case(next(entry for entry in dataset.test if entry.id == case)),
+            {
+                "reference": io.read_label(references / f"{case}{dataset.file_ending}"),
+                "prediction": io.read_label(self.predictions / f"{case}{dataset.file_ending}"),
+            },
+            dataset.labels,
+            self.picture,
+            title=f"{case}, Dice {dice:.2f}",
+            channel_names=dataset.channels,
+            channels=tuple(range(len(dataset.channels))),
+        )
+        return self.picture

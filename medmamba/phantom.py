@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medmamba import io
-from medmamba.plans._json import write_json
+from medmamba.plans._json import read_json, write_json
 from medmamba.progress import Progress, silent
 from medmamba.volume import Geometry, Volume
 
@@ -121,8 +121,14 @@ def make_cohort(
             image = phantom.images.with_array(phantom.images.array[channel : channel + 1])
             io.write(image, images / f"{case}_{channel:04d}.nii.gz")
         io.write(phantom.label, labels / f"{case}.nii.gz")
-    write_json(_dataset_json(folder.name, n_training), folder / "dataset.json")
+    write_json(_dataset_json(folder.name, n_training, seed), folder / "dataset.json")
     return folder
+
+
+def cohort_seed(folder: Path) -> int | None:
+    """The seed of a cohort that `make_cohort` wrote; None where it was not noted."""
+    seed = read_json(folder / "dataset.json").get("seed")
+    return seed if isinstance(seed, int) else None
 
 
 def _refuse_other_cases(folder: Path, cases: Collection[str]) -> None:
@@ -132,7 +138,7 @@ def _refuse_other_cases(folder: Path, cases: Collection[str]) -> None:
             raise ValueError(f"{path} does not belong to the cohort to be written; choose an empty folder")
 
 
-def _dataset_json(name: str, n_training: int) -> dict[str, object]:
+def _dataset_json(name: str, n_training: int, seed: int) -> dict[str, object]:
     return {
         "name": name,
         "description": "invented brain scans with a tumour, made by medmamba; no patient data",
@@ -146,6 +152,7 @@ def _dataset_json(name: str, n_training: int) -> dict[str, object]:
         # Painted in this order, later over earlier: the whole as oedema, the core as necrosis, then what enhances.
         "regions_class_order": [OEDEMA, NECROSIS, ENHANCING],
         "numTraining": n_training,
+        "seed": seed,
         "file_ending": ".nii.gz",
     }
 

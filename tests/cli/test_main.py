@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ OPTIONS = {
     },
     "networks": {"--json"},
     "model import": {"--from", "--output", "-o", "--config", "--entry", "--overwrite", "--trust-pickle"},
-    "demo": {"--output", "-o", "--budget", "--seed", "--device"},
+    "demo": {"--output", "-o", "--steps", "--budget", "--seed", "--device"},
 }  # fmt: skip
 
 
@@ -204,3 +205,23 @@ def test_times_are_understood(text: str, seconds: float) -> None:
 def test_times_that_are_not_are_refused(text: str) -> None:
     with pytest.raises(typer.Exit):
         parse_time(text)
+
+
+@pytest.mark.parametrize("command", [["networks"], ["dataset", "check", "."], ["demo"]], ids=" ".join)
+def test_interruption_anywhere_has_its_own_exit_code(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    for place in (
+        "medmamba.networks.names",
+        "medmamba.io.open_dataset",
+        "medmamba.io.check.check_dataset",
+        "medmamba.demo.Demo",
+    ):
+        monkeypatch.setattr(place, interrupt)
+    code, words = run(capsys, monkeypatch, *command)
+    assert code == 5
+    assert "interrupted; the same command goes on" in words
