@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -65,6 +66,7 @@ app.command()(demo.demo)
 
 def main() -> None:
     """Run the command line; turn foreseeable errors into one paragraph and an exit code."""
+    _wait_without_spinning()
     try:
         app()
     except (ValueError, FileNotFoundError) as error:
@@ -73,6 +75,18 @@ def main() -> None:
     except OSError as error:
         err.print(f"error: {error}", markup=False, highlight=False, style="red")
         sys.exit(Exit.ENVIRONMENT)
+
+
+def _wait_without_spinning() -> None:
+    """Let the threads of an operation sleep soon where one of them waits for another, unless the user decided on that.
+
+    GNU's OpenMP, which PyTorch's wheels for Linux bring, lets them spin for a third of a million rounds. Where other
+    programs want the processors as well, the operating system counts that as work and puts the thread that is waited
+    for behind them: small operations become a hundred times slower. A thousand rounds is what it takes itself when it
+    knows of more threads than processors.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported, and by the processes we start
 
 
 if __name__ == "__main__":

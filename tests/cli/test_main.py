@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -225,3 +226,18 @@ def test_interruption_anywhere_has_its_own_exit_code(
     code, words = run(capsys, monkeypatch, *command)
     assert code == 5
     assert "interrupted; the same command goes on" in words
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)], ids=str
+)
+def test_threads_do_not_spin_while_they_wait_unless_told_to(
+    given: dict[str, str], rounds: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that both are put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    run(capsys, monkeypatch, "--version")
+    assert os.environ.get("GOMP_SPINCOUNT") == rounds
