@@ -16,7 +16,7 @@ from medmamba.cli._console import Exit, err, set_up_logging
 class _Program(typer.core.TyperGroup):
     """All commands; typer would end an interrupted one with an exit code of its own."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
