@@ -21,7 +21,7 @@ def demo(
     ] = Path("medmamba-demo"),
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Optimiser steps of the training; more make it better.", show_default="200"),
+        typer.Option(min=1, help="Optimiser steps of the training; more make it better.", show_default="250"),
     ] = None,
     budget: Annotated[
         str | None,

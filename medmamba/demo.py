@@ -16,7 +16,7 @@ from medmamba.progress import Progress, silent
 NETWORK = "umamba_bot"
 #: Narrower and on smaller patches than planned, so that minutes on two cores are enough.
 SETTINGS = {"topology.features": [12, 24, 48, 96], "topology.patch_size": [32, 32, 32]}
-STEPS = 200
+STEPS = 250
 TRAINING_CASES, UNSEEN_CASES = 20, 5
 DATASET = "Dataset900_Phantom"
 
