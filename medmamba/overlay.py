@@ -112,7 +112,7 @@ def overlay(
     if len(filled) > 1:
         raise ValueError(f"one segmentation can be filled besides the {REFERENCE}, got {', '.join(filled)}")
     for name, volume in segmentations.items():
-        if not volume.geometry.allclose(image.geometry):
+        if not volume.geometry.same_grid(image.geometry):
             difference = volume.geometry.difference(image.geometry)
             raise ValueError(f"the {name} lies on another grid than the image of {title or 'the case'}: {difference}")
     shown = tuple(channels) or tuple(range(min(2, image.channels)))

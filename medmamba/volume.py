@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-#: Two grids count as the same one when no corner voxel moves further than this.
+#: Two grids count as the same one, everywhere, when every corner voxel lies less than this share of a voxel
+#: apart: headers round, but half a voxel is another place.
+SAME_GRID_VOXELS = 0.5
+#: Up to here two grids coincide, and there is nothing to remark.
 GEOMETRY_TOLERANCE_MM = 1e-3
 
 
@@ -113,8 +116,20 @@ class Geometry:
         return float(np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max())
 
     def allclose(self, other: Geometry, tolerance_mm: float = GEOMETRY_TOLERANCE_MM) -> bool:
-        """Whether both grids have the same shape and no voxel is further apart than the tolerance."""
+        """Whether both grids have the same shape and no voxel is further apart than the tolerance.
+
+        For telling whether there is a difference to speak of; whether two files belong together says `same_grid`.
+        """
         return self.distance_mm(other) <= tolerance_mm
+
+    def same_grid(self, other: Geometry) -> bool:
+        """Whether voxels of one are those of the other: same shape, and less than `SAME_GRID_VOXELS` apart.
+
+        The share is that of the smallest edge of either's voxels, so that the answer is the same both ways.
+        """
+        edge_mm = min(*self.spacing_mm, *other.spacing_mm)
+        # Less a thousandth, so that a shift by half a voxel, centres taken for corners, counts also when rounded.
+        return self.distance_mm(other) < 0.999 * SAME_GRID_VOXELS * edge_mm
 
     def difference(self, other: Geometry) -> str:
         """In words, how ``other`` differs from this grid: for error messages."""

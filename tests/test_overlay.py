@@ -192,3 +192,10 @@ def test_what_is_predicted_outside_of_the_body_is_in_the_picture(tmp_path: Path)
         maps = {"reference": Volume(reference, geometry), "prediction": Volume(prediction, geometry)}
         counts.append(coloured(overlay(Volume(pixels, geometry), maps, ONE, tmp_path / f"{name}.png")).sum())
     assert counts[1] > counts[0] + 100
+
+
+def test_segmentation_with_a_rounded_header_is_drawn(tmp_path: Path) -> None:
+    image, label = lopsided("RAS")
+    moved = Volume(label.array, Geometry(label.geometry.shape, label.geometry.affine + 0.1 * np.eye(4, k=3)))
+    drawn = [overlay(image, {"prediction": one}, ONE, tmp_path / f"{n}.png") for n, one in enumerate((label, moved))]
+    assert np.array_equal(coloured(drawn[0]), coloured(drawn[1]))

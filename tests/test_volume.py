@@ -108,3 +108,25 @@ def test_volume_must_fit_its_grid() -> None:
     for shape in ((2, 4, 5, 7), SHAPE, (0, *SHAPE)):
         with pytest.raises(ValueError, match=r"channels x \(4, 5, 6\)"):
             Volume(np.zeros(shape), grid())
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.001, 0.001, 0.01), (30.0, 40.0, 50.0)])
+def test_same_grid_is_a_share_of_a_voxel_and_the_same_both_ways(spacing: tuple[float, float, float]) -> None:
+    affine = np.diag((*spacing, 1.0))
+    for share, same in ((0.0, True), (0.1, True), (0.49, True), (0.5, False), (0.7, False)):
+        moved = affine.copy()
+        moved[0, 3] = share * spacing[0]
+        one, other = Geometry((4, 5, 6), affine), Geometry((4, 5, 6), moved)
+        assert one.same_grid(other) == other.same_grid(one) == same
+    coarser = Geometry((4, 5, 6), np.diag((*(1.2 * size for size in spacing), 1.0)))
+    assert not one.same_grid(coarser)
+    assert not coarser.same_grid(one)
+
+
+def test_mirrored_grid_and_other_shape_are_another_grid() -> None:
+    one = Geometry((4, 5, 6), np.eye(4))
+    for axis in range(3):
+        flip = np.eye(4)
+        flip[axis, axis], flip[axis, 3] = -1, one.shape[axis] - 1  # the same box, walked through from its other end
+        assert not one.same_grid(Geometry((4, 5, 6), flip))
+    assert not one.same_grid(Geometry((4, 5, 7), np.eye(4)))

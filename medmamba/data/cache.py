@@ -201,7 +201,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
         if case.label is None:
             return "it has no reference to learn from"
         image, label = io.read_case(case), io.read_label(case.label)
-        if not image.geometry.allclose(label.geometry, tolerance_mm=min(image.geometry.spacing_mm) / 2):
+        if not image.geometry.same_grid(label.geometry):
             return f"image and label lie differently: {image.geometry.difference(label.geometry)}"
         unknown = sorted(set(np.unique(label.array).tolist()) - set(plan.labels.allowed_values))
         if unknown:

@@ -114,12 +114,16 @@ def read_case(case: Case) -> Volume:
     volumes = [read(path) for path in case.images]
     first = volumes[0]
     for path, volume in zip(case.images[1:], volumes[1:], strict=True):
-        if not first.geometry.allclose(volume.geometry):
+        if first.geometry.allclose(volume.geometry):
+            continue
+        difference = first.geometry.difference(volume.geometry)
+        if not first.geometry.same_grid(volume.geometry):
             raise ImageFileError(
                 path,
                 f"channels of a case must lie on one grid, but against {case.images[0].name} this has "
-                f"{first.geometry.difference(volume.geometry)}; resample it to the first channel's grid",
+                f"{difference}; resample it to the first channel's grid",
             )
+        log.warning("%s: less than half a voxel from the first channel, whose grid is used: %s", path, difference)
     if len(volumes) == 1:
         return first
     return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry)

@@ -472,3 +472,18 @@ def test_image_is_not_written_over_another_grid(tmp_path: Path) -> None:
     with pytest.raises(io.ImageFileError, match="another grid"):
         io.write(volume(OBLIQUE), tmp_path / "out.nii", like=tmp_path / "like.nii")
     assert not (tmp_path / "out.nii").exists()
+
+
+def test_channels_with_rounded_headers_lie_on_the_grid_of_the_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = (tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz")
+    moved = RIGID.copy()
+    moved[0, 3] += 0.1
+    io.write(volume(), paths[0])
+    io.write(volume(moved), paths[1])
+    read = io.read_case(Case(id="a", images=paths))
+    assert read.geometry == io.read_geometry(paths[0])
+    np.testing.assert_array_equal(read.array, np.concatenate([io.read(path).array for path in paths]))
+    assert "a_0001.nii.gz: less than half a voxel from the first channel" in caplog.text
+    assert "shifted by 0.1 mm" in caplog.text
