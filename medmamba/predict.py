@@ -122,7 +122,7 @@ class Predictor:
                 f"case {case.id} has {image.channels} channels, the model was trained with {len(self.plan.channels)} "
                 f"({names}), in this order; check the files {[path.name for path in case.images]}"
             )
-        sample = self.preprocessor.forward(image, on_nonfinite="replace")
+        sample = self.preprocessor.forward(image, on_nonfinite="replace", case=case.id)
         logits = self.logits(torch.from_numpy(np.ascontiguousarray(sample.image)))
         labels = self.preprocessor.restore(logits.numpy(), sample.trail)
         return Volume(labels[None], image.geometry)
@@ -230,7 +230,7 @@ def _is_finished(target: Path, case: Case) -> bool:
         return False
     try:
         # The segmentation is read whole, which finds a damaged file; of the image the header is enough.
-        return io.read_label(target).geometry.allclose(io.read_geometry(case.images[0]))
+        return io.read_label(target).geometry.same_grid(io.read_geometry(case.images[0]))
     except (ValueError, OSError) as error:
         log.warning("%s is there but not sound (%s); predicting it again", target, error)
         return False

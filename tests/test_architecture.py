@@ -44,6 +44,7 @@ FLOORS = (
     ("medmamba.kernels", 0),
     ("medmamba.plans", 0),
     ("medmamba.volume", 0),
+    ("medmamba.intensity", 0),
     ("medmamba.case", 0),
     ("medmamba.labels", 0),
     ("medmamba.progress", 0),

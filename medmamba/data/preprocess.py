@@ -14,18 +14,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from monai.transforms import Compose, MapTransform
+from monai.transforms import MapTransform
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     CTNormalization,
+    ImageNormalization,
     NoNormalization,
     RescaleTo01Normalization,
     RGBTo01Normalization,
-    ZScoreNormalization,
 )
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from medmamba.intensity import measured, no_data_remark, unusable
 from medmamba.labels import Labels, integer_type
 from medmamba.plans.plan import ChannelPlan, Plan, Resampling
 from medmamba.volume import Volume
@@ -37,8 +38,32 @@ OTHER_UNIT = 50.0
 #: In a label: outside of the non-zero region, neither background nor structure.
 OUTSIDE = -1
 
-_SCHEMES = {
-    "zscore": ZScoreNormalization,
+
+class ZScore(ImageNormalization):
+    """Zero mean and unit variance, over the non-zero region alone with a mask, which then leaves the rest at zero.
+
+    nnU-Net's, but for two things: the sums are kept in float64, and what counts as constant depends on the size
+    of the intensities, so that a diffusivity in m2/s (1e-9) is not taken for an empty image.
+    """
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
+
+    def run(self, image: NDArray[np.float32], seg: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        """Normalise a channel; ``seg`` is `OUTSIDE` outside of the non-zero region."""
+        inside = seg >= 0 if seg is not None and self.use_mask_for_norm else ...
+        values = image[inside]
+        mean = values.mean(dtype=np.float64)
+        values = values - np.float32(mean)
+        std = float(np.sqrt(np.square(values).mean(dtype=np.float64)))
+        # Less than float32 tells apart at this mean is rounding: the channel is constant.
+        if std > abs(mean) * np.finfo(np.float32).eps:
+            values /= np.float32(std)
+        image[inside] = values
+        return image
+
+
+_SCHEMES: dict[str, type[ImageNormalization]] = {
+    "zscore": ZScore,
     "ct": CTNormalization,
     "none": NoNormalization,
     "rescale_0_1": RescaleTo01Normalization,
@@ -98,44 +123,51 @@ class Preprocessor:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._transforms = Compose(
-            [
-                PermuteAxesd(plan.axes),
-                CropToNonzerod(),
-                Normalized(plan.channels),
-                ResampleToSpacingd(plan.spacing_mm, plan.resampling),
-            ]
+        # Not in a Compose, which turns the ValueError of a case that cannot be prepared into a RuntimeError.
+        self._transforms = (
+            PermuteAxesd(plan.axes),
+            CropToNonzerod(),
+            Normalized(plan.channels),
+            ResampleToSpacingd(plan.spacing_mm, plan.resampling),
         )
 
     def forward(
-        self, image: Volume, label: Volume | None = None, *, on_nonfinite: Literal["refuse", "replace"] = "refuse"
+        self,
+        image: Volume,
+        label: Volume | None = None,
+        *,
+        on_nonfinite: Literal["refuse", "replace"] = "refuse",
+        case: str = "",
     ) -> Sample:
         """Prepare a case.
 
         Args:
             image: all channels.
             label: (1, ...) the reference on the same grid, or None.
-            on_nonfinite: what to do with NaN and infinite intensities: refuse the case, or put the channel's smallest
-                finite value in their place and log it.
+            on_nonfinite: what to do with intensities that are no measurements (NaN, infinite, beyond
+                `medmamba.intensity.LARGEST_INTENSITY`): refuse the case, or put the channel's smallest measurement in
+                their place and log it.
+            case: what the case is called in the log.
 
         Raises:
             ValueError: for another number of channels than planned, an image and label that do not fit, intensities
-                that are not finite, RGB values outside 0 to 255, label values beyond those of the plan, or voxels
+                that are no measurements, RGB values outside 0 to 255, label values beyond those of the plan, or voxels
                 whose size must be in another unit than the plan's.
         """
         if image.channels != len(self.plan.channels):
             raise ValueError(f"the plan is for {len(self.plan.channels)} channels, the image has {image.channels}")
         if label is not None and label.geometry.shape != image.geometry.shape:
             raise ValueError(f"label has shape {label.geometry.shape}, its image {image.geometry.shape}")
-        array = _finite(image.array.astype(np.float32), on_nonfinite)
+        array = _finite(image.array.astype(np.float32), self.plan.channels, on_nonfinite, case)
         self._check_rgb(array)
         i, j, k = self.plan.axes
         spacing = image.geometry.spacing_mm
         _check_unit(self.plan.spacing_mm, (spacing[i], spacing[j], spacing[k]))
-        data: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
+        done: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
         if label is not None:
-            data["label"] = self._typed(label.array)
-        done = self._transforms(data)
+            done["label"] = self._typed(label.array)
+        for transform in self._transforms:
+            done = transform(done)
         return Sample(
             image=np.ascontiguousarray(done["image"], dtype=np.float32),
             label=None if label is None else np.ascontiguousarray(done["label"][0]),
@@ -282,7 +314,13 @@ class Normalized(MapTransform):
         image, label = done["image"], done["label"][0]
         for index, (channel, scheme) in enumerate(zip(self.channels, self.schemes, strict=True)):
             if not (channel.use_mask and (label < 0).all()):
-                image[index] = scheme.run(image[index], label)
+                with np.errstate(over="ignore", invalid="ignore"):  # looked at right below
+                    image[index] = scheme.run(image[index], label)
+            if not np.isfinite(image[index]).all():
+                raise ValueError(
+                    f"channel {channel.name} is not finite after normalisation ({channel.normalization}); look at its "
+                    f"intensities and at those in the plan: {channel.intensities}"
+                )
         return done
 
 
@@ -358,15 +396,23 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return sides[0], sides[1], sides[2]
 
 
-def _finite(array: NDArray[np.float32], policy: Literal["refuse", "replace"]) -> NDArray[np.float32]:
-    bad = ~np.isfinite(array)
-    count = int(bad.sum())
-    if not count:
-        return array
-    share = f"{count} intensities ({100 * count / array.size:.2g} %) are NaN or infinite"
-    if policy == "refuse":
-        raise ValueError(f"{share}; repair or leave out the image, the network would learn nothing else from it")
-    log.warning("%s; the channel's smallest finite value takes their place", share)
-    for channel, wrong in zip(array, bad, strict=True):
-        channel[wrong] = channel[~wrong].min() if not wrong.all() else 0.0
+def _finite(
+    array: NDArray[np.float32], channels: tuple[ChannelPlan, ...], policy: Literal["refuse", "replace"], case: str
+) -> NDArray[np.float32]:
+    for values, channel in zip(array, channels, strict=True):
+        place = f"case {case}, channel {channel.name}" if case else f"channel {channel.name}"
+        wrong = unusable(values)
+        if wrong and policy == "refuse":
+            raise ValueError(
+                f"channel {channel.name}: {wrong}; replace them, for example by the background's intensity, or leave "
+                "out the image"
+            )
+        if wrong:
+            log.warning("%s: %s; the channel's smallest measurement takes their place", place, wrong)
+            good = measured(values)
+            values[~good] = values[good].min() if good.any() else 0.0
+        # Planning has told of the training cases, and CT is clipped.
+        remark = no_data_remark(values) if policy == "replace" and channel.normalization != "ct" else ""
+        if remark:
+            log.warning("%s: %s", place, remark)
     return array

@@ -195,12 +195,12 @@ def test_not_finite_intensities_are_refused_or_replaced(caplog: pytest.LogCaptur
     broken = image.array.copy()
     broken[0, 5, 5, 5:8] = (np.nan, np.inf, -np.inf)
     preprocessor = Preprocessor(make_plan())
-    with pytest.raises(ValueError, match="3 intensities"):
+    with pytest.raises(ValueError, match="3 of 4032 intensities"):
         preprocessor.forward(image.with_array(broken), label)
     with caplog.at_level(logging.WARNING):
         sample = preprocessor.forward(image.with_array(broken), label, on_nonfinite="replace")
     assert np.isfinite(sample.image).all()
-    assert "3 intensities" in caplog.text
+    assert "3 of 4032 intensities" in caplog.text
 
 
 def test_outside_is_marked_in_the_label_only_where_it_is_background() -> None:
@@ -277,3 +277,66 @@ def test_voxels_in_another_unit_than_the_plan_are_refused() -> None:
             Preprocessor(plan).forward(image, label)
     # One coarse axis is no other unit.
     Preprocessor(make_plan(spacing=(60.0, 1.2, 1.0))).forward(image, label)
+
+
+@pytest.mark.parametrize("scheme", ["zscore", "ct", "none", "rescale_0_1"])
+@pytest.mark.parametrize("value", [np.finfo(np.float32).min, 1e30, np.nan])
+def test_no_scheme_lets_values_for_no_data_pass(scheme: str, value: float, caplog: pytest.LogCaptureFixture) -> None:
+    image, label = make_volumes()
+    low = float(image.array.min())
+    marked = image.array.copy()
+    marked[0, 5, 5, 5] = value
+    preprocessor = Preprocessor(make_plan(channels=(channel(scheme),)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"1 of 4032 intensities .* are "):
+        preprocessor.forward(image.with_array(marked), label)
+    replaced = preprocessor.forward(image.with_array(marked), on_nonfinite="replace")
+    expected = image.array.copy()
+    expected[0, 5, 5, 5] = low
+    np.testing.assert_array_equal(replaced.image, preprocessor.forward(image.with_array(expected)).image)
+    assert "smallest measurement takes their place" in caplog.text
+
+
+def test_lone_value_of_a_new_scan_is_told_by_case_and_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    image, _ = make_volumes()
+    marked = image.array.copy()
+    marked[0, :2] = -32768
+    preprocessor = Preprocessor(make_plan())
+    sample = preprocessor.forward(image.with_array(marked), on_nonfinite="replace", case="new_7")
+    np.testing.assert_array_equal(sample.image, preprocessor.forward(image.with_array(marked)).image)
+    (message,) = caplog.messages
+    assert message.startswith("case new_7, channel MR: 576 of 4032 intensities (14 %) are -32768, far from all others")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scale", [1e-12, 1e-9, 1.0, 1e11])
+def test_zscore_does_not_depend_on_the_unit(scale: float, masked: bool) -> None:
+    image, label = make_volumes()
+    preprocessor = Preprocessor(make_plan(channels=(channel(use_mask=masked),), spacing=(0.9, 1.2, 1.0)))
+    usual = preprocessor.forward(image, label).image
+    assert usual.std() > 0.5
+    scaled = preprocessor.forward(image.with_array(image.array * np.float32(scale)), label).image
+    np.testing.assert_allclose(scaled, usual, atol=2e-5)
+
+
+def test_constant_intensities_become_zero_however_large() -> None:
+    image, label = make_volumes()
+    for value in (0.1, 7.0, 1e10, -1e14):
+        sample = Preprocessor(make_plan()).forward(image.with_array(np.full_like(image.array, value)), label)
+        assert np.abs(sample.image / max(1.0, abs(value))).max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [-1.0, 256.0])
+def test_colours_outside_of_their_range_are_refused(value: float) -> None:
+    image, label = make_volumes()
+    coloured = np.clip(image.array, 0, 255)
+    coloured[0, 1, 1, 1] = value
+    with pytest.raises(ValueError, match=r"declared as RGB but has values from"):
+        Preprocessor(make_plan(channels=(channel("rgb_0_1"),))).forward(image.with_array(coloured), label)
+
+
+def test_plan_with_impossible_statistics_is_refused_by_name() -> None:
+    image, label = make_volumes()
+    normal = channel("ct")
+    broken = replace(normal, intensities=replace(normal.intensities, mean=3e38, std=1e-30, percentile_00_5=-3e38))
+    with pytest.raises(ValueError, match=r"not finite after normalisation \(ct\)"):
+        Preprocessor(make_plan(channels=(broken,))).forward(image, label)
