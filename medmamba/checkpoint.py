@@ -133,6 +133,8 @@ class Position:
     dice_average: float | None = None
     best_dice: float | None = None
     skipped_steps: int = 0
+    failures: int = 0  # steps in a row, up to this one, whose loss or gradient was not finite
+    lost: bool = False  # no step of the latest epoch had a finite loss
 
 
 class RunError(ValueError):
@@ -193,6 +195,12 @@ class Run:
         """Go on in another precision and remember it."""
         self.info = replace(self.info, precision=precision)
         write_json(to_json(self.info), self.folder / "run.json")
+
+    def move_data(self, root: Path) -> None:
+        """Remember where the data set lies now."""
+        if self.plan.dataset_root != str(root):
+            self.plan = replace(self.plan, dataset_root=str(root))
+            self.plan.save(self.folder / "plan.json")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -99,7 +99,7 @@ class StoppedError(RuntimeError):
 
 
 class DivergedError(ValueError):
-    """Loss or gradient stayed NaN or infinite."""
+    """Loss or gradient stayed NaN or infinite, so that nothing more was learned."""
 
 
 def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
@@ -147,7 +147,6 @@ class Trainer:
         self.speed = Speed(momentum=self.settings.momentum, learning_rate=self.settings.learning_rate)
         self._best: tuple[dict[str, Tensor], Position] | None = None  # not on disk yet
         self._stop = False
-        self._failures = 0
         self._warned = False
 
     def stop(self) -> None:
@@ -163,7 +162,7 @@ class Trainer:
 
         Raises:
             StoppedError: after `stop`, with a checkpoint on disk.
-            DivergedError: when the loss stays NaN or infinite in float32 as well.
+            DivergedError: when the loss stays NaN or infinite in float32 as well, or to the end of the schedule.
             RunError: when another process trains in this folder, or its checkpoint is damaged.
         """
         with self.run.locked():
@@ -200,6 +199,8 @@ class Trainer:
                 if pace:
                     pace.note(position.step, position.elapsed_s)
                     self._refit(pace.expected_steps)
+            if position.lost:
+                raise self._diverged()
             self.run.save_weights("final", self.network, position)
             log.info("%s", self._account(self.clock() - started))
 
@@ -264,7 +265,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.optimizer.step()
-            self._failures = 0
+            self.position.failures = 0
             return float(loss.detach())
         self._skip()
         return math.nan
@@ -272,22 +273,36 @@ class Trainer:
     def _skip(self) -> None:
         """Count a step whose gradient is not finite; give up 16 bits, then the run, when it keeps happening."""
         self.position.skipped_steps += 1
-        self._failures += 1
-        log.warning("step %d skipped: its loss or gradient is not finite", self.position.step)
-        if self._failures < PATIENCE_STEPS:
+        self.position.failures += 1
+        log.warning("step %d skipped: its loss or gradient is not finite", self.position.step + 1)
+        if self.position.failures < PATIENCE_STEPS:
             return
         if self.run.info.precision == "fp32":
             self._save_best()
-            # Of the plan, whose rate a short schedule raises by itself.
-            lower = min(0.001, self.settings.learning_rate / 10)
-            raise DivergedError(
-                f"loss or gradient was not finite in {PATIENCE_STEPS} steps in a row, up to step {self.position.step}; "
-                f"start over with --restart --set train.learning_rate={lower:g}, which sets this run aside; its last "
-                f"good weights, if it had any, are in {self.run.weights_path('checkpoint')}"
-            )
+            self.position.step += 1  # this one, which the loop has not counted yet
+            raise self._diverged()
         log.warning("going on in float32: bfloat16 gave no finite gradient in %d steps", PATIENCE_STEPS)
         self.run.use_precision("fp32")
-        self._failures = 0
+        self.position.failures = 0
+
+    def _diverged(self) -> DivergedError:
+        position, checkpoint = self.position, self.run.weights_path("checkpoint")
+        lasting = (
+            f"loss or gradient is not finite at step {position.step} ({position.skipped_steps} of {position.step} "
+            "steps were skipped for that)"
+        )
+        if position.skipped_steps == position.step:
+            good = "no step had a finite loss, so nothing was learned"
+        elif checkpoint.is_file():
+            good = f"the last good weights are in {checkpoint} (medmamba predict --weights checkpoint)"
+        else:
+            good = "no weights were saved yet"
+        # Of the plan, whose rate a short schedule raises by itself.
+        lower = min(0.001, self.settings.learning_rate / 10)
+        return DivergedError(
+            f"{lasting}; {good}. Look for wrong intensities with `medmamba dataset check`, or start over with --restart "
+            f"--set train.learning_rate={lower:g}, which sets this run aside"
+        )
 
     def _report_step(self, loss: float, learning_rate: float) -> None:
         report = StepReport(
@@ -314,7 +329,10 @@ class Trainer:
                 state = self.network.state_dict().items()
                 weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
                 self._best = weights, replace(position)
+        if not math.isfinite(validation_loss):
+            log.warning("the validation loss is not finite at step %d; look at the validation cases", position.step)
         finite = [loss for loss in losses if math.isfinite(loss)]
+        position.lost = not finite
         report = EpochReport(
             epoch=position.epoch,
             epochs=epochs,

@@ -175,7 +175,6 @@ class Preprocessor:
         )
 
     def _check_rgb(self, image: NDArray[np.float32]) -> None:
-        # Not in `Normalized`: MONAI turns what its transforms raise into errors without a type.
         for channel, values in zip(self.plan.channels, image, strict=True):
             if channel.normalization == "rgb_0_1" and (values.min() < 0 or values.max() > 255):
                 raise ValueError(
