@@ -45,6 +45,14 @@ def predict(
         typer.Option(help="Which weights of the run.", show_default="final, or the best so far"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict cases that are finished.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="With --validation: where the data set lies now, if it was moved.",
+            show_default="where the plan says",
+        ),
+    ] = None,
 ) -> None:
     """Segment images with a trained network.
 
@@ -60,16 +68,20 @@ def predict(
     """
     if (images is None) != validation:
         fail("give either -i IMAGES or --validation", Exit.USAGE)
+    if data is not None and not validation:
+        fail("--data says where the cases of --validation are; images to segment are given with -i", Exit.USAGE)
 
     from medmamba.checkpoint import Run
     from medmamba.device import choose_device
-    from medmamba.io import find_inputs, open_dataset
+    from medmamba.fold import validation_cases
+    from medmamba.io import find_inputs
     from medmamba.predict import Predictor, predict_cases
 
     runs = [Run(folder) for path in model for folder in _fold_folders(path)]
     plan = runs[0].plan
     if images is not None:
-        cases = find_inputs(images, len(plan.channels))
+        known = {case for run in runs for case in (*run.info.split.train, *run.info.split.validation)}
+        cases = find_inputs(images, len(plan.channels), known=known)
     else:
         if len(runs) != 1:
             folders = ", ".join(str(run.folder) for run in runs)
@@ -77,18 +89,12 @@ def predict(
                 f"--validation needs a single fold: the others learned from its cases; give one of {folders} with -m",
                 Exit.USAGE,
             )
-        chosen = set(runs[0].info.split.held_out)
-        if not chosen:
+        if not runs[0].info.split.held_out:
             fail(
                 f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation",
                 Exit.USAGE,
             )
-        cases = [case for case in open_dataset(Path(plan.dataset_root)).training if case.id in chosen]
-        if gone := chosen - {case.id for case in cases}:
-            fail(
-                f"{plan.dataset_root} no longer has {len(gone)} of the cases that {runs[0].folder} is to be judged on: "
-                f"{', '.join(sorted(gone)[:5])}; put them back, or give the images that are left with -i"
-            )
+        cases = validation_cases(runs[0], data)
     predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
     outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, progress=track)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

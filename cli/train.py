@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -59,6 +60,14 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the plan, e.g. train.batch_size=4."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare cases.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="When given a plan: where its data set lies now, if it was moved; plan and run remember it.",
+            show_default="where the plan says",
+        ),
+    ] = None,
 ) -> None:
     """Train a network on one fold of a data set.
 
@@ -69,9 +78,13 @@ def train(
         medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --fold 0
 
         medmamba train Task04_Hippocampus --network umamba_enc --budget 20m
+
+        medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --data /new/place/Task04_Hippocampus
     """
     if steps is not None and budget is not None:
         fail("--steps and --budget both say how long to train; give one of them", Exit.USAGE)
+    if data is not None and source.is_dir():
+        fail("--data is for a plan whose data set was moved; of a data set, give its folder alone", Exit.USAGE)
     budget_s = None if budget is None else parse_time(budget)
 
     from medmamba.checkpoint import Schedule
@@ -79,7 +92,7 @@ def train(
     from medmamba.fold import FoldRequest, overridden, train_fold
     from medmamba.io import open_dataset
     from medmamba.plans.plan import Plan
-    from medmamba.plans.workspace import Workspace, plan_dataset
+    from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
     from medmamba.progress_plot import plot_progress
     from medmamba.train import StoppedError
 
@@ -90,7 +103,10 @@ def train(
         if planned.outcome == "kept":
             _tell_kept(planned)
     plan = Plan.load(plan_path)
-    dataset = open_dataset(Path(plan.dataset_root) if source.is_file() else source)
+    dataset = open_dataset(source) if source.is_dir() else planned_dataset(plan, data)
+    if data is not None:
+        plan = replace(plan, dataset_root=str(dataset.root))
+        plan.save(plan_path)
     folder = plan_path.parent / f"fold_{fold}"
     if not resume and folder.exists():
         out.print(f"The run that was here is now {_set_aside(folder)}", markup=False)

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from medmamba.case import Dataset, Split
+from medmamba.case import Case, Dataset, Split, some
 from medmamba.checkpoint import Planned, Precision, Run, RunError, RunInfo, Schedule, versions
 from medmamba.data.augment import augmentation
 from medmamba.data.cache import prepare
 from medmamba.data.patches import PatchSampler, stream
 from medmamba.device import choose_precision
+from medmamba.io import DatasetError
 from medmamba.pace import Speed, fastest
 from medmamba.plans import splits
 from medmamba.plans.plan import Plan, TrainSettings
-from medmamba.plans.workspace import Workspace, differences
+from medmamba.plans.workspace import Workspace, differences, planned_dataset
 from medmamba.progress import Progress, silent
 from medmamba.tasks.segmentation import Segmentation, build_network
 from medmamba.train import FEW_STEPS, Listener, Trainer, autocast, build_optimizer
@@ -111,6 +112,28 @@ def train_fold(
     return run
 
 
+def validation_cases(run: Run, data: Path | None = None) -> list[Case]:
+    """The cases that a fold did not learn from.
+
+    Args:
+        run: of the fold.
+        data: where the data set lies now, if it was moved.
+
+    Raises:
+        FileNotFoundError: if the data set is not there.
+        DatasetError: if it has errors, or lacks cases of the fold.
+    """
+    dataset = planned_dataset(run.plan, data)
+    cases = {case.id: case for case in dataset.training}
+    missing = [case for case in run.info.split.held_out if case not in cases]
+    if missing:
+        raise DatasetError(
+            f"{dataset.root} lacks cases that the fold is to be judged on: {some(missing)}; restore them, or say with "
+            "--data PATH where the data set lies that it was trained with"
+        )
+    return [cases[case] for case in sorted(run.info.split.held_out)]
+
+
 def _start(request: FoldRequest, split: Split) -> Run:
     schedule = request.schedule or Schedule(steps=request.plan.train.epochs * request.plan.train.steps_per_epoch)
     precision = request.precision or choose_precision(request.device)
@@ -125,7 +148,8 @@ def _start(request: FoldRequest, split: Split) -> Run:
         versions=versions(),
         planned=None if schedule.steps is not None else Planned(speed=_speed(request.plan.train), steps=steps),
     )
-    return Run.create(request.folder, overridden(request.plan, overrides), info)
+    plan = replace(overridden(request.plan, overrides), dataset_root=str(request.dataset.root))
+    return Run.create(request.folder, plan, info)
 
 
 def _reopen(request: FoldRequest, split: Split) -> Run:
@@ -143,6 +167,7 @@ def _reopen(request: FoldRequest, split: Split) -> Run:
             f"{request.folder} holds a run that was started differently ({'; '.join(changes)}); "
             "go on with the same settings, or start over with --restart, which sets the old run aside"
         )
+    run.move_data(request.dataset.root)
     return run
 
 

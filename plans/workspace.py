@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medmamba.case import Dataset
-from medmamba.io import open_dataset
+from medmamba.io import DatasetError, open_dataset
 from medmamba.plans._json import to_json
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
 from medmamba.plans.plan import Configuration, Plan
@@ -113,6 +113,39 @@ def _kept(path: Path) -> Fingerprint | None:
         # It holds measurements only, which can be made again.
         log.warning("%s; measuring again", error)
         return None
+
+
+def planned_dataset(plan: Plan, data: Path | None = None) -> Dataset:
+    """The data set that a plan was made for.
+
+    Args:
+        plan: holds where it was.
+        data: where it lies now, if it was moved.
+
+    Raises:
+        FileNotFoundError: if it is not where the plan says, or there is nothing in ``data``.
+        DatasetError: if it has errors (see `medmamba.io.open_dataset`), or ``data`` is another data set.
+    """
+    if data is None:
+        root = Path(plan.dataset_root)
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{root}: the data set {plan.dataset!r} was there when the plan was made, and is not now; say where it "
+                "lies with --data PATH"
+            )
+        return open_dataset(root)
+    dataset = open_dataset(data)
+    channels = tuple(channel.name for channel in plan.channels)
+    # In plain folders labels are the values that occur, of which a part of the cases may lack some.
+    known = set(dataset.labels.values) <= set(plan.labels.values)
+    if dataset.channels != channels or not (known if dataset.layout == "folders" else dataset.labels == plan.labels):
+        ours, theirs = ([label.name for label in labels.foreground] for labels in (plan.labels, dataset.labels))
+        raise DatasetError(
+            f"{data} is not the data set of the plan: that has channels {', '.join(channels)} and labels "
+            f"{', '.join(ours)}, this has {', '.join(dataset.channels)} and {', '.join(theirs)}; give the right "
+            "folder, or plan anew"
+        )
+    return dataset
 
 
 Outcome = Literal["written", "unchanged", "replaced", "kept"]

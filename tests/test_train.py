@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -18,11 +19,11 @@ from safetensors.torch import load_file
 
 from medmamba import fold, networks
 from medmamba.checkpoint import Planned, Run, RunError, Schedule
-from medmamba.fold import FoldRequest, fit_recipe, fit_steps, train_fold
+from medmamba.fold import FoldRequest, fit_recipe, fit_steps, train_fold, validation_cases
 from medmamba.io import open_dataset
 from medmamba.pace import Speed
 from medmamba.plans.plan import Plan, Topology, TrainSettings
-from medmamba.plans.workspace import Workspace, plan_dataset
+from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
 from medmamba.tasks.segmentation import Segmentation
 from medmamba.train import DivergedError, EpochReport, StepReport, StoppedError, Trainer, build_optimizer
 from tests.data_factory import write_dataset
@@ -475,3 +476,88 @@ def test_weights_decay_but_not_the_decays_and_skips_of_mamba(name: str) -> None:
     for key, parameter in network.named_parameters():
         share = 1.0 if key.endswith((".A_log", ".D")) else 0.5
         assert torch.equal(parameter, share * before[key]), key
+
+
+def spoil_after(step: int) -> Callable[[Trainer, StepReport], None]:
+    """From a step on the network sees NaN only."""
+
+    def spoil(trainer: Trainer, report: StepReport) -> None:
+        if report.step == step:
+            trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.nan,))
+
+    return spoil
+
+
+def test_run_whose_last_loss_is_not_finite_does_not_finish(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=3))
+    words = r"not finite at step 3 \(2 of 3 steps.*last good weights.*checkpoint\.safetensors.*learning_rate.*--restart"
+    with pytest.raises(DivergedError, match=words):
+        train(request, Watcher(after_step=spoil_after(1)))
+    run = Run(request.folder)
+    assert not run.finished
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(run.weights_path("checkpoint")).values())
+    with pytest.raises(DivergedError, match="step 3"):  # repeating the command does not make it a result either
+        train(request)
+    assert not run.finished
+
+
+def test_run_without_any_finite_loss_says_that_nothing_was_learned(request_: FoldRequest, tmp_path: Path) -> None:
+    def spoil(trainer: Trainer) -> None:
+        trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.inf,))
+
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=1))
+    with pytest.raises(DivergedError, match=r"step 1 .*nothing was learned.*dataset check"):
+        train_fold(request, Watcher(trainer=Trainer.__new__(Trainer)), on_start=spoil)
+    assert not Run(request.folder).finished
+
+
+def test_failures_in_a_row_are_counted_across_a_stop(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=100))
+
+    def spoil_and_stop(trainer: Trainer, report: StepReport) -> None:
+        spoil_after(1)(trainer, report)
+        if report.step == 7:
+            trainer.stop()
+
+    def spoil(trainer: Trainer) -> None:
+        trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.nan,))
+
+    with pytest.raises(StoppedError):
+        train(request, Watcher(after_step=spoil_and_stop))
+    with pytest.raises(DivergedError, match=r"step 11 \(10 of 11"):
+        train_fold(request, Watcher(trainer=Trainer.__new__(Trainer)), on_start=spoil)
+
+
+def test_run_goes_on_after_its_data_set_was_moved(request_: FoldRequest, tmp_path: Path) -> None:
+    whole, _ = train(replace(request_, folder=tmp_path / "whole"))
+    request = replace(request_, folder=tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(request, stop_after(3))
+    moved = shutil.copytree(request.dataset.root, tmp_path / "moved")
+    gone = replace(request.plan, dataset_root=str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=f"{gone.dataset_root}: the data set 'data' was there.*--data PATH"):
+        planned_dataset(gone)
+    run, watcher = train(replace(request, plan=gone, dataset=planned_dataset(gone, moved)))
+    assert [report.step for report in watcher.steps] == [4, 5, 6, 7, 8]
+    assert_same_weights(whole.weights_path("final"), run.weights_path("final"))
+    again = Run(run.folder)
+    assert again.plan.dataset_root == str(moved)
+    assert [case.label.parent.parent for case in validation_cases(again) if case.label] == [moved, moved]
+
+
+def test_cases_of_a_fold_that_are_gone_are_named(request_: FoldRequest, tmp_path: Path) -> None:
+    run, _ = train(replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=1)))
+    part = shutil.copytree(request_.dataset.root, tmp_path / "part")
+    lost = run.info.split.validation[0]
+    (part / "imagesTr" / f"{lost}_0000.nii.gz").unlink()
+    with pytest.raises(ValueError, match=f"{part} lacks cases that the fold is to be judged on: {lost}; .*--data"):
+        validation_cases(run, part)
+
+
+def test_another_data_set_is_not_taken_for_the_moved_one(request_: FoldRequest, tmp_path: Path) -> None:
+    other = shutil.copytree(request_.dataset.root, tmp_path / "other")
+    facts = json.loads((other / "dataset.json").read_text())
+    facts["labels"] = {"background": 0, "core": 1, "block": 2}
+    (other / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="labels block, core, this has MR and core, block"):
+        planned_dataset(request_.plan, other)

@@ -39,11 +39,11 @@ OPTIONS = {
     "dataset check": {"--json", "--strict", "--workers"},
     "train": {
         "--fold", "--network", "--configuration", "--steps", "--budget", "--device", "--precision", "--work",
-        "--resume", "--restart", "--set", "--workers",
+        "--resume", "--restart", "--set", "--workers", "--data",
     },
     "predict": {
         "--output", "-o", "--model", "-m", "--input", "-i", "--validation", "--device", "--precision", "--mirror",
-        "--no-mirror", "--weights", "--overwrite",
+        "--no-mirror", "--weights", "--overwrite", "--data",
     },
     "networks": {"--json"},
     "model import": {"--from", "--output", "-o", "--config", "--entry", "--overwrite", "--trust-pickle"},
