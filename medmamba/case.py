@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,34 @@ class Split:
         return tuple(sorted(set(self.validation) - set(self.train)))
 
 
+def split_problems(splits: Sequence[Split], ids: Collection[str]) -> list[str]:
+    """What is wrong with the folds of a data set, in words; nothing when they can be trained with.
+
+    Args:
+        splits: the folds, in order.
+        ids: of the training cases there are.
+    """
+    problems = []
+    for number, fold in enumerate(splits):
+        unknown = sorted({*fold.train, *fold.validation} - set(ids))
+        both = sorted(set(fold.train) & set(fold.validation))
+        twice = sorted({case for side in (fold.train, fold.validation) for case in side if side.count(case) > 1})
+        faults = (
+            (unknown, "names cases that do not exist: "),
+            (both, "has cases on both sides: "),
+            (twice, "names cases twice: "),
+        )
+        problems += [f"fold {number} {what}{some(cases)}" for cases, what in faults if cases]
+        problems += [f"fold {number} has nothing to learn from"] * (not fold.train)
+        problems += [f"fold {number} has nothing to validate on"] * (not fold.validation)
+    return problems
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """A folder of cases as its author laid it out, read in place.
@@ -52,7 +81,7 @@ class Dataset:
     Args:
         name: name of the data set.
         root: its folder.
-        layout: how the folder is organised: ``nnunet``, ``msd`` or ``folders`` (see datasets.md).
+        layout: how the folder is organised: ``nnunet``, ``nnunet-v1``, ``msd`` or ``folders`` (see datasets.md).
         channels: names of the image channels, in order; they decide the normalisation (``CT`` is Hounsfield units).
         labels: what the values in label maps mean.
         training: cases with a reference segmentation, sorted by id.

@@ -128,8 +128,9 @@ def validation_cases(run: Run, data: Path | None = None) -> list[Case]:
     missing = [case for case in run.info.split.held_out if case not in cases]
     if missing:
         raise DatasetError(
-            f"{dataset.root} lacks cases that the fold is to be judged on: {some(missing)}; restore them, or say with "
-            "--data PATH where the data set lies that it was trained with"
+            f"{dataset.root} no longer has {len(missing)} of the cases that {run.folder} is to be judged on: "
+            f"{some(missing)}; put them back, give the images that are left with -i, or say with --data PATH where the "
+            "data set lies that it was trained with"
         )
     return [cases[case] for case in sorted(run.info.split.held_out)]
 

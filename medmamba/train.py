@@ -300,8 +300,8 @@ class Trainer:
         # Of the plan, whose rate a short schedule raises by itself.
         lower = min(0.001, self.settings.learning_rate / 10)
         return DivergedError(
-            f"{lasting}; {good}. Look for wrong intensities with `medmamba dataset check`, or start over with --restart "
-            f"--set train.learning_rate={lower:g}, which sets this run aside"
+            f"{lasting}; {good}. Look for wrong intensities with `medmamba dataset check`, or start over with "
+            f"--restart --set train.learning_rate={lower:g}, which sets this run aside"
         )
 
     def _report_step(self, loss: float, learning_rate: float) -> None:

@@ -100,14 +100,40 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is not JSON, naming file and line.
+        ValueError: if it is not JSON, naming file and line, or a key occurs twice in one object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}") from error
+        text = path.read_text(encoding="utf-8-sig")  # some editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8") from error
+        raise ValueError(f"{path} is not a text file in UTF-8; save it as such") from error
+    try:
+        return json.loads(text, object_pairs_hook=_without_doubles)
+    except json.JSONDecodeError as error:
+        hint = _json_hint(error)
+        raise ValueError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}{hint}") from error
+    except _DoubleKeyError as error:
+        raise ValueError(f"{path}: key {error} occurs twice in one object; remove or rename one") from error
+
+
+class _DoubleKeyError(ValueError):
+    """A key that an object has twice: of the two values one would be lost without a word."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _DoubleKeyError(next(repr(key) for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])))
+    return found
+
+
+def _json_hint(error: json.JSONDecodeError) -> str:
+    """What people write into JSON that does not belong there."""
+    before, here = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if here.startswith(("//", "/*", "#")):
+        return "; JSON has no comments, remove it"
+    if (before.endswith(",") and here.startswith(("}", "]"))) or here.startswith(","):
+        return "; remove the comma after the last entry"
+    return "; names and texts need double quotes" if here.startswith("'") else ""
 
 
 def write_json(data: Any, path: Path) -> None:

@@ -8,6 +8,7 @@ nnU-Net stores them reversed.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medmamba.case import Case, Dataset
+from medmamba.case import Case, Dataset, some
+from medmamba.intensity import no_data_remark, unusable
 from medmamba.io import read_case, read_geometry, read_label
 from medmamba.labels import Labels
 from medmamba.plans._json import from_json, read_json, to_json, write_json
@@ -25,6 +27,8 @@ from medmamba.plans.intensities import Sample, foreground_samples, statistics
 from medmamba.plans.plan import IntensityStatistics
 from medmamba.progress import Progress, silent
 from medmamba.volume import Volume
+
+log = logging.getLogger(__name__)
 
 #: Rises with every change of meaning of a field.
 SCHEMA = 1
@@ -171,6 +175,14 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
     cases = dataset.training
     if not cases:
         raise ValueError(f"{dataset.root} has no training cases: there is nothing to learn from")
+    missing = [
+        str(path) for case in cases for path in (*case.images, *filter(None, [case.label])) if not path.is_file()
+    ]
+    if missing:  # known before hours of measuring the others
+        raise FileNotFoundError(
+            f"{len(missing)} files of training cases are not there: {some(missing)}; restore them or leave out "
+            "the cases"
+        )
     samples = FOREGROUND_SAMPLES // len(cases)
     measured: dict[str, _Measurement] = {}
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
@@ -247,20 +259,23 @@ def _check(case: Case, channels: tuple[str, ...], image: Volume, label: Volume) 
         )
     if label.channels != 1:
         raise ValueError(f"a label map holds one value per voxel, {case.label} holds {label.channels}")
-    # Headers of image and label often differ in the last digits, or by a rounded origin; half a voxel is another place.
-    if image.geometry.distance_mm(label.geometry) > min(image.geometry.spacing_mm) / 2:
-        difference = image.geometry.difference(label.geometry)
+    difference = image.geometry.difference(label.geometry)
+    if not image.geometry.same_grid(label.geometry):
         raise ValueError(
             f"image and label of case {case.id!r} are not on the same grid: {difference}; resample {case.label} to the "
             "image's grid"
         )
+    if not image.geometry.allclose(label.geometry):
+        log.warning("case %s: image and label lie less than half a voxel apart, taken as one: %s", case.id, difference)
     for name, channel in zip(channels, image.array, strict=True):
-        broken = channel.size - int(np.count_nonzero(np.isfinite(channel)))
-        if broken:
+        wrong = unusable(channel)
+        if wrong:
             raise ValueError(
-                f"channel {name!r} of case {case.id!r} holds {broken} voxels that are NaN or infinite "
-                f"({broken / channel.size:.2%}); replace them, for example with the background's intensity"
+                f"case {case.id!r}, channel {name!r}: {wrong}; replace them, for example by the background's intensity"
             )
+        remark = no_data_remark(channel)
+        if remark:
+            log.warning("case %s, channel %s: %s", case.id, name, remark)
 
 
 def nonzero_box(array: NDArray[Any]) -> tuple[slice, slice, slice]:

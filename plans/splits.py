@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medmamba.case import Dataset, Split
+from medmamba.case import Dataset, Split, split_problems
 
 FOLDS = 5
 SEED = 12345
@@ -71,20 +71,6 @@ def _why_so_few(dataset: Dataset, splits: tuple[Split, ...]) -> str:
 
 
 def _check(dataset: Dataset) -> None:
-    known = {case.id for case in dataset.training}
-    for number, fold in enumerate(dataset.splits):
-        unknown = sorted({*fold.train, *fold.validation} - known)
-        if unknown:
-            raise ValueError(
-                f"fold {number} of {dataset.name} names cases that it does not have: {', '.join(unknown[:5])}"
-                f"{' ...' if len(unknown) > 5 else ''}; correct the splits file in {dataset.root}"
-            )
-        if not fold.train or not fold.validation:
-            side = "learn from" if not fold.train else "be judged on"
-            raise ValueError(f"fold {number} of {dataset.name} has no cases to {side}; correct it in {dataset.root}")
-        both = sorted(set(fold.train) & set(fold.validation))
-        if both:
-            raise ValueError(
-                f"fold {number} of {dataset.name} learns from cases it is judged on: {', '.join(both[:5])}"
-                f"{' ...' if len(both) > 5 else ''}; correct the splits file in {dataset.root}"
-            )
+    problems = split_problems(dataset.splits, {case.id for case in dataset.training})
+    if problems:
+        raise ValueError(f"{dataset.name}: {problems[0]}; correct the splits file in {dataset.root}")

@@ -455,3 +455,15 @@ def test_two_files_with_one_id_are_refused(folders: tuple[Path, Path]) -> None:
 def test_unknown_metric_is_refused_with_the_known_ones(folders: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="unknown metric dise; known are dice, iou"):
         evaluate(match_files(*folders).pairs, BALL, metrics=["dise"])
+
+
+def test_rounded_header_is_the_same_grid_and_a_note(folders: tuple[Path, Path]) -> None:
+    sound = case(evaluate(match_files(*folders).pairs, BALL), "b")
+    path = folders[0] / "b.nii.gz"
+    save(np.asarray(nibabel.load(path).dataobj), path, AFFINE + np.eye(4, k=3) * 0.1)
+    shifted = case(evaluate(match_files(*folders).pairs, BALL), "b")
+    assert shifted.status == "scored"
+    assert shifted.scores == sound.scores
+    assert "less than half a voxel apart" in shifted.notes[0]
+    assert "origin shifted by 0.1 mm" in shifted.notes[0]
+    assert not sound.notes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple, TypeGuard
 
 from medmamba.case import Case, Split
 from medmamba.io._errors import DatasetError
@@ -13,8 +14,28 @@ from medmamba.labels import Label, Labels
 from medmamba.plans._json import read_json
 
 
-def is_msd(facts: dict[str, Any]) -> bool:
-    """Decathlon labels go from value to name, nnU-Net's from name to value."""
+class Entry(NamedTuple):
+    """A case of the Decathlon's list: names of its images (one file, or one per channel) and of its label."""
+
+    images: tuple[str, ...]
+    label: str | None
+
+
+def read_facts(where: Path) -> dict[str, Any]:
+    """The object in a dataset.json.
+
+    Raises:
+        DatasetError: if it holds something else.
+        ValueError: if it is not JSON.
+    """
+    facts = read_json(where)
+    if not isinstance(facts, dict):
+        raise DatasetError(f"{where} must hold an object, not a {type(facts).__name__}")
+    return facts
+
+
+def labels_by_value(facts: dict[str, Any]) -> bool:
+    """Whether labels go from value to name, as in the Decathlon and nnU-Net v1; in v2 they go from name to value."""
     labels = facts.get("labels")
     return (
         isinstance(labels, dict)
@@ -32,7 +53,9 @@ def channel_names(where: Path, names: Any) -> tuple[str, ...]:
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
     if not isinstance(names, dict) or not names or any(not str(key).isdecimal() for key in names):
-        raise DatasetError(f'{where}: \'channel_names\' must name each channel, such as {{"0": "T2"}}, got {names!r}')
+        raise DatasetError(
+            f"{where}: 'channel_names' (or 'modality') must name each channel, such as {{\"0\": \"T2\"}}, got {names!r}"
+        )
     ordered = sorted(names.items(), key=lambda item: int(item[0]))
     if [int(key) for key, _ in ordered] != list(range(len(ordered))):
         raise DatasetError(f"{where}: channels must be numbered from 0 without gaps, got {', '.join(names)}")
@@ -50,14 +73,19 @@ def file_ending(where: Path, ending: Any, known: tuple[str, ...]) -> str:
     return ending
 
 
-def msd_labels(where: Path, declared: dict[str, str]) -> Labels:
-    """Labels of the Decathlon, by value.
+def labels_of_values_to_names(where: Path, facts: dict[str, Any]) -> Labels:
+    """Labels of the Decathlon and of nnU-Net v1, by value.
 
     Raises:
         DatasetError: if they contradict each other.
     """
-    values = sorted((int(value), name) for value, name in declared.items())
-    return _labels(where, tuple(Label(name=name, values=(value,)) for value, name in values if value != 0), (), None)
+    declared = sorted((int(value), name) for value, name in facts["labels"].items())
+    wrong = [value for value, name in declared if name.lower() == "background" and value != 0]
+    if wrong:
+        raise DatasetError(f"{where}: 'labels' must have background at 0, got {wrong[0]}")
+    ignore = next((value for value, name in declared if name == "ignore"), None)
+    foreground = tuple(Label(name=name, values=(value,)) for value, name in declared if value not in (0, ignore))
+    return _labels(where, foreground, (), ignore)
 
 
 def nnunet_labels(where: Path, facts: dict[str, Any]) -> Labels:
@@ -86,8 +114,13 @@ def nnunet_labels(where: Path, facts: dict[str, Any]) -> Labels:
     return _labels(where, tuple(foreground), _region_order(where, facts, foreground) if regions else (), ignore)
 
 
-def nnunet_cases(where: Path, listed: Any) -> list[Case]:
-    """nnU-Net's optional list of files, relative to the data set, with variables of the environment filled in.
+def nnunet_cases(where: Path, listed: Any, locate: Callable[[str], Path]) -> list[Case]:
+    """nnU-Net's optional list of files, with variables of the environment filled in.
+
+    Args:
+        where: the dataset.json.
+        listed: what it has under 'dataset'.
+        locate: finds a file by its name, relative to the data set.
 
     Raises:
         DatasetError: naming the first entry that is wrong.
@@ -99,27 +132,47 @@ def nnunet_cases(where: Path, listed: Any) -> list[Case]:
         images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
         if not _are_names(images) or not isinstance(label, str):
             raise DatasetError(f"{where}: dataset[{case!r}] must have 'images' (a list of files) and 'label' (a file)")
-        places = [where.parent / os.path.expandvars(name) for name in (*images, label)]
+        places = [locate(os.path.expandvars(name)) for name in (*images, label)]
         cases.append(Case(id=case, images=tuple(places[:-1]), label=places[-1]))
     return cases
 
 
-def msd_files(where: Path, listed: Any) -> list[tuple[Path, Path]]:
-    """Images and labels of the Decathlon's training cases.
+def training_entries(where: Path, listed: Any) -> list[Entry]:
+    """The Decathlon's training cases, without what file managers leave behind.
 
     Raises:
         DatasetError: naming the first entry that is wrong.
     """
     if not isinstance(listed, list):
         raise DatasetError(f"{where} must list its cases under 'training', as image and label")
-    files = []
+    entries = []
     for number, entry in enumerate(listed):
-        if not isinstance(entry, dict) or not _are_names([entry.get("image"), entry.get("label")]):
+        images = _image_names(entry)
+        label = entry.get("label") if isinstance(entry, dict) else None
+        if not images or not isinstance(label, str):
             raise DatasetError(
-                f"{where}: training[{number}] must have 'image' and 'label' (one file each), got {entry!r}"
+                f"{where}: training[{number}] must have 'image' (a file, or a list with one per channel) and 'label' "
+                f"(a file), got {entry!r}"
             )
-        files.append((where.parent / entry["image"], where.parent / entry["label"]))
-    return files
+        entries.append(Entry(images, label))
+    return [entry for entry in entries if not _is_leftover(entry)]
+
+
+def test_entries(listed: Any) -> list[Entry]:
+    """The Decathlon's test cases, given as names or as objects with an image; others are passed over."""
+    entries = [Entry(_image_names(entry), None) for entry in listed] if isinstance(listed, list) else []
+    return [entry for entry in entries if entry.images and not _is_leftover(entry)]
+
+
+def _image_names(entry: Any) -> tuple[str, ...]:
+    """Names of the images of an entry of a list, none if it is no such entry."""
+    images = entry.get("image") if isinstance(entry, dict) else entry
+    several = images if isinstance(images, list) else [images]
+    return tuple(several) if _are_names(several) else ()
+
+
+def _is_leftover(entry: Entry) -> bool:
+    return PureWindowsPath(entry.images[0]).name.startswith("._")
 
 
 def splits(where: Path) -> tuple[Split, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from medmamba.case import some
 from medmamba.volume import Geometry
+
+__all__ = ["Facts", "Finding", "Severity", "some"]
 
 Severity = Literal["error", "warning", "note"]
 
@@ -45,8 +47,3 @@ class Facts:
         """One more finding about this case."""
         name = None if file is None else str(file)
         self.findings.append(Finding(severity=severity, rule=rule, message=message, case=self.case, file=name))
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from medmamba.io._errors import DatasetError
@@ -65,6 +65,29 @@ def labels_in(folder: Path, ending: str | None = None) -> dict[str, Path]:
     """Label maps by what their names say without ending; among several of one name that with the ending counts."""
     paths = maps_in(folder)
     return {split_ending(path)[0]: path for path in sorted(paths, key=lambda path: split_ending(path)[1] == ending)}
+
+
+def subfolder(root: Path, name: str) -> Path:
+    """A folder by its name, written in upper or lower case; the name as it should be when there is none or several."""
+    told = root / name
+    if told.is_dir():
+        return told
+    alike = [entry for entry in root.iterdir() if entry.name.lower() == name.lower() and entry.is_dir()]
+    return alike[0] if len(alike) == 1 else told
+
+
+def digits_are_names(paths: Iterable[Path], known: Collection[str]) -> bool:
+    """Whether four digits at the end of names are part of the case's id, in a whole folder, and not a channel's number.
+
+    They are where a known name, of a label or of a case that a model was trained on, is an image's whole name with
+    them.
+
+    >>> digits_are_names([Path("brain_0000.nii"), Path("brain_0001.nii")], {"brain_0001"})
+    True
+    >>> digits_are_names([Path("anna_0000.nii"), Path("anna_0001.nii")], {"anna"})
+    False
+    """
+    return any(channel_of(path)[1] is not None and split_ending(path)[0] in known for path in paths)
 
 
 def by_case(paths: Iterable[Path], *, numbered: bool = True) -> dict[str, dict[int | None, Path]]:

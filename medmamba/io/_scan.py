@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.case import Case
+from medmamba.intensity import no_data_remark, unusable
 from medmamba.io._errors import ImageFileError, LabelValueError
 from medmamba.io._findings import Facts
-from medmamba.io.datasets import Survey
+from medmamba.io._survey import Survey
 from medmamba.io.images import read, read_label
 from medmamba.labels import Labels
-from medmamba.volume import GEOMETRY_TOLERANCE_MM, Geometry, Volume
+from medmamba.volume import Geometry, Volume
 
 #: Hounsfield units reach from air at -1000 to metal; images inside these bounds were rescaled.
 NOT_HOUNSFIELD = (0.0, 255.0)
@@ -23,9 +24,7 @@ NOT_HOUNSFIELD = (0.0, 255.0)
 def scan(case: Case, dataset: Survey) -> Facts:
     """Read all files of a case and judge them."""
     facts = Facts(case.id)
-    incomplete = dataset.incomplete.get(case.id)
-    if incomplete:
-        facts.add("error", "channels", f"{incomplete}; add or remove files")
+    incomplete = case.id in dataset.incomplete  # told of already: no image is needed for it
     names = dataset.channels or ()
     channels = unreadable = 0
     for file in case.images:
@@ -64,12 +63,17 @@ def _reason(error: Exception, file: Path) -> str:
 
 
 def _check_intensities(name: str, values: NDArray[np.float32], file: Path, facts: Facts) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
-        count = int((~finite).sum())
-        share = f"{count} of {values.size} intensities ({100 * count / values.size:.2g} %)"
-        facts.add("error", "not-finite", f"channel {name}: {share} are NaN or infinite; repair the image", file)
+    wrong = unusable(values)
+    if wrong:
+        rule = "not-finite"
+        if np.isfinite(values).all():
+            rule = "extreme-values"
+        message = f"channel {name}: {wrong}; replace them, for example by the background's intensity"
+        facts.add("error", rule, message, file)
         return
+    remark = no_data_remark(values)
+    if remark:
+        facts.add("warning", "no-data-value", f"channel {name}: {remark}", file)
     low, high = float(values.min()), float(values.max())
     if low == high:
         facts.add("warning", "constant-channel", f"channel {name} is {low:g} everywhere; is a modality missing?", file)
@@ -96,9 +100,17 @@ def _check_grid(geometry: Geometry, file: Path, facts: Facts) -> None:
                 "take them to be; resample the image to perpendicular axes",
                 file,
             )
-    elif not facts.geometry.allclose(geometry):
-        difference = facts.geometry.difference(geometry)
+        return
+    difference = facts.geometry.difference(geometry)
+    if not facts.geometry.same_grid(geometry):
         facts.add("error", "channel-grids", f"against the first channel: {difference}; resample it to that grid", file)
+    elif not facts.geometry.allclose(geometry):
+        facts.add(
+            "warning",
+            "slightly-shifted",
+            f"less than half a voxel from the first channel: {difference}; that one's grid is used for both",
+            file,
+        )
 
 
 def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
@@ -147,22 +159,21 @@ def some_values(values: list[int]) -> str:
 
 
 def _check_alignment(image: Geometry, label: Geometry, file: Path, facts: Facts) -> None:
-    apart = image.distance_mm(label)
-    if apart <= GEOMETRY_TOLERANCE_MM:
+    if image.allclose(label):
         return
     difference = image.difference(label)
-    if image.shape == label.shape and image.orientation != label.orientation:
-        facts.add(
-            "error",
-            "mirrored",
-            f"label is mirrored or rotated against its image: {difference}; find out which header is right",
-            file,
-        )
-    elif apart <= min(image.spacing_mm) / 2:
+    if image.same_grid(label):
         facts.add(
             "warning",
             "slightly-shifted",
             f"label and image differ by less than half a voxel: {difference}; the image's grid is used for both",
+            file,
+        )
+    elif image.shape == label.shape and image.orientation != label.orientation:
+        facts.add(
+            "error",
+            "mirrored",
+            f"label is mirrored or rotated against its image: {difference}; find out which header is right",
             file,
         )
     else:

@@ -13,11 +13,12 @@ import numpy as np
 
 from medmamba.io._errors import DatasetError
 from medmamba.io._findings import Facts, Finding, Severity, some
-from medmamba.io._names import maps_in
-from medmamba.io._regions import lost_values, order_remedy
+from medmamba.io._hints import likely_pairs
+from medmamba.io._names import maps_in, split_ending
+from medmamba.io._rules import NOT_ON_WINDOWS, description_errors
 from medmamba.io._scan import scan, some_values
-from medmamba.io.datasets import Survey, labels_of_values, survey
-from medmamba.labels import Labels
+from medmamba.io._survey import Survey, survey
+from medmamba.io.datasets import labels_of_values
 from medmamba.progress import Progress, silent
 
 __all__ = ["FEW_CASES", "Finding", "Severity", "check_dataset"]
@@ -45,12 +46,12 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
         dataset = survey(path)
     except (ValueError, FileNotFoundError) as error:
         return [Finding(severity="error", rule="layout", message=str(error))]
-    findings = [Finding(severity="error", rule="layout", message=str(problem)) for problem in dataset.problems]
-    findings += [
+    findings = [
+        *description_errors(dataset),
+        *dataset.remarks,
         *_check_description(dataset),
         *_check_leftovers(dataset),
         *_check_ids(dataset),
-        *_check_splits(dataset),
     ]
     with _header_remarks(dataset) as remarks, ThreadPoolExecutor(workers) as pool:
         scanned = pool.map(lambda case: scan(case, dataset), dataset.training)
@@ -66,13 +67,13 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
 def _check_description(dataset: Survey) -> Iterator[Finding]:
     file = str(dataset.root / "dataset.json")
     found = len(dataset.training)
-    if not found:
+    if not found and not dataset.problems:
         yield Finding(
             severity="error",
             rule="no-cases",
             message=f"{dataset.root} has no training cases; put images and labels where datasets.md says",
         )
-    if dataset.layout != "folders" and dataset.announced != found:
+    if dataset.layout != "folders" and str(dataset.announced) != str(found):
         said = "missing" if dataset.announced is None else str(dataset.announced)
         yield Finding(
             severity="warning",
@@ -82,9 +83,7 @@ def _check_description(dataset: Survey) -> Iterator[Finding]:
             file=file,
         )
     labels = dataset.labels
-    if labels is None:
-        return
-    values = [value for value in labels.values if value > 0]
+    values = [value for value in labels.values if value > 0] if labels is not None else []
     if values != list(range(1, len(values) + 1)):
         yield Finding(
             severity="note",
@@ -92,82 +91,45 @@ def _check_description(dataset: Survey) -> Iterator[Finding]:
             message=f"label values {values} have gaps, which is fine here; nnU-Net needs 1 to {len(values)}",
             file=file,
         )
-    if labels.ignore is not None and labels.ignore != max(labels.allowed_values):
-        yield Finding(
-            severity="error",
-            rule="ignore-label",
-            message=f"the ignore value {labels.ignore} must be the highest, but {max(labels.values)} is a label; use "
-            f"{max(labels.values) + 1}, here and in the label maps",
-            file=file,
-        )
-    yield from _check_region_order(labels, file)
-
-
-def _check_region_order(labels: Labels, file: str) -> Iterator[Finding]:
-    """A label map with regions painted into it must give the same regions when it is read."""
-    if not labels.has_regions:
-        return
-    lost = lost_values(labels.foreground, labels.region_order)
-    remedy = order_remedy(labels.foreground) if lost else ""
-    for name, values in lost.items():
-        becomes = ", ".join(f"{value} becomes {paint}" for value, paint in values.items())
-        yield Finding(
-            severity="error",
-            rule="region-order",
-            message=f"region {name} is lost when regions are painted in the order of 'labels' with "
-            f"regions_class_order {list(labels.region_order)} ({becomes}); {remedy}",
-            file=file,
-        )
 
 
 def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
-    if dataset.layout == "msd":  # its list says which files count
+    if dataset.listed:
         return
     labels = {case.label for case in dataset.training if case.label is not None}
     for folder in sorted({label.parent for label in labels if label.parent.is_dir()}):
-        orphans = [path.name for path in maps_in(folder) if path not in labels]
+        orphans = [path for path in maps_in(folder) if path not in labels]
         if orphans:
+            cases = (*dataset.training, *dataset.test)
+            lacking = [case.id for case in cases if case.label is None or not case.label.is_file()]
+            pairs = likely_pairs([split_ending(path)[0] for path in orphans], lacking)
+            renames = f", or rename {some([f'{label} to {case}' for label, case in pairs])}" if pairs else ""
             yield Finding(
                 severity="warning",
                 rule="label-without-image",
-                message=f"labels without an image: {some(orphans)}; add the images or remove the labels",
+                message=f"labels without an image: {some([path.name for path in orphans])}; add the images or remove "
+                f"the labels{renames}",
                 file=str(folder),
             )
 
 
 def _check_ids(dataset: Survey) -> Iterator[Finding]:
-    same: dict[str, list[str]] = defaultdict(list)
-    for case in (*dataset.training, *dataset.test):
-        same[case.id.lower()].append(case.id)
-    for ids in same.values():
-        if len(set(ids)) > 1:
-            yield Finding(
-                severity="error",
-                rule="ids-collide",
-                message=f"case ids {', '.join(sorted(set(ids)))} are one where case does not count; rename all but one",
-            )
-        elif len(ids) > 1:
-            yield Finding(
-                severity="error", rule="ids-collide", message=f"case id {ids[0]} occurs {len(ids)} times; rename one"
-            )
-
-
-def _check_splits(dataset: Survey) -> Iterator[Finding]:
-    known = {case.id for case in dataset.training}
-    file = str(dataset.root / "splits_final.json")
-    for number, split in enumerate(dataset.splits):
-        train, validation = set(split.train), set(split.validation)
-        unknown, both = sorted((train | validation) - known), sorted(train & validation)
-        problems = [
-            f"names cases that do not exist: {some(unknown)}" if unknown else "",
-            f"has cases on both sides: {some(both)}" if both else "",
-            "has nothing to learn from" if not train else "",
-            "has nothing to validate on" if not validation else "",
-        ]
-        for problem in filter(None, problems):
-            yield Finding(
-                severity="error", rule="splits", message=f"fold {number} {problem}; correct the file", file=file
-            )
+    """What ids make difficult, but not here; what they make impossible is among the errors of the description."""
+    odd = sorted({case.id for case in (*dataset.training, *dataset.test) if set(case.id) & set(NOT_ON_WINDOWS)})
+    if odd:
+        yield Finding(
+            severity="warning",
+            rule="odd-id",
+            message=f"case ids {some(odd)} hold one of {NOT_ON_WINDOWS}, which names of files cannot hold on Windows",
+        )
+    both = sorted({case.id for case in dataset.training} & {case.id for case in dataset.test})
+    if both:
+        yield Finding(
+            severity="warning",
+            rule="ids-in-test",
+            message=f"case ids {some(both)} are those of training cases and of test cases; predictions of the two need "
+            "folders of their own",
+        )
 
 
 def _check_duplicates(facts: Iterable[Facts]) -> Iterator[Finding]:

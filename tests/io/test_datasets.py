@@ -11,8 +11,8 @@ import pytest
 
 from medmamba import io
 from medmamba.io import DatasetError, find_inputs, open_dataset
+from medmamba.io._survey import survey
 from medmamba.io.check import check_dataset
-from medmamba.io.datasets import survey
 from medmamba.volume import Geometry, Volume
 
 GRID = Geometry((3, 4, 5), np.eye(4))
@@ -103,7 +103,9 @@ def test_all_that_is_wrong_with_a_description_is_collected(tmp_path: Path) -> No
 def test_incomplete_case_is_refused_and_its_channels_do_not_move_up(tmp_path: Path) -> None:
     root = nnunet(tmp_path)
     (root / "imagesTr" / "b_0001.nii.gz").rename(root / "imagesTr" / "b_0002.nii.gz")
-    with pytest.raises(DatasetError, match=r"b lacks channel 1 \(CT\), a file that ends in _0001, has files _0002"):
+    with pytest.raises(
+        DatasetError, match=r"case b: lacks channel 1 \(CT\), a file that ends in _0001, has files _0002"
+    ):
         open_dataset(root)
 
 
@@ -165,7 +167,7 @@ def test_decathlon(tmp_path: Path) -> None:
     assert [case.id for case in dataset.training] == ["x_1", "x_2"]
     assert dataset.labels.values == (0, 1, 2)
     assert io.read_case(dataset.training[0]).channels == 2
-    for entry in ({"image": "a.nii.gz"}, {"image": ["a.nii.gz"], "label": "b.nii.gz"}, "a.nii.gz"):
+    for entry in ({"image": "a.nii.gz"}, {"image": [3], "label": "b.nii.gz"}, "a.nii.gz"):
         (tmp_path / "dataset.json").write_text(json.dumps({**facts, "training": [entry]}))
         with pytest.raises(DatasetError, match=r"training\[0\]"):
             open_dataset(tmp_path)
@@ -195,6 +197,9 @@ def test_numbered_patients_are_not_channels(tmp_path: Path) -> None:
     assert [case.id for case in dataset.test] == ["patient_0003"]
     assert dataset.channels == ("image",)
     assert [case.id for case in find_inputs(tmp_path / "images", 1)] == [f"patient_{n:04d}" for n in (1, 2, 3)]
+    # The rule of training, so that each file has to hold both channels, which is seen when it is read.
+    assert [len(case.images) for case in find_inputs(tmp_path / "images", 2)] == [1, 1, 1]
+    (tmp_path / "labels").rename(tmp_path / "elsewhere")
     with pytest.raises(DatasetError, match="2 channels"):
         find_inputs(tmp_path / "images", 2)
 

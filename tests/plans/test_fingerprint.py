@@ -126,7 +126,9 @@ def test_the_signature_does_not_depend_on_the_folder(scans: Any, tmp_path: Path)
 def test_a_missing_file_is_named(scans: Any) -> None:
     case = scans.add(*phantom())
     case.images[0].unlink()
-    with pytest.raises(FileNotFoundError, match=r"case_000_0000\.nii\.gz"):
+    label = scans.add(*phantom()).label
+    label.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"2 files .*case_000_0000\.nii\.gz, {label}; restore"):
         fingerprint(scans.dataset())
 
 
@@ -149,7 +151,9 @@ def test_broken_voxels_are_refused_with_their_number(scans: Any) -> None:
     image, label = phantom()
     image[0, 0, 0, :2] = np.nan, np.inf
     scans.add(image, label)
-    with pytest.raises(ValueError, match=r"'MRI' of case 'case_000' holds 2 voxels .*0\.21%"):
+    with pytest.raises(
+        ValueError, match=r"'case_000', channel 'MRI': 2 of \d+ intensities \(0\.21 %\) are NaN or infinite"
+    ):
         fingerprint(scans.dataset())
 
 

@@ -75,10 +75,11 @@ def test_the_refusal_says_why_there_are_few_folds() -> None:
 @pytest.mark.parametrize(
     ("own", "words"),
     [
-        (Split(train=("a", "z"), validation=("b",)), "does not have: z"),
-        (Split(train=("a", "b"), validation=("b",)), "judged on: b"),
-        (Split(train=("a",), validation=()), "no cases to be judged on"),
-        (Split(train=(), validation=("a",)), "no cases to learn from"),
+        (Split(train=("a", "z"), validation=("b",)), "do not exist: z"),
+        (Split(train=("a", "b"), validation=("b",)), "both sides: b"),
+        (Split(train=("a",), validation=()), "nothing to validate on"),
+        (Split(train=("a", "a"), validation=("b",)), "twice: a"),
+        (Split(train=(), validation=("a",)), "nothing to learn from"),
     ],
 )
 def test_impossible_folds_of_the_author_are_refused(own: Split, words: str) -> None:

@@ -1,0 +1,122 @@
+"""What makes a data set unusable and can be told without opening an image: the same for every command.
+
+`medmamba.io.open_dataset` refuses what `medmamba.io.check.check_dataset` lists, in the same words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator
+
+from medmamba.case import split_problems
+from medmamba.io._findings import Finding, some
+from medmamba.io._regions import lost_values, order_remedy
+from medmamba.io._survey import Survey
+from medmamba.labels import Labels
+
+#: Names of files are made of ids; file systems allow 255 bytes.
+LONGEST_ID_BYTES = 200
+#: Names of files may not hold these on Windows.
+NOT_ON_WINDOWS = '<>:"|?*'
+
+
+def description_errors(dataset: Survey) -> Iterator[Finding]:
+    """All errors that no image is needed for."""
+    for problem in dataset.problems:
+        yield Finding(severity="error", rule="layout", message=str(problem))
+    for case, what in dataset.incomplete.items():
+        yield Finding(severity="error", rule="channels", message=f"{what}; add or remove files", case=case)
+    yield from _check_ids(dataset)
+    if dataset.labels is not None:
+        yield from _check_labels(dataset.labels, str(dataset.root / "dataset.json"))
+    file = str(dataset.root / "splits_final.json")
+    for wrong in split_problems(dataset.splits, {case.id for case in dataset.training}):
+        yield Finding(severity="error", rule="splits", message=f"{wrong}; correct the file", file=file)
+
+
+def _check_labels(labels: Labels, file: str) -> Iterator[Finding]:
+    """An ignore value that is not the highest, regions that cannot be read back once they are painted."""
+    if labels.ignore is not None and labels.ignore != max(labels.allowed_values):
+        yield Finding(
+            severity="error",
+            rule="ignore-label",
+            message=f"the ignore value {labels.ignore} must be the highest, but {max(labels.values)} is a label; use "
+            f"{max(labels.values) + 1}, here and in the label maps",
+            file=file,
+        )
+    yield from _check_region_order(labels, file)
+
+
+def in_words(finding: Finding) -> str:
+    """A finding as the message of an error: place, value, remedy."""
+    place = ", ".join(filter(None, (finding.file, f"case {finding.case}" if finding.case else None)))
+    return f"{place}: {finding.message}" if place else finding.message
+
+
+def _check_ids(dataset: Survey) -> Iterator[Finding]:
+    ids = [case.id for case in dataset.training]
+    for case in sorted({*ids, *(case.id for case in dataset.test)}):
+        wrong = id_problem(case)
+        if wrong:
+            safe = re.sub(r"[\W_]+", "_", case).strip("_")[:50]
+            message = f"case id {case!r} {wrong}: files are called after it; choose another, such as {safe or 'case'!r}"
+            yield Finding(severity="error", rule="case-id", message=message)
+    same: dict[str, list[str]] = defaultdict(list)
+    for case in ids:
+        same[unicodedata.normalize("NFC", case).lower()].append(case)
+    for alike in same.values():
+        if len(set(alike)) > 1:
+            yield Finding(
+                severity="error",
+                rule="ids-collide",
+                message=f"case ids {', '.join(sorted(set(alike)))} are one where upper and lower case do not count; "
+                "rename all but one",
+            )
+        elif len(alike) > 1:
+            files = [str(case.images[0]) for case in dataset.training if case.id == alike[0]]
+            yield Finding(
+                severity="error",
+                rule="ids-collide",
+                message=f"case id {alike[0]} occurs {len(alike)} times ({some(files)}); give each file a name of "
+                "its own",
+            )
+
+
+def id_problem(case: str) -> str:
+    """Why no file can be called after a case id; empty when all is well.
+
+    >>> id_problem("site A/p0")
+    "holds '/', which divides folders"
+    >>> id_problem("Müller_07")
+    ''
+    """
+    for divider in "/\\":
+        if divider in case:
+            return f"holds {divider!r}, which divides folders"
+    if any(unicodedata.category(letter) == "Cc" for letter in case):
+        return "holds a control character"
+    if case.startswith("."):
+        return "begins with a dot, as hidden files do, which are passed over"
+    if not case.strip():
+        return "is blank"
+    length = len(case.encode("utf-8", "surrogateescape"))
+    return f"is {length} bytes long, more than {LONGEST_ID_BYTES}" if length > LONGEST_ID_BYTES else ""
+
+
+def _check_region_order(labels: Labels, file: str) -> Iterator[Finding]:
+    """A label map with regions painted into it must give the same regions when it is read."""
+    if not labels.has_regions:
+        return
+    lost = lost_values(labels.foreground, labels.region_order)
+    remedy = order_remedy(labels.foreground) if lost else ""
+    for name, values in lost.items():
+        becomes = ", ".join(f"{value} becomes {paint}" for value, paint in values.items())
+        yield Finding(
+            severity="error",
+            rule="region-order",
+            message=f"region {name} is lost when regions are painted in the order of 'labels' with "
+            f"regions_class_order {list(labels.region_order)} ({becomes}); {remedy}",
+            file=file,
+        )
