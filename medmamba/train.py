@@ -294,7 +294,7 @@ class Trainer:
         if position.skipped_steps == position.step:
             good = "no step had a finite loss, so nothing was learned"
         elif checkpoint.is_file():
-            good = f"the last good weights are in {checkpoint} (medmamba predict --weights checkpoint)"
+            good = f"the last good weights are in {checkpoint} (predict with --weights checkpoint)"
         else:
             good = "no weights were saved yet"
         # Of the plan, whose rate a short schedule raises by itself.

@@ -490,7 +490,7 @@ def spoil_after(step: int) -> Callable[[Trainer, StepReport], None]:
 
 def test_run_whose_last_loss_is_not_finite_does_not_finish(request_: FoldRequest, tmp_path: Path) -> None:
     request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=3))
-    words = r"not finite at step 3 \(2 of 3 steps.*last good weights.*checkpoint\.safetensors.*learning_rate.*--restart"
+    words = r"at step 3 \(2 of 3 steps.*last good weights.*checkpoint\.safetensors.*--set train\.learning_rate=0\.001"
     with pytest.raises(DivergedError, match=words):
         train(request, Watcher(after_step=spoil_after(1)))
     run = Run(request.folder)
