@@ -134,7 +134,7 @@ class Position:
     best_dice: float | None = None
     skipped_steps: int = 0
     failures: int = 0  # steps in a row, up to this one, whose loss or gradient was not finite
-    lost: bool = False  # no step of the latest epoch had a finite loss
+    lost: bool = False  # the latest epoch ended without finite losses
 
 
 class RunError(ValueError):

@@ -332,7 +332,8 @@ class Trainer:
         if not math.isfinite(validation_loss):
             log.warning("the validation loss is not finite at step %d; look at the validation cases", position.step)
         finite = [loss for loss in losses if math.isfinite(loss)]
-        position.lost = not finite
+        # A single step may fail by chance; where half of the epoch fails up to its end, nothing is learned any more.
+        position.lost = not finite or 2 * position.failures >= len(losses)
         report = EpochReport(
             epoch=position.epoch,
             epochs=epochs,

@@ -561,3 +561,11 @@ def test_another_data_set_is_not_taken_for_the_moved_one(request_: FoldRequest, 
     (other / "dataset.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="labels block, core, this has MR and core, block"):
         planned_dataset(request_.plan, other)
+
+
+def test_one_step_that_fails_by_chance_at_the_end_does_not_take_the_run(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=4))
+    run, watcher = train(request, Watcher(after_step=spoil_after(3)))
+    assert math.isnan(watcher.steps[-1].loss)
+    assert math.isfinite(watcher.epochs[-1].loss)
+    assert run.finished
