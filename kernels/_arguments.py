@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._sizes import as_numbers, is_recorded, sizes_as_numbers
 from .orders import ScanOrder, Walk, sequence
 
 #: States a channel may have.
@@ -98,6 +99,11 @@ class Scan:
         return any(t.dtype == torch.float64 for t in self.given)
 
 
+def wants_gradient(scan: Scan) -> bool:
+    """Whether a backward pass is known to follow; what torch.jit.trace records runs with and without one."""
+    return not is_recorded() and torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
+
+
 def _say(name: str, rule: str, value: object) -> str:
     return f"selective_scan: {name} must {rule}, but is {value}"
 
@@ -111,7 +117,8 @@ def _check_projection(
 ) -> None:
     """Check B or C: constant, per token (*lead, *tail) or grouped (*lead, G, *tail)."""
     shape = tuple(tensor.shape)
-    if shape in (constant, (*lead, *tail)):
+    # Python compares tuples of unlike length item by item, and a batch that varies with a number of channels.
+    if any(len(shape) == len(right) and shape == right for right in (constant, (*lead, *tail))):
         return
     if len(shape) == len(lead) + 3 and (*shape[: len(lead)], *shape[-2:]) == (*lead, *tail):
         if shape[-3] < 1 or channels % shape[-3]:
@@ -131,6 +138,7 @@ def _check_kinds(u: Tensor, **tensors: Tensor | None) -> None:
             raise ValueError(_say(name, f"be on the device of u, {u.device}", tensor.device))
 
 
+@sizes_as_numbers
 def one_order(
     u: Tensor,
     delta: Tensor,
@@ -190,17 +198,37 @@ def many_orders(
         TypeError: if a tensor is not of a real floating point type.
         ValueError: if shapes or devices do not fit together, or an order does not fit the grid.
     """
+    if u.dim() == 3:
+        u = u[:, None]
+    walks = _check_orders(u, delta, A, B, C, D, z, delta_bias, orders, grid, initial_state)
+    return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)
+
+
+@sizes_as_numbers
+def _check_orders(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    orders: Sequence[ScanOrder],
+    grid: Sequence[int],
+    initial_state: Tensor | None,
+) -> tuple[Walk, ...]:
+    """The walks of a scan in several orders, whose u has all axes."""
     count = len(orders)
     if count < 1:
         raise ValueError(_say("orders", "name at least one order", tuple(orders)))
     if delta.dim() != 4 or delta.shape[1] != count:
         raise ValueError(_say("delta", f"be (batch, {count} orders, channels, length)", tuple(delta.shape)))
     batch, _, channels, length = delta.shape
+    grid = as_numbers(grid)
     walks = tuple(order.walk(grid) for order in orders)
     if walks[0].length != length:
         raise ValueError(_say("grid", f"have the {length} tokens of delta", tuple(grid)))
-    if u.dim() == 3:
-        u = u[:, None]
     if tuple(u.shape) not in (tuple(delta.shape), (batch, 1, channels, length)):
         one, each = (batch, channels, length), tuple(delta.shape)
         raise ValueError(_say("u", f"be {one}, the same for every order, or {each}", tuple(u.shape)))
@@ -218,4 +246,4 @@ def many_orders(
         raise ValueError(_say("initial_state", f"be {(batch, count, channels, states)}", tuple(initial_state.shape)))
     for name, tensor in (("B", B), ("C", C)):
         _check_projection(name, tensor, (count, channels, states), (batch, count), (states, length), channels)
-    return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)
+    return walks

@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
 from ._cpu_layout import AREA, PANEL, POSITIONS, WIDTH, Field
+from .orders import MAX_AXES, check_recorded
 
 Numbers = npt.NDArray[np.int64]
 
@@ -66,6 +67,7 @@ class Call:
         encoded = np.array(walks, dtype=np.int64)
         self._held: list[Any] = [encoded]
         rows = encoded.reshape(orders, -1)
+        check_recorded(rows[:, 1 : 1 + MAX_AXES].prod(axis=1), length)
         self.has_columns = bool(((abs(rows[:, 7]) == 1) & (abs(rows[:, 8]) > 1)).any())
         self.set(
             ORDERS=orders, BATCH=batch, CHANNELS=channels, GROUPS=groups, BLOCKS=self.blocks, STATES=states,

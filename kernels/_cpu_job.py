@@ -29,9 +29,12 @@ def common_groups(B: Tensor, C: Tensor) -> Any:
     return math.lcm(*groups) if all(isinstance(n, int) for n in groups) else torch.sym_max(*groups)
 
 
-def tiles_of(length: Any) -> Any:
-    """Number of tiles."""
-    return (length + TILE - 1) // TILE
+def kept_shape(orders: Any, length: Any, blocks: Any, states: Any) -> tuple[Any, ...]:
+    """Shape of what a forward pass keeps: [order and tile, block, N, 16], and one row that is not used.
+
+    With it no axis can have one row, a case for which torch.export and torch.compile would write a program of its own.
+    """
+    return (orders * ((length + TILE - 1) // TILE) + 1, blocks, states, WIDTH)
 
 
 class Job(Call):
@@ -88,11 +91,11 @@ class Job(Call):
         """Fill y (B, D, L), float32.
 
         Returns:
-            The last states (B, K, D, N), and if they are to be kept those at the start of each tile
-            [order, tile, block, N, 16].
+            The last states (B, K, D, N), and if they are to be kept those at the start of each tile, as `kept_shape`.
         """
-        shape = (self.orders, tiles_of(self.length), self.blocks, self.states, WIDTH) if keep else (0,)
+        shape = kept_shape(self.orders, self.length, self.blocks, self.states) if keep else (0,)
         kept = in_large_pages(torch.empty(shape))
+        kept[-1:] = 0  # what is not used has values all the same
         state = self.lanes(initial_state)
         segments = self.segments()
         result = self.point(Field.Y, y[:, None])

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import Parameter
 
+from ._sizes import is_recorded
+
 #: Arguments of a scan operator that begin with the batch: u, delta, z and the initial state.
 _BY_ENTRY = (0, 1, 6, 8)
 #: B and C do so unless they are constant, and then have the axes of A.
@@ -77,7 +79,8 @@ def differentiable(
 
     torch.func cannot differentiate an operator by the operator's own derivative, so a transform gets a function that it
     can. Where nobody looks on but autograd, what the operator would run is called directly: PyTorch's way to an
-    operator that is written in Python takes longer than a short scan.
+    operator that is written in Python takes longer than a short scan. A program that torch.jit.trace records needs the
+    operator: it can say that it is called, not what a function of Python does.
 
     Args:
         op: the operator.
@@ -121,7 +124,7 @@ def differentiable(
             return op(*args)
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*args)
-        if not _unwatched(args):
+        if not _unwatched(args) or is_recorded():
             return op(*args)
         wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
         return Direct.apply(*args) if wanted else body(*args)

@@ -21,7 +21,7 @@ from ._triton_gradients import chunk_gradients, chunk_gradients_ends
 from ._triton_kernels import carry, chunk_ends, chunk_outputs
 from ._triton_plan import Launch, Plan, Scratch, Where, plan_for
 from ._triton_sums import add_rows, add_tokens
-from .orders import Walk
+from .orders import Walk, check_recorded
 
 #: Steps between the states that the forward pass keeps for the backward pass.
 KEEP = 64
@@ -169,18 +169,25 @@ def _arguments(scan: Scan) -> dict[str, Tensor]:
     )
 
 
+def kept_shape(batch: Any, orders: Any, length: Any, states: Any, channels: Any) -> tuple[Any, ...]:
+    """Shape of what a forward pass keeps: (B, K, L / KEEP rounded up times N times D).
+
+    An axis of the steps alone may have one row, a case for which torch.compile would write a program of its own.
+    """
+    return (batch, orders, (length + KEEP - 1) // KEEP * states * channels)
+
+
 def scan_forward(scan: Scan, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Run a scan; no argument may be float64.
 
     Returns:
-        y, the last states (B, K, D, N), and if wanted states for `scan_backward`, (B, K, L / KEEP rounded up, N, D).
+        y, the last states (B, K, D, N), and if wanted states for `scan_backward`, as `kept_shape`.
     """
     orders, (batch, *_, channels, length) = len(scan.walks), scan.delta.shape
     states = scan.A.shape[-1]
     y = dense_like(scan.u if scan.u.dim() == 3 else scan.u[:, 0])
     last = y.new_empty((batch, orders, channels, states), dtype=torch.float32)
-    kept_shape = (batch, orders, -(-length // KEEP), states, channels) if keep else (0,)
-    kept = y.new_empty(kept_shape, dtype=torch.float32)
+    kept = y.new_empty(kept_shape(batch, orders, length, states, channels) if keep else (0,), dtype=torch.float32)
     if 0 in (batch, channels, length):
         return y, last.zero_() if scan.initial_state is None else last.copy_(scan.initial_state.view(last.shape)), kept
     memory = _arguments(scan) | {"y": y, "last_state": last}
@@ -256,6 +263,7 @@ class Layout:
         self.shapes = {name: (tuple(t.shape), t.stride()) for name, t in memory.items()}
         self.walks, self.scale, self.softplus = scan.walks, float(scan.scale), scan.delta_softplus
         self.batch, self.orders, self.channels, self.length = scan.delta.shape
+        check_recorded((walk.length for walk in self.walks), self.length)
         self.states = scan.A.shape[-1]
         self.shared = scan.u.shape[1] == 1
         self.device = scan.u.device
@@ -289,7 +297,7 @@ class Layout:
         shape, strides = self.shapes[name]
         if name in ("A", "D", "delta_bias", "grad_A", "grad_D", "grad_bias") or (len(shape) == 3 and name[-1] in "BC"):
             return Where(name, order * strides[0])
-        return Where(name, order * strides[1] if len(shape) > 3 and shape[1] > 1 else 0)
+        return Where(name, order * strides[1] if (len(shape) > 3 or name == "kept") and shape[1] > 1 else 0)
 
     def _strides(self, name: str, axes: str) -> dict[str, int]:
         """Strides by the names that kernels give them; zeros for what is not there or has no such axes."""

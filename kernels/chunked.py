@@ -4,6 +4,9 @@ The steps are cut in chunks of about the square root of their number. All chunks
 zero, the states at their ends are chained, and what each chunk's true start adds is put on top: twice the square root
 of the length in steps of Python, instead of the length. Nothing is divided by a decay, so none may underflow to harm.
 
+torch.export writes down every step of Python, once for all lengths: there chunks have a fixed length, and the states at
+their ends are chained by doubling.
+
 Letters: B batch, G groups, P channels of a group, D = G P, L steps, M chunks, c steps of a chunk, N states.
 """
 
@@ -15,19 +18,22 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils.checkpoint import checkpoint
 
 from ._arguments import Scan
 
 #: Values (B, D, steps, N) that are worked on at once; the backward pass computes them again, stretch by stretch.
 BUDGET = 2**24
+#: Steps of a chunk in an exported program, and how often the number of chunks can double: enough for any memory.
+EXPORTED_CHUNK, DOUBLINGS = 16, 27
 
 
 def scan_chunked(scan: Scan) -> tuple[Tensor, Tensor]:
     """Run a scan; arguments and results: :func:`~medmamba.kernels.reference.scan_reference`.
 
     Orders other than that of memory gather their tokens first. Memory beside that does not grow with the length, in the
-    backward pass neither, except under torch.func, where it is that of plain autograd.
+    backward pass neither, except under torch.func, where it is that of plain autograd, and in exported programs.
     """
     scan = scan.in_orders()
     exact = torch.float64 if scan.exact else torch.float32
@@ -68,7 +74,7 @@ def _one_order(scan: Scan, order: int, tokens: Tensor | None, exact: torch.dtype
         if projection.dim() == 3:
             return projection[order].to(exact).view(1, groups, -1, 1, states)
         values = along(projection[:, order])
-        return values.repeat_interleave(groups // values.shape[1], dim=1).mT[:, :, None]
+        return values.repeat_interleave(groups // values.shape[1], dim=1).transpose(-1, -2)[:, :, None]
 
     state = (
         x.new_zeros(batch, channels, states) if scan.initial_state is None else scan.initial_state[:, order].to(exact)
@@ -84,6 +90,8 @@ def _stretches(
     width: Tensor, x: Tensor, decay: Tensor, into: Tensor, out: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Stretch after stretch: width and x (B, G, P, L), decay (1, G, P, 1, N), state (B, G, P, N)."""
+    if torch.compiler.is_exporting():
+        return _any_length(width, x, decay, into, out, state)
     length = x.shape[-1]
     each = max(state.numel(), 1)
     step = max(min(length, BUDGET // each), 1)
@@ -123,6 +131,24 @@ def _chunks(width: Tensor, x: Tensor, decay: Tensor, into: Tensor, out: Tensor, 
     return (sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)), state
 
 
+def _any_length(
+    width: Tensor, x: Tensor, decay: Tensor, into: Tensor, out: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All steps in chunks of EXPORTED_CHUNK, filled up with steps that leave the state as it is.
+
+    Steps are gathered, as views and slices of a length that varies are programs of their own for some lengths; so is
+    a number of chunks that may be one.
+    """
+    length, device = x.shape[-1], x.device
+    steps = torch.arange(length // EXPORTED_CHUNK + 2, device=device)[:, None] * EXPORTED_CHUNK
+    steps = steps + torch.arange(EXPORTED_CHUNK, device=device)
+    known, steps = steps < length, steps.clamp(max=length - 1)
+    width, x = (torch.where(known, t[..., steps], 0.0) for t in (width, x))
+    into, out = (t[:, :, :, None] if t.shape[3] == 1 and length != 1 else t[:, :, :, steps] for t in (into, out))
+    s, state = _side_by_side(width, x, decay, into, out, state)
+    return s.flatten(-2).index_select(-1, torch.arange(length, device=device)), state
+
+
 def _side_by_side(
     width: Tensor, x: Tensor, decay: Tensor, into: Tensor, out: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -134,10 +160,40 @@ def _side_by_side(
         held = torch.exp(width[..., i, None] * decay) * held + push[..., i, None] * at(into, i)
         local.append((held * at(out, i)).sum(-1))
     over = torch.exp(width.sum(-1)[..., None] * decay)  # what a whole chunk leaves of a state
-    starts = []
-    for kept, added in zip(over.unbind(-2), held.expand_as(over).unbind(-2), strict=True):
-        starts.append(state)
-        state = kept * state + added
-    start, reach = torch.stack(starts, dim=-2), width.cumsum(-1)
+    chain = _doubled if torch.compiler.is_exporting() else _one_by_one
+    start, state = chain(over, held.expand_as(over), state)
+    reach = width.cumsum(-1)
     sums = [own + (torch.exp(reach[..., i, None] * decay) * start * at(out, i)).sum(-1) for i, own in enumerate(local)]
     return torch.stack(sums, dim=-1), state
+
+
+def _one_by_one(over: Tensor, held: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """What each chunk starts from (B, G, P, M, N), and the last state.
+
+    Args:
+        over: (B, G, P, M, N), what a whole chunk leaves of a state.
+        held: (B, G, P, M, N), its state at the end if it starts from zero.
+        state: (B, G, P, N), what the first one starts from.
+    """
+    starts = []
+    for kept, added in zip(over.unbind(-2), held.unbind(-2), strict=True):
+        starts.append(state)
+        state = kept * state + added
+    return torch.stack(starts, dim=-2), state
+
+
+def _doubled(over: Tensor, held: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for any number of chunks: after k rounds each knows what the 2^k chunks up to it make of a state."""
+    count = over.shape[-2]
+    place = torch.arange(count, device=over.device)
+    for doubling in range(DOUBLINGS):
+        if statically_known_true(count <= 2**doubling):
+            break
+        before = place - 2**doubling
+        known, before = (before >= 0)[:, None], before.clamp(min=0)
+        held = held + torch.where(known, over * held.index_select(-2, before), 0.0)
+        over = torch.where(known, over * over.index_select(-2, before), over)
+    first = state[..., None, :]
+    ends = over * first + held
+    starts = torch.where((place > 0)[:, None], ends.index_select(-2, (place - 1).clamp(min=0)), first)
+    return starts, ends[..., -1, :]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
+from ._sizes import as_numbers, sizes_as_numbers
 from .cpu_conv import causal_conv_cpu
 from .dispatch import choose
 from .orders import ScanOrder, Walk
@@ -56,6 +57,24 @@ def causal_conv(
     Raises:
         ValueError: if shapes do not fit together.
     """
+    walks = _check(x, weight, bias, orders, grid)
+    chosen = choose(backend, x.device.type)
+    if x.dtype == torch.float64 or chosen not in ("cpu", "triton"):
+        return causal_conv_reference(x, weight, bias, activation, walks)
+    encoded = [number for walk in walks for number in walk.encode()]
+    if chosen == "cpu":
+        return causal_conv_cpu(x, weight, bias, activation, encoded)
+    from .triton_conv import causal_conv_triton  # late, as in `dispatch`
+
+    return causal_conv_triton(x, weight, bias, activation, encoded)
+
+
+@sizes_as_numbers
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, orders: Sequence[ScanOrder], grid: Sequence[int]
+) -> tuple[Walk, ...]:
+    """The walks of a convolution."""
+    grid = as_numbers(grid)
     walks = tuple(order.walk(grid) for order in orders)
     if x.dim() != 3:
         raise ValueError(f"causal_conv: x must have the three axes (batch, channels, length), but is {tuple(x.shape)}")
@@ -66,12 +85,4 @@ def causal_conv(
         raise ValueError(f"causal_conv: bias must be {(len(walks), channels)}, but is {tuple(bias.shape)}")
     if not walks or walks[0].length != length:
         raise ValueError(f"causal_conv: orders and grid {tuple(grid)} must cover the {length} tokens of x")
-    chosen = choose(backend, x.device.type)
-    if x.dtype == torch.float64 or chosen not in ("cpu", "triton"):
-        return causal_conv_reference(x, weight, bias, activation, walks)
-    encoded = [number for walk in walks for number in walk.encode()]
-    if chosen == "cpu":
-        return causal_conv_cpu(x, weight, bias, activation, encoded)
-    from .triton_conv import causal_conv_triton  # late, as in `dispatch`
-
-    return causal_conv_triton(x, weight, bias, activation, encoded)
+    return walks

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import Scan, in_orders
+from ._arguments import Scan, in_orders, wants_gradient
 from ._cpu_call import block_count
-from ._cpu_job import Job, common_groups, tiles_of
-from ._cpu_layout import WIDTH
+from ._cpu_job import Job, common_groups, kept_shape
 from ._memory import dense_like, in_large_pages
 from ._transforms import differentiable, fold_into_batch, forget, one_by_one
-from .chunked import scan_chunked
+from .torch_scan import scan_torch
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def _forward(
     """y, the last states, and what the backward pass starts from: empty unless ``keep``. Shapes are those of Scan."""
     u, delta, A, B, C, D, z, delta_bias, initial_state = in_orders(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if not delta.numel():
-        return _nothing(u, delta, A, initial_state, keep)
+        return _nothing(u, delta, A, B, C, initial_state, keep)
     job = Job(u, delta, A, B, C, D, z, delta_bias, delta_softplus, walks, scale)
     y = in_large_pages(dense_like(u[:, 0], torch.float32))
     state, kept = job.forward(initial_state, y, keep)
@@ -47,14 +46,15 @@ def _forward(
 
 
 def _nothing(
-    u: Tensor, delta: Tensor, A: Tensor, initial_state: Tensor | None, keep: bool
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What a scan over no tokens, channels or entries gives."""
-    batch, orders, channels, _ = delta.shape
+    batch, orders, channels, length = delta.shape
     state = torch.zeros(batch, orders, channels, A.shape[-1])
     if initial_state is not None:
         state.copy_(initial_state)
-    return dense_like(u[:, 0]), state, torch.empty((orders, 0, 0, A.shape[-1], WIDTH) if keep else 0)
+    kept = kept_shape(orders, length, block_count(batch, channels, common_groups(B, C)), A.shape[-1])
+    return dense_like(u[:, 0]), state, torch.zeros(kept if keep else 0)
 
 
 _forward_op = torch.library.custom_op("medmamba::scan_cpu", _forward, mutates_args=(), device_types="cpu")
@@ -80,7 +80,7 @@ def _forward_shapes(
     batch, orders, channels, length = delta.shape
     states = A.shape[-1]
     blocks = block_count(batch, channels, common_groups(B, C))
-    kept = (orders, tiles_of(length), blocks, states, WIDTH) if keep else (0,)
+    kept = kept_shape(orders, length, blocks, states) if keep else (0,)
     return (
         dense_like(u[:, 0]),
         u.new_empty((batch, orders, channels, states), dtype=torch.float32),
@@ -171,9 +171,7 @@ def _backward_shapes(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.delta_softplus, ctx.walks, ctx.scale, keep = inputs
-    if not keep:
-        raise RuntimeError("medmamba::scan_cpu: keep must be true where a gradient is wanted, but is False")
+    *tensors, ctx.delta_softplus, ctx.walks, ctx.scale, ctx.keep = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[2], *tensors)
 
@@ -182,7 +180,10 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Te
     kept, *tensors = ctx.saved_tensors
     if grad_y is None and grad_state is None:
         return (None,) * (len(tensors) + 4)
-    grads = _scan_back(grad_y, grad_state, kept, *tensors, ctx.delta_softplus, ctx.walks, ctx.scale)
+    numbers = (ctx.delta_softplus, ctx.walks, ctx.scale)
+    if not ctx.keep:  # of a program that was recorded, or a vmapped tensor: neither tells that a gradient is wanted
+        kept = _scan(*tensors, *numbers, True)[2]
+    grads = _scan_back(grad_y, grad_state, kept, *tensors, *numbers)
     wanted = zip(grads, tensors, ctx.needs_input_grad, strict=False)
     return (*(g if t is not None and need else None for g, t, need in wanted), None, None, None, None)
 
@@ -196,7 +197,7 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
 
 _forward_op.register_autograd(_gradients, setup_context=_remember)
 _backward_op.register_autograd(_refuse_second_derivative)
-_fold = fold_into_batch(_forward_op, batch_axes=(0, 0, 2))
+_fold = fold_into_batch(_forward_op, batch_axes=(0, 0, 1))
 _forward_op.register_vmap(_fold)
 _backward_op.register_vmap(one_by_one(_backward_op))
 _scan_back = differentiable(_backward_op, _backward, forget, _refuse_second_derivative, one_by_one(_backward_op))
@@ -220,8 +221,8 @@ def scan_cpu(scan: Scan) -> tuple[Tensor, Tensor]:
     if scan.exact:
         if not torch.compiler.is_compiling():
             _note_double_precision()
-        return scan_chunked(scan)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
+        return scan_torch(scan)
+    keep = wants_gradient(scan)
     walks = [number for walk in scan.walks for number in walk.encode()]
     y, state, _ = _scan(*scan.tensors, scan.delta_softplus, walks, scan.scale, keep)
     return y, state

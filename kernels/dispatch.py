@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ._arguments import Scan, many_orders, one_order
-from .chunked import scan_chunked
 from .cpu_scan import scan_cpu
 from .orders import ScanOrder
 from .reference import scan_reference
+from .torch_scan import scan_torch
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def _scan_triton(scan: Scan) -> tuple[Tensor, Tensor]:
 _BACKENDS: dict[str, Backend] = {
     "cpu": scan_cpu,
     "triton": _scan_triton,
-    "torch": scan_chunked,
+    "torch": scan_torch,
     "reference": scan_reference,
 }
 

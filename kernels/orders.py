@@ -7,7 +7,7 @@ visits them; kernels follow it by strides, so nothing is flipped, permuted or jo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,20 @@ def decode(numbers: Sequence[int]) -> tuple[Walk, ...]:
         start, *rest = numbers[at : at + size]
         walks.append(Walk(start, tuple(rest[:MAX_AXES]), tuple(rest[MAX_AXES:])))
     return tuple(walks)
+
+
+def check_recorded(lengths: Iterable[int], length: int) -> None:
+    """Refuse walks of another length, which a program may hold that torch.jit.trace recorded for it.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    for recorded in lengths:
+        if recorded != length:
+            raise ValueError(
+                f"selective_scan: this program was recorded for {recorded} tokens, but got {length}; record it again "
+                "for that length, or write it with torch.export and a dynamic length"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from ._transforms import differentiable, forget, one_by_one
 from ._triton_conv import convolve, convolve_back
 from ._triton_launch import add_rows_launch, loop_count, small, table
 from ._triton_plan import Launch, Plan, Scratch, Where, plan_for
-from .orders import Walk, decode
+from .orders import Walk, check_recorded, decode
 
 #: Steps and channels of a program, and its warps.
 STEPS, WIDTH, WARPS = 32, 32, 8
@@ -37,6 +37,7 @@ class Layout:
         self.strides = {name: tensor.stride() for name, tensor in memory.items()}
         self.walks, self.activation, self.device = walks, activation, memory["x"].device
         self.batch, self.channels, self.length = memory["x"].shape
+        check_recorded((walk.length for walk in walks), self.length)
         self.taps = memory["weight"].shape[2]
         self.blocks, self.pieces = -(-self.channels // WIDTH), -(-self.length // STEPS)
 

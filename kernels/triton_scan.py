@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import Scan, in_orders, many_orders
+from ._arguments import Scan, in_orders, many_orders, wants_gradient
 from ._memory import dense_like
 from ._transforms import differentiable, fold_into_batch, forget, one_by_one
-from ._triton_launch import KEEP, new_gradients, scan_backward, scan_forward
-from .chunked import scan_chunked
+from ._triton_launch import kept_shape, new_gradients, scan_backward, scan_forward
 from .orders import ScanOrder, decode
 from .reference import scan_reference
+from .torch_scan import scan_torch
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _forward_shapes(
     u, delta, A, *_ = in_orders(u, delta, A, B, C, D, z, delta_bias, initial_state)
     batch, orders, channels, length = delta.shape
     states = A.shape[-1]
-    kept = (batch, orders, (length + KEEP - 1) // KEEP, states, channels) if keep else (0,)
+    kept = kept_shape(batch, orders, length, states, channels) if keep else (0,)
     return (
         dense_like(u[:, 0]),
         u.new_empty((batch, orders, channels, states), dtype=torch.float32),
@@ -137,7 +137,7 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, _: Te
     if grad_y is None and grad_state is None:
         return (None,) * (len(tensors) + 4)
     numbers = (ctx.delta_softplus, ctx.walks, ctx.scale)
-    if not ctx.keep:  # a vmapped tensor does not tell that its gradient will be wanted
+    if not ctx.keep:  # of a program that was recorded, or a vmapped tensor: neither tells that a gradient is wanted
         kept = _scan(*tensors, *numbers, True)[2]
     grads = _scan_back(grad_y, grad_state, kept, *tensors, *numbers)
     wanted = zip(grads, tensors, ctx.needs_input_grad, strict=False)
@@ -265,8 +265,8 @@ def scan_triton(scan: Scan) -> tuple[Tensor, Tensor]:
     if scan.exact:
         if not torch.compiler.is_compiling():
             _note_double_precision()
-        return scan_chunked(scan)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in scan.given)
+        return scan_torch(scan)
+    keep = wants_gradient(scan)
     numbers = [number for walk in scan.walks for number in walk.encode()]
     y, last_state, _ = _scan(*scan.tensors, scan.delta_softplus, numbers, scan.scale, keep)
     return y, last_state
