@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from pathlib import Path
 
-from . import install
+from . import STANDINS, install
 
 
 def main() -> None:
-    """Run a script or module as Python would, with our kernels in the place of the packages."""
+    """Run a script or module as Python would, with our kernels in the place of the packages; so do its children."""
     parser = argparse.ArgumentParser(
         prog="python -m medmamba.kernels.compat",
         description="Run code written against mamba_ssm, causal_conv1d or VMamba's selective_scan_cuda modules on "
@@ -32,6 +33,7 @@ def main() -> None:
         install(force=options.force)
     except RuntimeError as error:
         parser.error(str(error))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(STANDINS), os.environ.get("PYTHONPATH"))))
     if options.module:
         sys.argv = [options.module, *options.rest]
         sys.path.insert(0, "")

@@ -6,19 +6,22 @@ Letters: B batch, L tokens, d model width, e inner width, N states, W taps, R ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
+from torch.nn.modules import module
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..convolution import causal_conv
 from ..dispatch import multi_scan, selective_scan
 from ..orders import ScanOrder, bidirectional, interleaved
-from ._convolution import causal_conv1d_update, convolve
-from ._norms import RMSNorm, layer_norm_fn
-from ._operations import bimamba_inner_fn, selective_state_update
+from ..packed import packed_scan, sequence_numbers
+from ._convolution import causal_conv1d_update, convolve, turned
+from ._operations import both_ways
+from ._state_update import selective_state_update
 
 #: Suffixes of the parameters of each order.
 _SUFFIXES = {"none": ("",), "v1": ("",), "v2": ("", "_b"), "v3": ("", "_b", "_s")}
@@ -40,12 +43,15 @@ class Mamba(nn.Module):
         dt_init_floor: step sizes at the start are no smaller.
         conv_bias: whether the convolution has a bias.
         bias: whether the projections at entry and exit have one.
-        use_fast_path: taken and of no effect: there is one path.
+        use_fast_path: taken and of no effect: the compiled path reads the weights of layers that are as they were made;
+            one that was replaced or has hooks is called.
         layer_idx: the block's key in a cache.
         device: of the parameters.
         dtype: of the parameters.
         bimamba_type: "none"; "v1": two sets of decays; "v2": two directions (Vim); "v3": three (SegMamba, Vivim).
         if_divide_out: whether the two directions of "v2" are averaged.
+        if_devide_out: the same, as older forks spell it.
+        bimamba: whether there are two directions, "v2", as VideoMamba says it.
         init_layer_scale: start of a factor for each output channel; None: no such factor.
         nslices: pieces of the third order of "v3", whose results are summed (SegMamba).
         nframes: the same, but results are averaged (Vivim); 5 if neither is given.
@@ -60,6 +66,12 @@ class Mamba(nn.Module):
     A_log: nn.Parameter
     A_b_log: nn.Parameter
     D: nn.Parameter
+    # What blocks that upstream pickled do not have.
+    bimamba_type: str | None = "none"
+    if_divide_out = False
+    init_layer_scale: float | None = None
+    nslices: int | None = None
+    nframes: int | None = 5
 
     def __init__(
         self,
@@ -81,12 +93,14 @@ class Mamba(nn.Module):
         dtype: torch.dtype | None = None,
         bimamba_type: str | None = "none",
         if_divide_out: bool = False,
+        if_devide_out: bool = False,
+        bimamba: bool = False,
         init_layer_scale: float | None = None,
         nslices: int | None = None,
         nframes: int | None = None,
     ) -> None:
         super().__init__()
-        kind = bimamba_type or "none"
+        kind = _kind(bimamba_type, bimamba)
         if kind not in _SUFFIXES:
             raise ValueError(f"Mamba: bimamba_type must be one of {', '.join(_SUFFIXES)}, but is {bimamba_type!r}")
         if nslices is not None and nframes is not None:
@@ -95,8 +109,8 @@ class Mamba(nn.Module):
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if isinstance(dt_rank, str) else dt_rank
-        self.use_fast_path, self.layer_idx, self.bimamba_type = use_fast_path, layer_idx, bimamba_type
-        self.if_divide_out, self.init_layer_scale = if_divide_out, init_layer_scale
+        self.use_fast_path, self.layer_idx, self.bimamba_type = use_fast_path, layer_idx, kind
+        self.if_divide_out, self.init_layer_scale = if_divide_out or if_devide_out, init_layer_scale
         self.nslices, self.nframes = nslices, nframes if nslices or nframes else 5
         self.activation, self.act = "silu", nn.SiLU()
         if init_layer_scale is not None:
@@ -140,26 +154,50 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
         self.dt_proj.bias._no_reinit = True  # type: ignore[attr-defined]  # what upstream's users look for
 
-    def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickled block, a fork's included."""
+        state = dict(state)
+        if "if_devide_out" in state:
+            state["if_divide_out"] = state.pop("if_devide_out")
+        state["bimamba_type"] = _kind(state.get("bimamba_type"), bool(state.pop("bimamba", False)))
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch's
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        inference_params: Any = None,
+        cu_seqlens: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        position_indices: Tensor | None = None,
+    ) -> Tensor:
         """(B, L, d) to (B, L, d); inference_params keep the state, which tokens after the first call go on from.
 
+        ``cu_seqlens``, ``seq_idx`` or ``position_indices`` name several sequences along L that do not see each other:
+        see :func:`medmamba.kernels.packed.sequence_numbers`.
+
         Raises:
-            NotImplementedError: for decoding in several directions.
+            NotImplementedError: for decoding in several directions or several sequences along L, and for such sequences
+                in an order that interleaves tokens.
         """
+        batch, length, _ = hidden_states.shape
+        sequences = sequence_numbers(
+            (batch, length), seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices
+        )
         if inference_params is not None:
+            if sequences is not None:
+                raise NotImplementedError("Mamba: decoding takes one sequence per entry; leave out inference_params")
             out = self._decode(hidden_states, inference_params)
-        elif self.bimamba_type == "v1":
-            out = bimamba_inner_fn(
-                self.in_proj(hidden_states).mT, self.conv1d.weight, self.conv1d.bias, self.x_proj.weight,
-                self.dt_proj.weight, self.out_proj.weight, self.out_proj.bias, -torch.exp(self.A_log),
-                -torch.exp(self.A_b_log), None, None, self.D, self.dt_proj.bias,
-            )  # fmt: skip
         else:
-            out = self.out_proj(self._mix(hidden_states))
+            x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
+            if sequences is None and all(is_plain(part) for part in self._parts()):
+                y = self._mix(turned(x), turned(z))
+            else:
+                y = self._mix_by_parts(turned(x), turned(z), sequences)
+            out = self.out_proj(turned(y))
         return out * self.gamma if self.init_layer_scale is not None else out
 
     def _orders(self) -> tuple[ScanOrder, ...]:
-        if self.bimamba_type == "v2":
+        if self.bimamba_type in ("v1", "v2"):
             return bidirectional()
         if self.bimamba_type == "v3":
             pieces = self.nslices or self.nframes
@@ -172,27 +210,82 @@ class Mamba(nn.Module):
             return 0.5 if self.if_divide_out else 1.0
         return 1 / 3 if self.bimamba_type == "v3" and self.nslices is None else 1.0
 
-    def _stack(self, name: str) -> Tensor:
-        """A parameter of all orders; the suffix stands behind the first part of its name."""
-        suffixes = _SUFFIXES[self.bimamba_type or "none"]
-        head, dot, tail = name.partition(".")
-        names = (f"{head}{s}{dot}{tail}" if head != "A_log" else f"A{s}_log" for s in suffixes)
-        return torch.stack([self.get_parameter(n) for n in names])
+    def _suffixes(self) -> tuple[str, ...]:
+        return _SUFFIXES[self.bimamba_type or "none"]
 
-    def _mix(self, hidden_states: Tensor) -> Tensor:
-        """What goes into the projection at the exit, (B, L, e)."""
-        x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
-        orders, grid = self._orders(), (x.shape[1],)
+    def _parts(self) -> list[nn.Module]:
+        """The layers whose weights the compiled path reads."""
+        return [getattr(self, part + s) for part in ("conv1d", "x_proj", "dt_proj") for s in self._suffixes()]
+
+    def _stack(self, name: str) -> Tensor:
+        """A weight of all orders; the suffix stands behind the first part of its name."""
+        head, dot, tail = name.partition(".")
+        names = (f"{head}{s}{dot}{tail}" if head != "A_log" else f"A{s}_log" for s in self._suffixes())
+        return torch.stack([attrgetter(n)(self) for n in names])
+
+    def _mix(self, x: Tensor, z: Tensor) -> Tensor:
+        """What goes into the projection at the exit, (B, e, L), from the branch and the gate."""
+        orders, grid = self._orders(), (x.shape[2],)
+        if self.bimamba_type == "v1":
+            u = self._convolve(x, "")
+            delta, B, C, bias = self._project(u, "")
+            return both_ways(u, delta, self._decays(""), self._decays("_b"), B, C, self.D.float(), z, bias, True)
         bias = None if self.conv1d.bias is None else self._stack("conv1d.bias")
-        u = causal_conv(x.mT, self._stack("conv1d.weight")[:, :, 0], bias, orders=orders, grid=grid)
-        parts = [self.dt_rank, self.d_state, self.d_state]
-        step, B, C = torch.matmul(u.mT, self._stack("x_proj.weight").mT).split(parts, dim=-1)
+        u = causal_conv(x, self._stack("conv1d.weight")[:, :, 0], bias, orders=orders, grid=grid)
+        made = torch.matmul(turned(u), turned(self._stack("x_proj.weight")))
+        step, B, C = made.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        delta = turned(torch.matmul(step, turned(self._stack("dt_proj.weight"))))
         y, _ = multi_scan(
-            u, torch.matmul(step, self._stack("dt_proj.weight").mT).mT, -torch.exp(self._stack("A_log").float()), B.mT,
-            C.mT, self._stack("D").float(), z.mT, self._stack("dt_proj.bias").float(), True, orders=orders, grid=grid,
-            scale=self._scale(),
+            u, delta, -torch.exp(self._stack("A_log").float()), turned(B), turned(C), self._stack("D").float(), z,
+            self._stack("dt_proj.bias").float(), True, orders=orders, grid=grid, scale=self._scale(),
         )  # fmt: skip
-        return y.mT
+        return y
+
+    def _mix_by_parts(self, x: Tensor, z: Tensor, sequences: Tensor | None) -> Tensor:
+        """The same order by order, on sequences (B, L) or one; layers that are not plain are called."""
+        orders = self._orders()
+        total: Tensor | None = None
+        if sequences is not None and any(order.pieces > 1 for order in orders):
+            raise NotImplementedError("Mamba: an order that interleaves slices or frames takes one sequence per entry")
+        for order, decays in zip(orders, ("", "_b", "_s"), strict=False):
+            tokens = order.walk((x.shape[2],)).positions(x.device)
+            numbers = None if sequences is None else sequences[:, tokens]
+            if self.bimamba_type == "v1":  # only its scan goes backwards
+                suffix, u = "", self._convolve(x, "", sequences)[..., tokens]
+            else:
+                suffix, u = decays, self._convolve(x[..., tokens], decays, numbers)
+            delta, B, C, bias = self._project(u, suffix)
+            skip: Tensor = getattr(self, f"D{suffix}").float()
+            tensors = (u, delta, self._decays(decays), B, C, skip, None, bias)
+            y = selective_scan(*tensors, True) if numbers is None else packed_scan(*tensors, True, numbers)[0]
+            y = y[..., tokens.argsort()]
+            total = y if total is None else total + y
+        assert total is not None
+        return total * self._scale() * F.silu(z)
+
+    def _decays(self, suffix: str) -> Tensor:
+        decays: Tensor = -torch.exp(getattr(self, f"A{suffix}_log").float())
+        return decays
+
+    def _convolve(self, x: Tensor, suffix: str, sequences: Tensor | None = None) -> Tensor:
+        """Convolution and SiLU, (B, e, L)."""
+        conv = getattr(self, f"conv1d{suffix}")
+        if sequences is not None and not is_plain(conv):
+            raise NotImplementedError(
+                f"Mamba: conv1d{suffix} was replaced or has hooks, and so convolves one sequence per entry; pad "
+                "sequences to entries of a batch instead of naming them along the length"
+            )
+        if is_plain(conv):
+            return convolve(x, conv.weight[:, 0], conv.bias, silu=True, sequences=sequences)
+        return F.silu(conv(x)[..., : x.shape[2]])
+
+    def _project(self, u: Tensor, suffix: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Step sizes (B, e, L), B and C (B, N, L), and what is still to be added to the step sizes."""
+        steps, made = getattr(self, f"dt_proj{suffix}"), getattr(self, f"x_proj{suffix}")(turned(u))
+        step, B, C = made.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if not is_plain(steps):
+            return turned(steps(step)), turned(B), turned(C), None
+        return turned(F.linear(step, steps.weight)), turned(B), turned(C), steps.bias.float()
 
     def _decode(self, hidden_states: Tensor, inference_params: Any) -> Tensor:
         if self.bimamba_type not in (None, "none"):
@@ -203,15 +296,14 @@ class Mamba(nn.Module):
         if inference_params.seqlen_offset > 0:
             return self.step(hidden_states, conv_state, ssm_state)[0]
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
-        conv_state.copy_(F.pad(x.mT, (self.d_conv - x.shape[1], 0)))  # crops when there are more tokens than taps
-        u = convolve(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, silu=True)
-        step, B, C = self.x_proj(u.mT).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        conv_state.copy_(F.pad(turned(x), (self.d_conv - x.shape[1], 0)))  # crops when there are more tokens than taps
+        u = self._convolve(turned(x), "")
+        delta, B, C, bias = self._project(u, "")
         y, last = selective_scan(
-            u, F.linear(step, self.dt_proj.weight).mT, -torch.exp(self.A_log.float()), B.mT, C.mT, self.D.float(), z.mT,
-            self.dt_proj.bias.float(), True, return_last_state=True,
-        )  # fmt: skip
+            u, delta, self._decays(""), B, C, self.D.float(), turned(z), bias, True, return_last_state=True
+        )
         ssm_state.copy_(last)
-        out: Tensor = self.out_proj(y.mT)
+        out: Tensor = self.out_proj(turned(y))
         return out
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,20 +315,23 @@ class Mamba(nn.Module):
         if hidden_states.shape[1] != 1:
             raise ValueError(f"Mamba.step: takes one token at a time, but got {hidden_states.shape[1]}")
         x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)
-        x = causal_conv1d_update(x, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
-        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if is_plain(self.conv1d):
+            x = causal_conv1d_update(x, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
+        else:
+            conv_state.copy_(torch.cat([conv_state[..., 1:], x[..., None].to(conv_state.dtype)], dim=-1))
+            x = self._convolve(conv_state.to(x.dtype), "")[..., -1]
+        delta, B, C, bias = self._project(x[..., None], "")
         y = selective_state_update(
-            ssm_state, x, F.linear(dt, self.dt_proj.weight), -torch.exp(self.A_log.float()), B, C, self.D, z,
-            self.dt_proj.bias, True,
-        )  # fmt: skip
+            ssm_state, x, delta[..., 0], self._decays(""), B[..., 0], C[..., 0], self.D, z, bias, True
+        )
         return self.out_proj(y)[:, None], conv_state, ssm_state
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **_: Any
     ) -> tuple[Tensor, Tensor]:
         """States of zeros for decoding: (B, e, W) and (B, e, N)."""
-        device = self.out_proj.weight.device
-        conv_type, ssm_type = dtype or self.conv1d.weight.dtype, dtype or self.dt_proj.weight.dtype
+        device = self.D.device
+        conv_type, ssm_type = (dtype or next(part.parameters()).dtype for part in (self.conv1d, self.dt_proj))
         return (
             torch.zeros(batch_size, self.d_inner, self.d_conv, device=device, dtype=conv_type),
             torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=ssm_type),
@@ -264,63 +359,24 @@ class Mamba(nn.Module):
         return conv_state, ssm_state
 
 
-class Block(nn.Module):
-    """Add, norm, mix: a residual block with the residual as a stream of its own.
+def _kind(bimamba_type: str | None, bimamba: bool) -> str:
+    """The type of directions, however a fork says it.
 
-    Args:
-        dim: d.
-        mixer_cls: makes the mixer from d.
-        mlp_cls: makes what follows it from d; None or `nn.Identity`: nothing.
-        norm_cls: makes the norms from d.
-        fused_add_norm: taken; the result is the same.
-        residual_in_fp32: whether the residual is float32.
+    Raises:
+        ValueError: if it is said twice, in two ways.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        mixer_cls: Callable[[int], nn.Module],
-        mlp_cls: Callable[[int], nn.Module] | None = None,
-        norm_cls: Callable[[int], nn.Module] = nn.LayerNorm,
-        fused_add_norm: bool = False,
-        residual_in_fp32: bool = False,
-    ) -> None:
-        super().__init__()
-        if mlp_cls is not None and _makes_norm(mlp_cls):  # the older form, without an MLP
-            norm_cls, mlp_cls = mlp_cls, nn.Identity
-        self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
-        self.mixer, self.norm = mixer_cls(dim), norm_cls(dim)
-        self.mlp: nn.Module | None = None
-        if mlp_cls is not None and mlp_cls is not nn.Identity:
-            self.norm2, self.mlp = norm_cls(dim), mlp_cls(dim)
-
-    def forward(
-        self, hidden_states: Tensor, residual: Tensor | None = None, inference_params: Any = None, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        """(B, L, d) and the residual before it, to those after."""
-        hidden_states, residual = self._add(self.norm, hidden_states, residual)
-        hidden_states = self.mixer(hidden_states, inference_params=inference_params, **options)
-        if self.mlp is not None:
-            hidden_states, residual = self._add(self.norm2, hidden_states, residual)
-            hidden_states = self.mlp(hidden_states)
-        return hidden_states, residual
-
-    def _add(self, norm: nn.Module, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        bias = getattr(norm, "bias", None)
-        result = layer_norm_fn(
-            hidden_states, norm.weight, bias, residual, eps=norm.eps, prenorm=True,  # type: ignore[arg-type]  # a norm's
-            residual_in_fp32=self.residual_in_fp32, is_rms_norm=isinstance(norm, RMSNorm),
-        )  # fmt: skip
-        assert isinstance(result, tuple)
-        return result
-
-    def allocate_inference_cache(
-        self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **options: Any
-    ) -> Any:
-        """The mixer's states."""
-        return self.mixer.allocate_inference_cache(batch_size, max_seqlen, dtype=dtype, **options)  # type: ignore[operator]
+    kind = bimamba_type or "none"
+    if bimamba and kind not in ("none", "v2"):
+        raise ValueError(f"Mamba: bimamba means bimamba_type 'v2', but bimamba_type is {bimamba_type!r}; leave one out")
+    return "v2" if bimamba else kind
 
 
-def _makes_norm(factory: Callable[[int], nn.Module]) -> bool:
-    made = getattr(factory, "func", factory)
-    return isinstance(made, type) and issubclass(made, (nn.LayerNorm, RMSNorm))
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer does what its weights say: PyTorch's own, with nothing put before, behind or in its place.
+
+    Parametrised ones do, as their attributes give what their parametrisation makes.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    everywhere = (module._global_forward_hooks, module._global_forward_pre_hooks, module._global_backward_hooks)
+    kind = type(layer).__bases__[0] if is_parametrized(layer) else type(layer)
+    return kind in (nn.Linear, nn.Conv1d) and "forward" not in vars(layer) and not any(hooks) and not any(everywhere)

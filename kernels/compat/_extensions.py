@@ -8,6 +8,7 @@ Letters: B batch, D channels, L length, N states, G groups.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from torch import Tensor
 from ..dispatch import selective_scan
 
 _Optional = Tensor | None
+
+#: `mamba_ssm.utils.torch`, for autograd functions that run under autocast.
+custom_fwd = partial(torch.amp.custom_fwd, device_type="cuda")
+custom_bwd = partial(torch.amp.custom_bwd, device_type="cuda")
 
 
 def _forward(
@@ -119,6 +124,10 @@ class selective_scan_cuda_oflex(selective_scan_cuda_core):  # noqa: N801  (the n
         return [y, x]
 
 
+class selective_scan_cuda_nrow(selective_scan_cuda_core):  # noqa: N801  (the name of the module it stands for)
+    """VMamba's with several rows for each thread, which changes no result."""
+
+
 class selective_scan_cuda_ndstate:  # noqa: N801  (the name of the module it stands for)
     """VMamba's for one state: A (D,), B and C (B, G, L)."""
 
@@ -144,4 +153,7 @@ class selective_scan_cuda_ndstate:  # noqa: N801  (the name of the module it sta
         return [gu, gdelta, gA[:, 0], gB[:, :, 0], gC[:, :, 0], gD, gbias]
 
 
-COMPILED = (selective_scan_cuda, selective_scan_cuda_core, selective_scan_cuda_oflex, selective_scan_cuda_ndstate)
+COMPILED = (
+    selective_scan_cuda, selective_scan_cuda_core, selective_scan_cuda_oflex, selective_scan_cuda_nrow,
+    selective_scan_cuda_ndstate,
+)  # fmt: skip

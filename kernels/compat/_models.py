@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from ._block import Block, Mamba
+from ._block import Mamba
+from ._checkpoints import CONFIG, WEIGHTS, load_config_hf, load_state_dict_hf
+from ._generation import GenerationMixin, InferenceParams
 from ._norms import RMSNorm, layer_norm_fn
+from ._residual import Block, GatedMLP
 
 
 @dataclass
 class MambaConfig:
-    """Upstream's description of a model; attention and gated MLPs between blocks are not served."""
+    """Upstream's description of a model; attention between blocks is not served."""
 
     d_model: int = 2560
     d_intermediate: int = 0
@@ -31,22 +37,6 @@ class MambaConfig:
     fused_add_norm: bool = True
     pad_vocab_size_multiple: int = 8
     tie_embeddings: bool = True
-
-
-@dataclass
-class InferenceParams:
-    """What decoding remembers from call to call."""
-
-    max_seqlen: int = 0
-    max_batch_size: int = 0
-    seqlen_offset: int = 0
-    batch_size_offset: int = 0
-    key_value_memory_dict: dict[Any, Any] = field(default_factory=dict)
-    lengths_per_sample: Tensor | None = None
-
-    def reset(self, max_seqlen: int, max_batch_size: int) -> None:
-        """Begin anew, keeping the states."""
-        self.max_seqlen, self.max_batch_size, self.seqlen_offset = max_seqlen, max_batch_size, 0
 
 
 class CausalLMOutput(NamedTuple):
@@ -72,19 +62,20 @@ def create_block(
     """One layer of a model.
 
     Raises:
-        NotImplementedError: for layers other than Mamba's first version without an MLP.
+        NotImplementedError: for layers other than Mamba's first version.
     """
     options = dict(ssm_cfg or {})
     layer = options.pop("layer", "Mamba1")
-    if layer != "Mamba1" or d_intermediate or attn_layer_idx or attn_cfg:
+    if layer != "Mamba1" or attn_layer_idx:
         raise NotImplementedError(
-            f"create_block: only layers of Mamba's first version are served, without attention or MLP, but got "
-            f"{layer}, d_intermediate={d_intermediate}, attn_layer_idx={attn_layer_idx}"
+            f"create_block: only layers of Mamba's first version are served, without attention, but got {layer}, "
+            f"attn_layer_idx={attn_layer_idx}"
         )
     where: dict[str, Any] = {"device": device, "dtype": dtype}
     norm: Any = RMSNorm if rms_norm else nn.LayerNorm
+    mlp = partial(GatedMLP, hidden_features=d_intermediate, out_features=d_model, **where) if d_intermediate else None
     block = Block(
-        d_model, partial(Mamba, layer_idx=layer_idx, **options, **where), None,
+        d_model, partial(Mamba, layer_idx=layer_idx, **options, **where), mlp,
         partial(norm, eps=norm_epsilon, **where), fused_add_norm, residual_in_fp32,
     )  # fmt: skip
     block.layer_idx = layer_idx  # type: ignore[assignment]  # as upstream
@@ -98,8 +89,8 @@ class MixerModel(nn.Module):
         self,
         d_model: int,
         n_layer: int,
-        d_intermediate: int,
-        vocab_size: int,
+        d_intermediate: int = 0,
+        vocab_size: int | None = None,
         ssm_cfg: Mapping[str, Any] | None = None,
         attn_layer_idx: list[int] | None = None,
         attn_cfg: Mapping[str, Any] | None = None,
@@ -112,6 +103,8 @@ class MixerModel(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if vocab_size is None:  # the older form: no MLP, and the vocabulary in its place
+            vocab_size, d_intermediate = d_intermediate, 0
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.residual_in_fp32, self.fused_add_norm = residual_in_fp32, fused_add_norm
         self.embedding = nn.Embedding(vocab_size, d_model, **where)
@@ -124,7 +117,9 @@ class MixerModel(nn.Module):
         )  # fmt: skip
         norm: Any = RMSNorm if rms_norm else nn.LayerNorm
         self.norm_f = norm(d_model, eps=norm_epsilon, **where)
-        self.apply(partial(_draw, n_layer=n_layer, **(initializer_cfg or {})))
+        residuals = 2 if d_intermediate else 1
+        drawn = {"n_layer": n_layer, "n_residuals_per_layer": residuals, **(initializer_cfg or {})}
+        self.apply(partial(_init_weights, **drawn))
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **options: Any
@@ -148,7 +143,7 @@ class MixerModel(nn.Module):
         return normed
 
 
-def _draw(
+def _init_weights(
     module: nn.Module,
     n_layer: int,
     initializer_range: float = 0.02,
@@ -160,14 +155,17 @@ def _draw(
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=initializer_range)
-    if rescale_prenorm_residual and isinstance(module, Mamba):
-        nn.init.kaiming_uniform_(module.out_proj.weight, a=math.sqrt(5))
-        with torch.no_grad():
-            module.out_proj.weight /= math.sqrt(n_residuals_per_layer * n_layer)
+    if not rescale_prenorm_residual:
+        return
+    for name, parameter in module.named_parameters():
+        if name in ("out_proj.weight", "fc2.weight"):
+            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+            with torch.no_grad():
+                parameter.div_(math.sqrt(n_residuals_per_layer * n_layer))
 
 
-class MambaLMHeadModel(nn.Module):
-    """A language model with `generate`."""
+class MambaLMHeadModel(nn.Module, GenerationMixin):
+    """A language model with `generate`, that folders of weights can be read into and written from."""
 
     def __init__(
         self,
@@ -187,7 +185,9 @@ class MambaLMHeadModel(nn.Module):
             fused_add_norm=config.fused_add_norm, residual_in_fp32=config.residual_in_fp32, **where,
         )  # fmt: skip
         self.lm_head = nn.Linear(config.d_model, vocabulary, bias=False, **where)
-        self.apply(partial(_draw, n_layer=config.n_layer, **(initializer_cfg or {})))
+        residuals = 2 if config.d_intermediate else 1
+        drawn = {"n_layer": config.n_layer, "n_residuals_per_layer": residuals, **(initializer_cfg or {})}
+        self.apply(partial(_init_weights, **drawn))
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -213,47 +213,46 @@ class MambaLMHeadModel(nn.Module):
         hidden = self.backbone(input_ids, inference_params=inference_params, **options)
         return CausalLMOutput(self.lm_head(hidden[:, -num_last_tokens:] if num_last_tokens > 0 else hidden))
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        input_ids: Tensor,
-        max_length: int,
-        top_k: int = 1,
-        top_p: float = 0.0,
-        temperature: float = 1.0,
-        eos_token_id: int | None = None,
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
-    ) -> Tensor:
-        """Go on from (B, L) ids up to max_length of them, with recurrent states; top_k 1 takes the likeliest.
+    ) -> Self:
+        """The model of a folder on this machine, with config.json and weights beside it.
+
+        Args:
+            pretrained_model_name: the folder; nothing is fetched from the net.
+            device: of the parameters.
+            dtype: of the parameters, but for those of the recurrence, which stay float32.
+            **options: for the constructor.
 
         Raises:
-            NotImplementedError: for options that this does not serve.
+            FileNotFoundError: if the folder, its configuration or its weights are not there.
+            ValueError: if the configuration is that of another kind of model.
         """
-        unknown = {k: v for k, v in options.items() if v not in (None, False, 1.0) and k != "cg"}
+        content = load_config_hf(pretrained_model_name)
+        unknown = sorted(content.keys() - {known.name for known in fields(MambaConfig)})
         if unknown:
-            raise NotImplementedError(f"generate: {', '.join(unknown)} is not supported here; leave it out")
-        state = InferenceParams(max_length, input_ids.shape[0])
-        logits = self(input_ids, inference_params=state, num_last_tokens=1).logits[:, -1]
-        while input_ids.shape[1] < max_length:
-            state.seqlen_offset = input_ids.shape[1]
-            chosen = _choose(logits, top_k, top_p, temperature)
-            input_ids = torch.cat([input_ids, chosen[:, None]], dim=1)
-            if eos_token_id is not None and bool((chosen == eos_token_id).all()):
-                break
-            if input_ids.shape[1] < max_length:
-                logits = self(chosen[:, None], inference_params=state).logits[:, -1]
-        return input_ids
+            raise ValueError(
+                f"from_pretrained: {pretrained_model_name}/{CONFIG} must be one of mamba_ssm, but has "
+                f"{', '.join(unknown)}; 'medmamba model import --from mamba' reads what transformers wrote"
+            )
+        model = cls(MambaConfig(**content), device=device, dtype=dtype, **options)
+        weights = load_state_dict_hf(pretrained_model_name, device=device)
+        if model.config.tie_embeddings and "lm_head.weight" not in weights:
+            weights["lm_head.weight"] = weights["backbone.embedding.weight"]
+        model.load_state_dict(weights)
+        return model
 
-
-def _choose(logits: Tensor, top_k: int, top_p: float, temperature: float) -> Tensor:
-    """(B, V) to the next ids (B,): the k likeliest, then temperature, then the likeliest that make up top_p."""
-    if top_k == 1:
-        return logits.argmax(-1)
-    values, ids = logits.sort(dim=-1, descending=True)
-    if top_k > 0:
-        values, ids = values[:, :top_k], ids[:, :top_k]
-    probabilities = (values / temperature).softmax(-1)
-    if 0 < top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p, 0.0)
-    return ids.gather(1, torch.multinomial(probabilities, 1))[:, 0]
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write a folder that `from_pretrained` reads, here and upstream."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as parts:
+            torch.save(self.state_dict(), Path(parts) / WEIGHTS)
+            (Path(parts) / CONFIG).write_text(json.dumps(asdict(self.config), indent=4), encoding="utf-8")
+            for name in (WEIGHTS, CONFIG):
+                (Path(parts) / name).replace(folder / name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
-from torch import Tensor, nn
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from ._convolution import refuse
+import torch
+from torch import Tensor, nn
 
 
 def layer_norm_fn(
@@ -25,51 +26,86 @@ def layer_norm_fn(
     zero_centered_weight: bool = False,
     is_rms_norm: bool = False,
     return_dropout_mask: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Norm of x, or of x + residual.
+) -> Any:
+    """Norm of x, or of x + x1 + residual, with one weight or with two.
 
     Args:
         x: (..., d).
         weight: (d,).
         bias: (d,), or None.
         residual: (..., d), added to x first.
-        x1: refused, as are weight1, bias1, rowscale and the dropout mask.
-        weight1: refused.
-        bias1: refused.
+        x1: (..., d), added too.
+        weight1: (d,) of a second norm of the same sum.
+        bias1: (d,) of that.
         eps: added to the variance.
-        dropout_p: of x, before the residual is added.
-        rowscale: refused.
+        dropout_p: of x and x1, before they are added.
+        rowscale: (...), factor of each row of x.
         prenorm: whether to return the sum too.
         residual_in_fp32: whether the sum is float32.
-        zero_centered_weight: whether 1 is added to the weight.
+        zero_centered_weight: whether 1 is added to the weights.
         is_rms_norm: whether the mean is left alone.
-        return_dropout_mask: refused.
+        return_dropout_mask: whether to return what dropout left of x and of x1 too.
 
     Returns:
-        The norm in the type of x; with ``prenorm`` also the sum.
+        The norm in the type of x; then, if wanted, the second norm, the sum, and both masks (None: nothing dropped).
+
+    Raises:
+        ValueError: if rows are scaled and x1 is given.
     """
-    refuse(
-        "layer_norm_fn",
-        x1=x1,
-        weight1=weight1,
-        bias1=bias1,
-        rowscale=rowscale,
-        return_dropout_mask=return_dropout_mask or None,
-    )
-    total = F.dropout(x, dropout_p) if dropout_p else x
-    kind = x.dtype
-    if residual is not None:
-        total = total.float() + residual.float()
-        kind = residual.dtype
+    if rowscale is not None:
+        if x1 is not None:
+            raise ValueError("layer_norm_fn: rowscale and x1 do not go together; scale the rows of both beforehand")
+        x = x * rowscale[..., None].to(x.dtype)
+    masks = [
+        torch.rand(t.shape, device=t.device) >= dropout_p if dropout_p and t is not None else None for t in (x, x1)
+    ]
+    return _add_and_norm(
+        x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, masks, prenorm, residual_in_fp32,
+        zero_centered_weight, is_rms_norm, return_dropout_mask,
+    )  # fmt: skip
+
+
+def _add_and_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    x1: Tensor | None,
+    weight1: Tensor | None,
+    bias1: Tensor | None,
+    eps: float,
+    dropout_p: float,
+    masks: Sequence[Tensor | None],
+    prenorm: bool,
+    residual_in_fp32: bool,
+    zero_centered_weight: bool,
+    is_rms_norm: bool,
+    return_dropout_mask: bool,
+) -> Any:
+    """As `layer_norm_fn`, with masks of dropout that were drawn."""
+    kind = x.dtype if residual is None else residual.dtype
+    total: Tensor | None = None
+    for tensor, mask in ((x, masks[0]), (x1, masks[1]), (residual, None)):
+        if tensor is None:
+            continue
+        part = tensor.float()
+        if mask is not None:
+            part = part * mask / (1 - dropout_p)
+        total = part if total is None else total + part
+    assert total is not None
     total = total.to(torch.float32 if residual_in_fp32 else kind)
     values = total.float()
     if not is_rms_norm:
         values = values - values.mean(-1, keepdim=True)
     values = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
-    scale = weight.float() + 1 if zero_centered_weight else weight.float()
-    values = values * scale if bias is None else values * scale + bias.float()
-    y = values.to(x.dtype)
-    return (y, total) if prenorm else y
+    results: list[Any] = []
+    for scale, shift in ((weight, bias), (weight1, bias1)):
+        if scale is not None:
+            y = values * (scale.float() + 1 if zero_centered_weight else scale.float())
+            results.append((y if shift is None else y + shift.float()).to(x.dtype))
+    results += [total] if prenorm else []
+    results += masks if return_dropout_mask else []
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def rms_norm_fn(
@@ -87,7 +123,7 @@ def rms_norm_fn(
     residual_in_fp32: bool = False,
     zero_centered_weight: bool = False,
     return_dropout_mask: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Any:
     """`layer_norm_fn` that leaves the mean alone."""
     return layer_norm_fn(
         x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, rowscale, prenorm, residual_in_fp32,
@@ -100,25 +136,34 @@ def layer_norm_ref(
     weight: Tensor,
     bias: Tensor | None,
     residual: Tensor | None = None,
+    x1: Tensor | None = None,
+    weight1: Tensor | None = None,
+    bias1: Tensor | None = None,
     eps: float = 1e-6,
+    dropout_p: float = 0.0,
+    rowscale: Tensor | None = None,
     prenorm: bool = False,
+    zero_centered_weight: bool = False,
+    dropout_mask: Tensor | None = None,
+    dropout_mask1: Tensor | None = None,
     upcast: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """As `layer_norm_fn`, which computes in float32 anyway."""
-    return layer_norm_fn(x, weight, bias, residual, eps=eps, prenorm=prenorm, residual_in_fp32=upcast)
+    *,
+    is_rms_norm: bool = False,
+) -> Any:
+    """As `layer_norm_fn`, which computes in float32 anyway, with masks that are given: True where x is kept."""
+    if dropout_p and dropout_mask is None:
+        return layer_norm_fn(
+            x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, rowscale, prenorm, upcast,
+            zero_centered_weight, is_rms_norm,
+        )  # fmt: skip
+    x = x if rowscale is None else x * rowscale[..., None].to(x.dtype)
+    return _add_and_norm(
+        x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, (dropout_mask, dropout_mask1), prenorm, upcast,
+        zero_centered_weight, is_rms_norm, return_dropout_mask=False,
+    )  # fmt: skip
 
 
-def rms_norm_ref(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None = None,
-    eps: float = 1e-6,
-    prenorm: bool = False,
-    upcast: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """As `rms_norm_fn`, which computes in float32 anyway."""
-    return rms_norm_fn(x, weight, bias, residual, eps=eps, prenorm=prenorm, residual_in_fp32=upcast)
+rms_norm_ref: Callable[..., Any] = partial(layer_norm_ref, is_rms_norm=True)
 
 
 class RMSNorm(nn.Module):
@@ -133,6 +178,8 @@ class RMSNorm(nn.Module):
         dtype: of the weight.
     """
 
+    zero_centered_weight = False  # norms that older releases pickled do not have it
+
     def __init__(
         self,
         hidden_size: int,
@@ -143,17 +190,29 @@ class RMSNorm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.eps, self.dropout_p, self.zero_centered_weight = eps, dropout_p, zero_centered_weight
+        self.eps, self.zero_centered_weight = eps, zero_centered_weight
+        self.drop = nn.Dropout(dropout_p) if dropout_p else None
         start = torch.zeros if zero_centered_weight else torch.ones
         self.weight = nn.Parameter(start(hidden_size, device=device, dtype=dtype))
         self.register_parameter("bias", None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickled norm, upstream's and that of older releases included."""
+        state = dict(state)
+        dropout_p = state.pop("dropout_p", 0.0)
+        if "drop" not in state["_modules"]:
+            state.setdefault("drop", None)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch's
+        if dropout_p:
+            self.drop = nn.Dropout(dropout_p)
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As `rms_norm_fn`."""
-        dropout = self.dropout_p if self.training else 0.0
-        return rms_norm_fn(
+        dropout = self.drop.p if self.drop is not None and self.training else 0.0
+        y: Tensor | tuple[Tensor, Tensor] = rms_norm_fn(
             x, self.weight, None, residual, eps=self.eps, dropout_p=dropout, prenorm=prenorm,
             residual_in_fp32=residual_in_fp32, zero_centered_weight=self.zero_centered_weight,
         )  # fmt: skip
+        return y

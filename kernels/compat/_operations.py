@@ -6,7 +6,9 @@ Letters: B batch, D channels, L length, N states, W taps, R rank of the step siz
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from ..dispatch import multi_scan, selective_scan
 from ..orders import bidirectional
-from ._convolution import convolve, refuse
+from ..packed import packed_scan, sequence_numbers
+from ._convolution import convolve, turned
+from ._norms import rms_norm_fn
 
 
 def _scan(
@@ -27,13 +31,15 @@ def _scan(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
-    return_last_state: bool = False,
     *,
-    backend: str | None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    return selective_scan(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=return_last_state, backend=backend
-    )
+    sequences: Tensor | None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Y and the last state, of several sequences where their numbers (B, L) are given."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    if sequences is not None:
+        return packed_scan(*tensors, delta_softplus, sequences, backend=backend)
+    return selective_scan(*tensors, delta_softplus, return_last_state=True, backend=backend)
 
 
 def selective_scan_fn(
@@ -47,25 +53,62 @@ def selective_scan_fn(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     return_last_state: bool = False,
+    *,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    position_indices: Tensor | None = None,
+    backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """As :func:`medmamba.kernels.selective_scan`; unlike upstream's, gradients of the last state count."""
-    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend=None)
+    """As :func:`medmamba.kernels.selective_scan`; unlike upstream's, gradients of the last state count.
+
+    ``seq_idx``, ``cu_seqlens`` or ``position_indices`` name several sequences along L, as forks do: see
+    :func:`medmamba.kernels.packed.sequence_numbers`. The last state is then that of the last one.
+    """
+    batch, _, length = u.shape
+    sequences = sequence_numbers(
+        (batch, length), seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices
+    )
+    y, last = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences=sequences, backend=backend)
+    return (y, last) if return_last_state else y
 
 
-def selective_scan_ref(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    return_last_state: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """The same as a plain loop."""
-    return _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, backend="reference")
+#: The same as a plain loop.
+selective_scan_ref: Callable[..., Any] = partial(selective_scan_fn, backend="reference")
+
+
+class SelectiveScanFn:
+    """What some call instead of `selective_scan_fn`: ``SelectiveScanFn.apply(u, delta, A, B, C, ...)``."""
+
+    apply = staticmethod(selective_scan_fn)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Root mean square norms between the projection and the scan, as Falcon-Mamba and Jamba have them.
+
+    Args:
+        b_rms_weight: (N,) weight of the norm of B; None: no norm.
+        c_rms_weight: (N,) of that of C.
+        dt_rms_weight: (R,) of that of what the step size is projected from.
+        b_c_dt_rms_eps: added to the mean squares.
+    """
+
+    b_rms_weight: Tensor | None = None
+    c_rms_weight: Tensor | None = None
+    dt_rms_weight: Tensor | None = None
+    b_c_dt_rms_eps: float = 1e-6
+
+    def __call__(self, tensor: Tensor, weight: Tensor | None) -> Tensor:
+        """The norm over the last axis.
+
+        Of a longer weight the first values count, as for upstream's kernel: transformers' Falcon-Mamba gives that of
+        the step sizes one value for each channel.
+        """
+        if weight is None:
+            return tensor
+        y = rms_norm_fn(tensor, weight[: tensor.shape[-1]], None, eps=self.b_c_dt_rms_eps)
+        assert isinstance(y, Tensor)
+        return y
 
 
 def _prepare(
@@ -79,19 +122,21 @@ def _prepare(
     C: Tensor | None,
     B_proj_bias: Tensor | None,
     C_proj_bias: Tensor | None,
+    norms: Norms,
+    sequences: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What a fused block scans: x, delta, B, C and the gate."""
     x, z = xz.chunk(2, dim=1)
-    x = convolve(x, conv1d_weight[:, 0], conv1d_bias, silu=True)
+    x = convolve(x, conv1d_weight[:, 0], conv1d_bias, silu=True, sequences=sequences)
     rank, states = delta_proj_weight.shape[1], A.shape[-1]
-    made = F.linear(x.mT, x_proj_weight)
-    delta = F.linear(made[..., :rank], delta_proj_weight).mT
+    made = F.linear(turned(x), x_proj_weight)
+    delta = turned(F.linear(norms(made[..., :rank], norms.dt_rms_weight), delta_proj_weight))
     if B is None:
         B = made[..., rank : rank + states]
-        B = (B if B_proj_bias is None else B + B_proj_bias.to(B.dtype)).mT
+        B = turned(norms(B if B_proj_bias is None else B + B_proj_bias.to(B.dtype), norms.b_rms_weight))
     if C is None:
         C = made[..., -states:]
-        C = (C if C_proj_bias is None else C + C_proj_bias.to(C.dtype)).mT
+        C = turned(norms(C if C_proj_bias is None else C + C_proj_bias.to(C.dtype), norms.c_rms_weight))
     return x, delta, B, C, z
 
 
@@ -109,6 +154,14 @@ def mamba_inner_fn_no_out_proj(
     B_proj_bias: Tensor | None = None,
     C_proj_bias: Tensor | None = None,
     delta_softplus: bool = True,
+    *,
+    b_rms_weight: Tensor | None = None,
+    c_rms_weight: Tensor | None = None,
+    dt_rms_weight: Tensor | None = None,
+    b_c_dt_rms_eps: float = 1e-6,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    position_indices: Tensor | None = None,
 ) -> Tensor:
     """Convolution, SiLU, projections, scan and gate of a Mamba block.
 
@@ -126,14 +179,28 @@ def mamba_inner_fn_no_out_proj(
         B_proj_bias: (N,), added to the projected B.
         C_proj_bias: (N,).
         delta_softplus: whether softplus makes the step sizes positive.
+        b_rms_weight: (N,) weight of a root mean square norm of the projected B; None: no norm.
+        c_rms_weight: (N,) of one of the projected C.
+        dt_rms_weight: (R,) of one of what the step sizes are projected from.
+        b_c_dt_rms_eps: added to the mean squares.
+        seq_idx: sequences along L that do not see each other, as are ``cu_seqlens`` and ``position_indices``: see
+            :func:`medmamba.kernels.packed.sequence_numbers`.
+        cu_seqlens: another way to tell them.
+        position_indices: a third.
 
     Returns:
         (B, D, L).
     """
-    x, delta, B, C, z = _prepare(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
+    batch, _, length = xz.shape
+    sequences = sequence_numbers(
+        (batch, length), seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices
     )
-    return selective_scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    norms = Norms(b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps)
+    x, delta, B, C, z = _prepare(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias, norms,
+        sequences,
+    )  # fmt: skip
+    return _scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences=sequences)[0]
 
 
 def mamba_inner_fn(
@@ -157,18 +224,21 @@ def mamba_inner_fn(
     c_rms_weight: Tensor | None = None,
     dt_rms_weight: Tensor | None = None,
     b_c_dt_rms_eps: float = 1e-6,
+    *,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    position_indices: Tensor | None = None,
 ) -> Tensor:
     """`mamba_inner_fn_no_out_proj` and the projection at the exit: (B, L, d).
 
-    ``checkpoint_lvl`` is taken and does nothing: the scan computes again what it needs. The weights of norms inside are
-    refused.
+    ``checkpoint_lvl`` is taken and does nothing: the scan computes again what it needs.
     """
-    refuse("mamba_inner_fn", b_rms_weight=b_rms_weight, c_rms_weight=c_rms_weight, dt_rms_weight=dt_rms_weight)
     y = mamba_inner_fn_no_out_proj(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias, B_proj_bias,
-        C_proj_bias, delta_softplus,
+        C_proj_bias, delta_softplus, b_rms_weight=b_rms_weight, c_rms_weight=c_rms_weight, dt_rms_weight=dt_rms_weight,
+        b_c_dt_rms_eps=b_c_dt_rms_eps, seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices,
     )  # fmt: skip
-    return F.linear(y.mT, out_proj_weight, out_proj_bias)
+    return F.linear(turned(y), out_proj_weight, out_proj_bias)
 
 
 def mamba_inner_ref(
@@ -202,7 +272,7 @@ def mamba_inner_ref(
         C = made[:, -states:]
         C = C if C_proj_bias is None else C + C_proj_bias[:, None]
     y = selective_scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus, backend="reference")
-    return F.linear(y.mT, out_proj_weight, out_proj_bias)
+    return F.linear(turned(y), out_proj_weight, out_proj_bias)
 
 
 def bimamba_inner_fn(
@@ -228,8 +298,25 @@ def bimamba_inner_fn(
     Gradients are the true ones; upstream's fused backward pass leaves out a part of that of the gate.
     """
     x, delta, B, C, z = _prepare(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias, Norms()
     )
+    y = both_ways(x, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus)
+    return F.linear(turned(y), out_proj_weight, out_proj_bias)
+
+
+def both_ways(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    A_b: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> Tensor:
+    """(B, D, L): the sum of a scan with the decays A and one backwards with A_b."""
 
     def both(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor[None].expand(2, *tensor.shape)
@@ -242,52 +329,7 @@ def bimamba_inner_fn(
         x, both_tokens(delta), torch.stack([A, A_b]), into, out, both(D), z, both(delta_bias), delta_softplus,
         orders=bidirectional(), grid=(x.shape[-1],),
     )  # fmt: skip
-    return F.linear(y.mT, out_proj_weight, out_proj_bias)
+    return y
 
 
 bimamba_inner_ref: Callable[..., Tensor] = partial(bimamba_inner_fn)
-
-
-def selective_state_update(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    dt_softplus: bool = False,
-    state_batch_indices: Tensor | None = None,
-) -> Tensor:
-    """One step, changing the state in place.
-
-    Args:
-        state: (B, D, N).
-        x: (B, D).
-        dt: (B, D).
-        A: (D, N).
-        B: (B, N) or (B, G, N).
-        C: like B.
-        D: (D,).
-        z: (B, D).
-        dt_bias: (D,).
-        dt_softplus: whether softplus makes the step sizes positive.
-        state_batch_indices: refused.
-
-    Returns:
-        (B, D).
-
-    Raises:
-        NotImplementedError: for states with heads, which are Mamba-2's.
-    """
-    refuse("selective_state_update", state_batch_indices=state_batch_indices)
-    if state.dim() != 3:
-        raise NotImplementedError(f"selective_state_update: state must be (B, D, N), but is {tuple(state.shape)}")
-    y, last = selective_scan(
-        x[..., None], dt[..., None], A, B[..., None], C[..., None], D, None if z is None else z[..., None], dt_bias,
-        dt_softplus, initial_state=state, return_last_state=True,
-    )  # fmt: skip
-    state.copy_(last)
-    return y[..., 0]

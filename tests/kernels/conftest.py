@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medmamba.kernels import selective_scan
+from medmamba.kernels import compat, selective_scan
 
 Arguments = dict[str, Tensor | None]
 
@@ -70,6 +70,14 @@ def poisoned_memory() -> Iterator[None]:
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    """The names of mamba_ssm and its kin stood in for."""
+    compat.install()
+    yield
+    compat.uninstall()
 
 
 @pytest.fixture

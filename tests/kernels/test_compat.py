@@ -6,7 +6,6 @@ import importlib
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,11 +22,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "selective_copying.
 TOLERANCE = {torch.float32: (6e-4, 2e-3), torch.float16: (3e-3, 5e-3), torch.bfloat16: (3e-2, 5e-2)}
 
 
-@pytest.fixture(autouse=True)
-def installed() -> Iterator[None]:
-    compat.install()
-    yield
-    compat.uninstall()
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def interface() -> ModuleType:
@@ -176,8 +171,6 @@ def test_causal_conv1d_is_the_padded_convolution(taps: int, activation: str | No
     held = torch.zeros(2, 5, taps)
     tokens = [conv.causal_conv1d_update(t, held, weight, bias, activation) for t in x.unbind(-1)]
     torch.testing.assert_close(torch.stack(tokens, dim=-1), expected)
-    with pytest.raises(NotImplementedError, match="seq_idx"):
-        conv.causal_conv1d_fn(x, weight, bias, seq_idx=torch.zeros(2, 19))
 
 
 def test_norms_add_the_residual_first() -> None:
@@ -191,7 +184,13 @@ def test_norms_add_the_residual_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["selective_scan_cuda_core", "selective_scan_cuda_oflex", "selective_scan_cuda_ndstate"]
+    "name",
+    [
+        "selective_scan_cuda_core",
+        "selective_scan_cuda_oflex",
+        "selective_scan_cuda_nrow",
+        "selective_scan_cuda_ndstate",
+    ],
 )
 def test_compiled_modules_of_vmamba_agree_with_the_scan(name: str) -> None:
     module = importlib.import_module(name)
