@@ -36,17 +36,21 @@ __all__ = ["STANDINS", "install", "uninstall"]
 #: Where processes that a program starts find the names, if it is in their path; beside them the releases that callers
 #: are told. mamba_ssm's is below 2.0.4, from which on callers take Mamba-2's kernels for granted.
 STANDINS = Path(__file__).parent / "standins"
+#: The same for a name that programs often give to a module of their own, which comes first.
+LAST = Path(__file__).parent / "standins_last"
 _OPERATIONS = (
     "selective_scan_fn", "selective_scan_ref", "mamba_inner_fn", "mamba_inner_fn_no_out_proj", "mamba_inner_ref",
-    "bimamba_inner_fn", "bimamba_inner_ref", "SelectiveScanFn",
+    "bimamba_inner_fn", "bimamba_inner_ref", "SelectiveScanFn", "MambaInnerFn", "MambaInnerFnNoOutProj",
+    "BiMambaInnerFn",
 )  # fmt: skip
-_NORMS = ("RMSNorm", "layer_norm_fn", "rms_norm_fn", "layer_norm_ref", "rms_norm_ref")
+_NORMS = ("RMSNorm", "layer_norm_fn", "rms_norm_fn", "layer_norm_ref", "rms_norm_ref", "layer_norm_linear_fn")
 _CONVOLUTIONS = ("causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref")
 _VARLEN = ("causal_conv1d_varlen_states", "causal_conv1d_varlen_states_ref")
 _COMPILED_CONVOLUTIONS = ("causal_conv1d_fwd", "causal_conv1d_bwd", "causal_conv1d_update")
 _GENERATION = (
     "InferenceParams", "GenerationMixin", "decode", "sample", "modify_logits_for_min_p_filtering",
     "modify_logits_for_top_k_filtering", "modify_logits_for_top_p_filtering", "modify_logit_for_repetition_penalty",
+    "update_graph_cache", "GreedySearchDecoderOnlyOutput", "SampleDecoderOnlyOutput",
 )  # fmt: skip
 _MODELS = ("MixerModel", "MambaLMHeadModel", "create_block", "_init_weights", "MambaConfig")
 #: Where pickled objects say that their class is, as upstream's say it.
@@ -140,6 +144,7 @@ def install(*, force: bool = False) -> None:
         )
     if str(STANDINS) not in sys.path:
         sys.path.insert(0, str(STANDINS))
+    sys.path.append(str(LAST))
     releases = {found.metadata["Name"]: found.version for found in distributions(path=[str(STANDINS)])}
     for name, (source, values) in contents.items():
         before = sys.modules.get(name)
@@ -174,8 +179,9 @@ def uninstall() -> None:
     for kind, home in _own_homes.items():
         kind.__module__ = home
     _own_homes.clear()
-    if str(STANDINS) in sys.path:
-        sys.path.remove(str(STANDINS))
+    for folder in (STANDINS, LAST):
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
 
 
 def _is_ours(module: ModuleType | None) -> bool:

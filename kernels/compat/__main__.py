@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from . import STANDINS, install
+from . import LAST, STANDINS, install
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         install(force=options.force)
     except RuntimeError as error:
         parser.error(str(error))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(STANDINS), os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(STANDINS), os.environ.get("PYTHONPATH"), str(LAST))))
     if options.module:
         sys.argv = [options.module, *options.rest]
         sys.path.insert(0, "")

@@ -21,7 +21,10 @@ from ..orders import ScanOrder, bidirectional, interleaved
 from ..packed import packed_scan, sequence_numbers
 from ._convolution import causal_conv1d_update, convolve, turned
 from ._operations import both_ways
+from ._residual import Block
 from ._state_update import selective_state_update
+
+__all__ = ["Block", "Mamba", "is_plain"]  # models that 0.1.0 pickled look for the first here
 
 #: Suffixes of the parameters of each order.
 _SUFFIXES = {"none": ("",), "v1": ("",), "v2": ("", "_b"), "v3": ("", "_b", "_s")}
@@ -331,7 +334,7 @@ class Mamba(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """States of zeros for decoding: (B, e, W) and (B, e, N)."""
         device = self.D.device
-        conv_type, ssm_type = (dtype or next(part.parameters()).dtype for part in (self.conv1d, self.dt_proj))
+        conv_type, ssm_type = (dtype or next(part.parameters(), self.D).dtype for part in (self.conv1d, self.dt_proj))
         return (
             torch.zeros(batch_size, self.d_inner, self.d_conv, device=device, dtype=conv_type),
             torch.zeros(batch_size, self.d_inner, self.d_state, device=device, dtype=ssm_type),

@@ -56,6 +56,32 @@ def _backward(tensors: list[_Optional], softplus: bool, grad: Tensor) -> list[_O
     return [None if t is None else next(grads) for t in leaves]
 
 
+def _softplus(rest: tuple[Any, ...]) -> bool:
+    """Whether there is softplus, of what follows x: that and a number of rows, or in older code the result first."""
+    return bool(rest[1] if rest[0] is None or isinstance(rest[0], Tensor) else rest[0])
+
+
+def selective_scan_fn(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: _Optional = None,
+    delta_bias: _Optional = None,
+    delta_softplus: bool = False,
+    nrows: int = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """VMamba's `selective_scan.selective_scan_fn`: no gate; how many rows a thread has changes no result."""
+    return selective_scan(u, delta, A, B, C, D, None, delta_bias, delta_softplus, backend=backend)
+
+
+#: The same as a plain loop.
+selective_scan_ref = partial(selective_scan_fn, backend="reference")
+
+
 class selective_scan_cuda:  # noqa: N801  (the name of the module it stands for)
     """`mamba_ssm`'s."""
 
@@ -103,10 +129,10 @@ class selective_scan_cuda_core:  # noqa: N801  (the name of the module it stands
     @staticmethod
     def bwd(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional, dout: Tensor,
-        x: Tensor, delta_softplus: bool, nrows: int = 1, *_: Any,
+        x: Tensor, *rest: Any,
     ) -> list[_Optional]:  # fmt: skip
         """Gradients of u, delta, A, B, C, D and the bias."""
-        grads = _backward([u, delta, A, B, C, D, None, delta_bias], delta_softplus, dout)
+        grads = _backward([u, delta, A, B, C, D, None, delta_bias], _softplus(rest), dout)
         return [*grads[:6], grads[7]]
 
 
@@ -142,11 +168,11 @@ class selective_scan_cuda_ndstate:  # noqa: N801  (the name of the module it sta
     @staticmethod
     def bwd(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional, dout: Tensor,
-        x: Tensor, delta_softplus: bool, nrows: int = 1, *_: Any,
+        x: Tensor, *rest: Any,
     ) -> list[_Optional]:  # fmt: skip
         """Gradients of u, delta, A, B, C, D and the bias."""
         tensors = [u, delta, A[:, None], B[:, :, None], C[:, :, None], D, None, delta_bias]
-        gu, gdelta, gA, gB, gC, gD, _gz, gbias = _backward(tensors, delta_softplus, dout)
+        gu, gdelta, gA, gB, gC, gD, _gz, gbias = _backward(tensors, _softplus(rest), dout)
         assert gA is not None
         assert gB is not None
         assert gC is not None

@@ -49,6 +49,59 @@ class Decoded(NamedTuple):
     scores: tuple[Tensor, ...] | None = None
 
 
+#: What upstream calls them.
+GreedySearchDecoderOnlyOutput = SampleDecoderOnlyOutput = Decoded
+
+
+@dataclass
+class DecodingCGCache:
+    """What repeats a step of decoding; upstream's replays a graph of CUDA, ours runs the step."""
+
+    max_batch_size: int = 0
+    max_seqlen: int = 0
+    inference_params: InferenceParams | None = None
+    run: Callable[[Tensor, Tensor | None, int], Tensor] | None = None
+
+
+def update_graph_cache(
+    model: Any,
+    cache: DecodingCGCache | None,
+    batch_size: int,
+    seqlen_og: int,
+    max_seqlen: int,
+    decoding_seqlens: tuple[int, ...] = (1,),
+    dtype: torch.dtype | None = None,
+    n_warmups: int = 2,
+) -> DecodingCGCache:
+    """A cache whose ``run(input_ids, position_ids, seqlen)`` gives the logits of a step, with states of its own.
+
+    Args:
+        model: has ``allocate_inference_cache``.
+        cache: one for the same model, used again if it is large enough.
+        batch_size: entries.
+        seqlen_og: tokens that are given.
+        max_seqlen: tokens in the end.
+        decoding_seqlens: taken and of no effect, as is n_warmups.
+        dtype: of the states; None: as the model has it.
+        n_warmups: see decoding_seqlens.
+    """
+    if cache is None or batch_size > cache.max_batch_size or max_seqlen > cache.max_seqlen:
+        states = model.allocate_inference_cache(batch_size, max_seqlen, dtype)
+        params = InferenceParams(max_seqlen, batch_size, key_value_memory_dict=states)
+        cache = DecodingCGCache(batch_size, max_seqlen, params)
+
+        def run(input_ids: Tensor, position_ids: Tensor | None, seqlen: int) -> Tensor:
+            params.seqlen_offset = seqlen
+            output = model(
+                input_ids, position_ids=position_ids, inference_params=params, num_last_tokens=input_ids.shape[1]
+            )
+            logits: Tensor = output.logits
+            return logits
+
+        cache.run = run
+    return cache
+
+
 def modify_logits_for_top_k_filtering(logits: Tensor, top_k: int) -> None:
     """Set all logits but the k largest of each row to minus infinity, in place."""
     smallest = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 
@@ -164,6 +165,27 @@ def layer_norm_ref(
 
 
 rms_norm_ref: Callable[..., Any] = partial(layer_norm_ref, is_rms_norm=True)
+
+
+def layer_norm_linear_fn(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor | None,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    residual: Tensor | None = None,
+    eps: float = 1e-6,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+) -> Any:
+    """`layer_norm_fn` and a projection (out, d) of its result."""
+    y, total = layer_norm_fn(
+        x, norm_weight, norm_bias, residual, eps=eps, prenorm=True, residual_in_fp32=residual_in_fp32,
+        is_rms_norm=is_rms_norm,
+    )  # fmt: skip
+    y = F.linear(y.to(linear_weight.dtype), linear_weight, linear_bias)
+    return (y, total) if prenorm else y
 
 
 class RMSNorm(nn.Module):

@@ -76,12 +76,6 @@ def selective_scan_fn(
 selective_scan_ref: Callable[..., Any] = partial(selective_scan_fn, backend="reference")
 
 
-class SelectiveScanFn:
-    """What some call instead of `selective_scan_fn`: ``SelectiveScanFn.apply(u, delta, A, B, C, ...)``."""
-
-    apply = staticmethod(selective_scan_fn)
-
-
 @dataclass(frozen=True)
 class Norms:
     """Root mean square norms between the projection and the scan, as Falcon-Mamba and Jamba have them.
@@ -333,3 +327,27 @@ def both_ways(
 
 
 bimamba_inner_ref: Callable[..., Tensor] = partial(bimamba_inner_fn)
+
+
+class SelectiveScanFn:
+    """What some call instead of `selective_scan_fn`: ``SelectiveScanFn.apply(u, delta, A, B, C, ...)``."""
+
+    apply = staticmethod(selective_scan_fn)
+
+
+class MambaInnerFn:
+    """The same for `mamba_inner_fn`."""
+
+    apply = staticmethod(mamba_inner_fn)
+
+
+class MambaInnerFnNoOutProj:
+    """The same for `mamba_inner_fn_no_out_proj`."""
+
+    apply = staticmethod(mamba_inner_fn_no_out_proj)
+
+
+class BiMambaInnerFn:
+    """The same for `bimamba_inner_fn`."""
+
+    apply = staticmethod(bimamba_inner_fn)

@@ -112,6 +112,48 @@ def test_teacher_says_the_tokens_as_far_as_it_reaches() -> None:
     assert model.generate(prompt(), 4, return_dict_in_generate=True).scores is None
 
 
+def test_repeated_step_gives_what_the_model_gives() -> None:
+    from mamba_ssm.utils.generation import update_graph_cache
+
+    model, ids = model_of(), torch.tensor([[1, 2, 3, 7, 8], [4, 5, 6, 9, 10]])
+    cache = update_graph_cache(model, None, 2, 3, 9)
+    with torch.no_grad():
+        expected = model(ids).logits
+        for _ in range(2):  # the second time with the states of the first
+            state = cache.inference_params
+            state.reset(9, 2)
+            steps = [model(ids[:, :3], inference_params=state).logits[:, -1:]]
+            steps += [cache.run(ids[:, i : i + 1], None, i) for i in (3, 4)]
+            torch.testing.assert_close(torch.cat(steps, dim=1), expected[:, 2:], rtol=1e-4, atol=1e-5)
+    assert update_graph_cache(model, cache, 2, 3, 9) is cache
+    assert update_graph_cache(model, cache, 2, 3, 99) is not cache
+
+
+class Stored(nn.Module):
+    """A layer without parameters, as those of quantised models are."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("stored", base.weight.detach().half())
+        self.register_buffer("shift", None if base.bias is None else base.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.stored.to(x.dtype), self.shift)
+
+
+def test_model_of_layers_without_parameters_generates() -> None:
+    model = model_of()
+    for layer in model.backbone.layers:
+        for name in ("in_proj", "x_proj", "dt_proj", "out_proj"):
+            setattr(layer.mixer, name, Stored(getattr(layer.mixer, name)))
+    tokens = model.generate(prompt(), 6)
+    with torch.no_grad():
+        for length in range(3, 6):
+            assert torch.equal(tokens[:, length], model(tokens[:, :length]).logits[:, -1].argmax(-1))
+        exact = model_of()(prompt()).logits
+        assert 0 < float((model(prompt()).logits - exact).abs().max()) < 1e-2 * float(exact.abs().max())
+
+
 def test_generation_ends_when_all_entries_have_ended() -> None:
     from mamba_ssm.utils.generation import decode
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +239,10 @@ def test_norms_serve_a_second_weight_rows_and_dropout() -> None:
     torch.testing.assert_close(added, residual + 2 * (x * mask + x1 * mask1))
     again = norms.layer_norm_ref(x, weight, bias, residual, x1, dropout_p=0.5, dropout_mask=mask, dropout_mask1=mask1)
     torch.testing.assert_close(again, y)
+    project = torch.randn(3, 8)
+    y, added = norms.layer_norm_linear_fn(x, weight, bias, project, None, residual, eps=1e-5, prenorm=True)
+    torch.testing.assert_close(y, F.layer_norm(x + residual, (8,), weight, bias, 1e-5) @ project.T)
+    torch.testing.assert_close(added, x + residual)
     with pytest.raises(ValueError, match="rowscale and x1"):
         norms.layer_norm_fn(x, weight, bias, x1=x1, rowscale=rows)
 
@@ -252,8 +258,11 @@ NAMES = {
         "selective_state_update", "RMSNorm", "layer_norm_fn", "rms_norm_fn",
     ),
     "mamba_ssm.modules.mlp": ("GatedMLP",),
-    "mamba_ssm.ops.selective_scan_interface": ("SelectiveScanFn", "selective_scan_fn", "causal_conv1d_fn"),
-    "mamba_ssm.utils.generation": ("GenerationMixin", "InferenceParams", "decode", "sample"),
+    "mamba_ssm.ops.triton.layernorm": ("RMSNorm", "layer_norm_fn", "rms_norm_fn", "layer_norm_linear_fn"),
+    "mamba_ssm.ops.selective_scan_interface": ("SelectiveScanFn", "MambaInnerFn", "causal_conv1d_fn"),
+    "mamba_ssm.utils.generation": (
+        "GenerationMixin", "InferenceParams", "decode", "sample", "update_graph_cache", "SampleDecoderOnlyOutput",
+    ),
     "mamba_ssm.utils.hf": ("load_config_hf", "load_state_dict_hf"),
     "mamba_ssm.utils.torch": ("custom_fwd", "custom_bwd"),
     "causal_conv1d": ("causal_conv1d_fn", "causal_conv1d_update"),
@@ -332,3 +341,22 @@ def test_scan_is_called_by_its_autograd_functions_name() -> None:
         own, interface.selective_scan_fn(u, delta, A, B, B, None, u, None, True, True), strict=True
     ):
         assert torch.equal(mine, expected)
+
+
+def test_module_of_vmamba_is_there_unless_a_program_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    u, delta, A, B = torch.randn(1, 4, 6), torch.rand(1, 4, 6), -torch.rand(4, 3), torch.randn(1, 2, 3, 6)
+    theirs = importlib.import_module("selective_scan")
+    expected = importlib.import_module("mamba_ssm").selective_scan_fn(
+        u, delta, A, B, B, torch.ones(4), None, torch.ones(4), True
+    )
+    for function in (theirs.selective_scan_fn, theirs.selective_scan_ref):
+        y = function(u, delta, A, B, B, torch.ones(4), delta_bias=torch.ones(4), delta_softplus=True, nrows=2)
+        torch.testing.assert_close(y, expected)
+    monkeypatch.delitem(sys.modules, "selective_scan")
+    (tmp_path / "selective_scan.py").write_text("mine = True")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("selective_scan").mine
+    monkeypatch.delitem(sys.modules, "selective_scan")
