@@ -52,13 +52,13 @@ def warp(image: Tensor, field: Tensor, mode: Interpolation = "linear") -> Tensor
             f"image and field must be on one grid, but are {tuple(image.shape)} and {tuple(field.shape)}; resample the "
             "image to the field's grid first"
         )
-    batches = {image.shape[0], field.shape[0]} - {1}
-    if len(batches) > 1:
+    # Compared pairwise, as torch.jit.trace gives sizes as tensors, of which a set holds each by itself.
+    if image.shape[0] != field.shape[0] and 1 not in (image.shape[0], field.shape[0]):
         raise ValueError(
             f"image and field must be of one batch, or one of them of batch 1, but are {tuple(image.shape)} and "
             f"{tuple(field.shape)}"
         )
-    batch = next(iter(batches), 1)
+    batch = image.shape[0] if field.shape[0] == 1 else field.shape[0]
     # Integers up to 2^53 pass through float64 unharmed.
     exact = image.dtype if image.is_floating_point() else torch.float64
     precision = torch.promote_types(torch.promote_types(exact, field.dtype), torch.float32)

@@ -12,6 +12,8 @@ from medmamba import networks
 from medmamba.kernels import cross, multi_scan, selective_scan, torch_scan
 from medmamba.kernels._arguments import one_order
 from medmamba.kernels.compat._block import Mamba
+from medmamba.networks.language import MambaLM
+from medmamba.networks.mambamorph import MambaMorph
 from medmamba.plans.plan import Topology
 
 TOPOLOGIES = {
@@ -204,3 +206,20 @@ def test_portable_operator_keeps_its_promises_to_pytorch(arguments) -> None:
         scan = one_order(**arguments(2, 4, 2, 5, groups=groups, kind=kind), delta_softplus=True)
         leaves = [t.detach().requires_grad_() for t in scan.tensors]
         torch.library.opcheck(torch_scan._forward_op, (*leaves, True, scan.walks[0].encode(), 0.5))
+
+
+def test_recorded_registration_and_language_networks_compute_as_they_do() -> None:
+    topology = Topology(
+        patch_size=(8,) * 3, strides=((1,) * 3, (2,) * 3, (2,) * 3, (2,) * 3), kernel_sizes=((3,) * 3,) * 4,
+        features=(4, 6, 8, 12),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    morph, text = MambaMorph(1, topology, states=2).eval(), MambaLM(40, 16, 1).eval()
+    moving, fixed, others = torch.randn(3, 2, 1, 1, 16, 16, 16)
+    tokens = torch.randint(0, 40, (2, 1, 9))
+    cases = ((morph, (moving[0], fixed[0]), (others[0], others[1])), (text, (tokens[0],), (tokens[1],)))
+    with torch.no_grad():
+        for network, first, second in cases:
+            found, expected = torch.jit.trace(network, first)(*second), network(*second)
+            pairs = [(found, expected)] if isinstance(found, Tensor) else zip(found, expected, strict=True)
+            assert all(torch.equal(mine, right) for mine, right in pairs)
