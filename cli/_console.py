@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from medmamba.files import is_full
+from medmamba.places import OutputError
+
 T = TypeVar("T")
 
 #: Results go to standard output, everything else to standard error, so that results can be piped.
@@ -34,6 +37,22 @@ def fail(message: str, code: Exit = Exit.DATA) -> NoReturn:
     # Plain text: a file name may hold square brackets, which rich would take for markup.
     err.print(f"error: {message}", markup=False, highlight=False, style="red")
     raise typer.Exit(code)
+
+
+def foreseen(error: ValueError | OSError | MemoryError) -> tuple[str, Exit]:
+    """An error that is no fault of the program, in one paragraph, and the exit code for it."""
+    if isinstance(error, OutputError):
+        return str(error), Exit.USAGE
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory", Exit.ENVIRONMENT
+    if isinstance(error, OSError) and is_full(error):
+        place = f" to write {error.filename}" if error.filename else ""
+        return f"no space left on the disk{place}; make room, then the same command goes on", Exit.ENVIRONMENT
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return str(error), Exit.DATA
+    # "[Errno 13] ..." tells nobody anything; errors of our own have a text and no number.
+    said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    return said, Exit.ENVIRONMENT
 
 
 def bars() -> Progress:

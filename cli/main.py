@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
-from medmamba.cli._console import Exit, err, set_up_logging
+from medmamba.cli._console import Exit, err, foreseen, set_up_logging
 
 
 class _Program(typer.core.TyperGroup):
@@ -69,12 +69,10 @@ def main() -> None:
     _wait_without_spinning()
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
-        err.print(f"error: {error}", markup=False, highlight=False, style="red")
-        sys.exit(Exit.DATA)
-    except OSError as error:
-        err.print(f"error: {error}", markup=False, highlight=False, style="red")
-        sys.exit(Exit.ENVIRONMENT)
+    except (ValueError, OSError, MemoryError) as error:
+        message, code = foreseen(error)
+        err.print(f"error: {message}", markup=False, highlight=False, style="red")
+        sys.exit(code)
 
 
 def _wait_without_spinning() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 import medmamba
 from medmamba.case import Split
+from medmamba.files import replacing, write_bytes
 from medmamba.pace import Speed
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.plan import Plan, TrainSettings
@@ -283,8 +285,15 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""
-        with self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with self.log_path.open("ab", buffering=0) as file:
+            rest, end = (json.dumps(record) + "\n").encode(), file.tell()
+            try:
+                while rest:  # a full disk takes what still fits, and says so only when asked again
+                    rest = rest[file.write(rest) :]
+            except OSError as error:
+                file.truncate(end)
+                error.filename = str(self.log_path)
+                raise
 
     def read_log(self, *, up_to_step: int | None = None) -> list[dict[str, Any]]:
         """The log's records; those after ``up_to_step`` are dropped from the file as well.
@@ -300,9 +309,7 @@ class Run:
         records = [json.loads(line) for line in lines]
         if up_to_step is not None:
             records = [record for record in records if record["step"] <= up_to_step]
-            temporary = self.log_path.with_name(".log.jsonl.tmp")
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-            os.replace(temporary, self.log_path)
+            write_bytes("".join(json.dumps(record) + "\n" for record in records).encode(), self.log_path)
         return cast(list[dict[str, Any]], records)
 
     def _write(self, path: Path, tensors: dict[str, Tensor], position: Position) -> None:
@@ -311,16 +318,35 @@ class Run:
             "position": json.dumps(asdict(position)),
             "medmamba": medmamba.__version__,
         }
-        temporary = path.with_name(f".{path.name}.tmp")
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_tensors(contiguous, path, metadata, mode_like=self.folder / "run.json")
+
+
+def write_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, mode_like: Path | None = None
+) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Args:
+        tensors: contiguous, on the CPU, none sharing memory with another.
+        path: of the file.
+        metadata: texts to go with them.
+        mode_like: a file whose permissions to copy; safetensors keeps its own from everybody else.
+
+    Raises:
+        OSError: if the disk is full or does not allow it.
+    """
+    with replacing(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata)
-            shutil.copymode(self.folder / "run.json", temporary)  # safetensors keeps the file from everybody else
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # after a power cut the new name must not hold an empty file
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            # Its errors do not say which of the system's they are but in their text.
+            code = re.search(r"\(os error (\d+)\)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        if mode_like is not None:
+            shutil.copymode(mode_like, temporary)
 
 
 def versions() -> dict[str, str]:

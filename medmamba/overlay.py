@@ -8,7 +8,6 @@ nearest body directions are written at the borders, and the angle below.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from medmamba.files import replacing
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
 
@@ -119,12 +119,8 @@ def overlay(
     scene = _Scene(image, segmentations, labels)
     figure = _draw(scene, shown, channel_names, window, title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor=figure.get_facecolor())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

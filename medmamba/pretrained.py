@@ -10,17 +10,16 @@ weights as safetensors, by their authors' names, and beside them a JSON file wit
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import medmamba
+from medmamba.checkpoint import write_tensors
 from medmamba.networks import UpstreamError, from_upstream
 from medmamba.networks._huggingface import authors_config
 from medmamba.networks._told import told
@@ -131,7 +130,9 @@ def import_weights(
     network, arguments = _build(system, arguments, tensors, place)
     output.parent.mkdir(parents=True, exist_ok=True)
     description = Description(system=system, config=arguments, source=checkpoint.name)
-    _write(tensors, output, {"system": system, "medmamba": medmamba.__version__})
+    # Copies, because tensors may share memory, which the format does not allow.
+    copies = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_tensors(copies, output, {"system": system, "medmamba": medmamba.__version__})
     write_json(to_json(description), described)
     return network
 
@@ -232,16 +233,3 @@ def load(path: Path) -> nn.Module:
     described = path.with_suffix(".json")
     description = from_json(Description, read_json(described), str(described))
     return from_upstream(description.system, description.config, read_checkpoint(path))
-
-
-def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # Copies, because tensors may share memory, which the format does not allow.
-    copies = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    try:
-        save_file(copies, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

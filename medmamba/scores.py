@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from medmamba.files import write_bytes
 from medmamba.labels import Labels
 from medmamba.metrics import METRICS
 from medmamba.plans._json import write_json
@@ -216,7 +216,7 @@ class Report:
         """Write ``report.json`` and ``report.csv`` (one line per case and label) and return their paths."""
         json_path, csv_path = folder / "report.json", folder / "report.csv"
         write_json(self.to_json(), json_path)
-        _write_text(self._csv(), csv_path)
+        write_bytes(self._csv().encode("utf-8", "surrogateescape"), csv_path)
         return json_path, csv_path
 
     def _case_json(self, case: CaseScore) -> dict[str, Any]:
@@ -336,12 +336,3 @@ def _number(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else "inf"
-
-
-def _write_text(text: str, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

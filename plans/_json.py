@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
+
+from medmamba.files import write_bytes
 
 T = TypeVar("T")
 
@@ -139,9 +140,4 @@ def _json_hint(error: json.JSONDecodeError) -> str:
 def write_json(data: Any, path: Path) -> None:
     """Write a JSON file so that a reader meets the old or the new content, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes((json.dumps(data, indent=2, allow_nan=False) + "\n").encode(), path)

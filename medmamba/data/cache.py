@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
+from medmamba.files import write_bytes
 from medmamba.labels import Labels
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.plan import Plan
@@ -143,8 +144,9 @@ def prepare(
     cache = Cache(folder)
     digest = plan.preprocessing_digest()
     with FileLock(folder / ".lock"):
-        for leftover in folder.glob(".tmp-*"):
-            leftover.unlink()
+        for pattern in (".*.tmp", ".tmp-*"):  # what a killed preparation left; the second, of version 0.1.0
+            for leftover in folder.glob(pattern):
+                leftover.unlink()
         open_cases = [case for case in cases if not _is_finished(cache, case, digest, plan.labels)]
         if not open_cases:
             return cache
@@ -219,17 +221,15 @@ def _store(case: Case, sample: Sample, plan: Plan, folder: Path) -> None:
     foreground = sample_foreground(sample.label, plan.labels, np.random.default_rng(seed))
     arrays: dict[str, NDArray[Any]] = {"image": sample.image, "label": sample.label, "foreground": foreground}
     for kind, array in arrays.items():
-        target = folder / f"{case.id}.{kind}.b2nd"
-        temporary = folder / f".tmp-{os.getpid()}-{case.id}.{kind}.b2nd"
         chunks = None if array.nbytes <= CHUNK_BYTES else _chunks(array, plan.topology.patch_size)
-        blosc2.asarray(
+        compressed = blosc2.asarray(
             np.ascontiguousarray(array),
-            urlpath=str(temporary),
-            mode="w",
+            contiguous=True,
             chunks=array.shape if chunks is None and array.size else chunks,
             cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
         )
-        os.replace(temporary, target)
+        # The bytes that blosc2 would write itself, but without saying why when it cannot.
+        write_bytes(compressed.to_cframe(), folder / f"{case.id}.{kind}.b2nd")
     channels, *size = sample.image.shape
     record = Record(
         digest=plan.preprocessing_digest(),

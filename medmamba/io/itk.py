@@ -112,13 +112,38 @@ def write(volume: Volume, path: Path, like: Path | None) -> None:
         image.SetDirection((affine[:3, :3] / np.array(volume.geometry.spacing_mm)).ravel().tolist())
     # In a folder of its own: MetaImage may be a header and a file of voxels that the header names.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing.") as folder:
-        try:
-            with _plain_name(Path(folder) / path.name, written=True) as name:
-                sitk.WriteImage(image, name, useCompression=True)
-        except RuntimeError as error:
-            raise ImageFileError(path, f"cannot be written ({_last_line(error)})") from error
+        _write(image, Path(folder) / path.name, path)
         for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the header last
             os.replace(file, path.with_name(file.name))
+
+
+def _write(image: Any, temporary: Path, path: Path) -> None:
+    """Write an image that shall become ``path``, and see that it is all there.
+
+    ITK's errors do not say which of the system's they are, and where the end of a file did not fit onto the disk there
+    may be none. So what cannot be written, or read back, is tried once more with a plain file of the same size.
+
+    Raises:
+        OSError: if the disk is full, or does not allow it for another reason.
+        ImageFileError: if ITK cannot write the image.
+    """
+    try:
+        with _plain_name(temporary, written=True) as name:
+            sitk.WriteImage(image, name, useCompression=True)
+        with _plain_name(temporary) as name:
+            written = sitk.ReadImage(name)
+        if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
+            raise RuntimeError("what was written is not what is read back")
+    except RuntimeError as error:
+        for file in temporary.parent.iterdir():
+            file.unlink()
+        voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+        try:
+            temporary.with_name("trial").write_bytes(bytes(voxels * image.GetSizeOfPixelComponent()))
+        except OSError as reason:
+            reason.filename = str(path)
+            raise reason from error
+        raise ImageFileError(path, f"cannot be written ({_last_line(error)})") from error
 
 
 @contextmanager

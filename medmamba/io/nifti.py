@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import os
 import zlib
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from medmamba.files import write_bytes
 from medmamba.io._errors import MAX_VOXELS, ImageFileError, check_content, check_size, check_stored, note_spacing
 from medmamba.io._gunzip import MAGIC, Gunzip
 from medmamba.volume import FloatArray, Geometry, Volume
@@ -121,15 +121,8 @@ def write(volume: Volume, path: Path, like: Path | None) -> None:
     # nibabel's images would recompute voxel sizes; the header's bytes are to stay as they are.
     gap = bytes(header.single_vox_offset - len(header.binaryblock))
     data = header.binaryblock + gap + array.tobytes(order="F")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # No time of writing in the file: equal images are equal files.
-        temporary.write_bytes(
-            gzip.compress(data, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else data
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # No time of writing in the file: equal images are equal files.
+    write_bytes(gzip.compress(data, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else data, path)
 
 
 def _is_compressed(path: Path) -> bool:

@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all, and what is in them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: What the system answers when nothing more can be stored: no space, or a user's share of it used up.
+_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``: the file written there takes the place of ``path`` when the block ends well.
+
+    When it does not, ``path`` is what it was before and nothing else is left. A reader, or a run that was killed, never
+    meets half a file, also after a power cut.
+
+    Raises:
+        OSError: as from the block, naming ``path`` and not the temporary file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, temporary, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write a file as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it is the space on the disk that is missing."""
+    return error.errno in _FULL
+
+
+def content_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of the bytes of one or several files, in hexadecimal digits.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

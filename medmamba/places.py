@@ -1,0 +1,111 @@
+"""Where a command may write: never onto, or among, what it or somebody else reads.
+
+A place is refused before the first byte is written. Folders are recognised by what is in them, so that a command need
+not have opened a data set, or a run, to leave it alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from medmamba.case import MANIFEST
+
+#: Where the layouts of datasets.md keep images and labels: beside a dataset.json, or both beside each other.
+_DESCRIBED = frozenset(("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesVal", "labelsVal"))
+_PLAIN = frozenset(("images", "labels"))
+#: What names of files end in; a folder is not called so.
+_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
+
+
+class OutputError(ValueError):
+    """A place is not to be written to; the message says whose it is."""
+
+
+def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Iterable[Path] = ()) -> None:
+    """Refuse a folder to write into when something in it is to be read only.
+
+    Args:
+        folder: of the output; it need not exist.
+        files: what will be written there, as far as it is known.
+        inputs: what the command reads. A file must not be among ``files``, by whatever name or link; in a folder, or
+            below it, nothing is written.
+
+    Raises:
+        OutputError: if it is a file or has the name of one; if a file of the output is an input; if the folder lies in
+            a folder of the inputs, in the images or labels of a data set, in a training run or among preprocessed
+            cases; or if it is the folder of a data set itself.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"the output must be a folder, but {folder} is a file; give another name")
+    if not folder.exists() and folder.name.lower().endswith(_ENDINGS):
+        raise OutputError(f"the output is a folder, but {folder} is the name of a file; give a name without its ending")
+    given = list(inputs)
+    _check_inside(folder, [path for path in given if path.is_dir()])
+    _check_files(files, [path for path in given if not path.is_dir()])
+
+
+def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) -> None:
+    """As `check_output_folder`, for a command that is told the names of its files."""
+    written, given = list(files), list(inputs)
+    for path in written:
+        if path.is_dir():
+            raise OutputError(f"the output must be a file, but {path} is a folder; give a name in it")
+        _check_inside(path.parent, [place for place in given if place.is_dir()])
+    _check_files(written, [path for path in given if not path.is_dir()])
+
+
+def _check_files(written: Iterable[Path], read: Iterable[Path]) -> None:
+    real = {_identity(path): path for path in read}
+    for path in written:
+        if source := real.get(_identity(path)):
+            link = "" if path == source else f" ({source})"
+            raise OutputError(
+                f"{path} is an input of this command{link} and would be overwritten; give another output"
+            )
+
+
+def _identity(path: Path) -> object:
+    """What two names of one file have in common: hard links, and names that a file system holds for equal, too."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _check_inside(folder: Path, read: Iterable[Path]) -> None:
+    # Both ways to see it: a link leads into a folder of inputs, or a folder of inputs is a link into this one.
+    place = Path(os.path.realpath(folder))
+    above = [place, *place.parents]
+    identities = {_identity(outer) for outer in above if outer.exists()}
+    for path in read:
+        if _identity(path) in identities:
+            raise OutputError(f"the output {folder} lies in {path}, which this command reads; give another folder")
+    if what := _data_set(place):
+        raise OutputError(f"the output {folder} is {what}, and data sets are only read; give another folder")
+    if place.is_dir() and next(place.glob("*.b2nd"), None):
+        raise OutputError(f"the output {folder} holds cases that were prepared for training; give another folder")
+    for outer in above:
+        if what := _content(outer):
+            raise OutputError(f"the output {folder} lies in {outer}, {what}; give another folder")
+
+
+def _data_set(folder: Path) -> str | None:
+    if (folder / "dataset.json").is_file() and any((folder / name).is_dir() for name in _DESCRIBED):
+        return "a data set"
+    return "a data set" if all((folder / name).is_dir() for name in _PLAIN) else None
+
+
+def _content(folder: Path) -> str | None:
+    """What a folder holds that nothing may be written among; None for any other one."""
+    if (folder / "run.json").is_file() and (folder / "plan.json").is_file():
+        return "which is a training run"
+    described = folder.name in _DESCRIBED and (folder.parent / "dataset.json").is_file()
+    plain = folder.name in _PLAIN and all((folder.parent / name).is_dir() for name in _PLAIN)
+    # Segmentations may become the labels of a new data set, one after the other.
+    if (described or plain) and folder.is_dir() and not (folder / MANIFEST).is_file():
+        filled = any(not path.name.startswith(".") for path in folder.iterdir())
+        return "which holds the images or labels of a data set" if filled else None
+    return None
