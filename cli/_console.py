@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medmamba.files import is_full
-from medmamba.places import OutputError
+from medmamba.files import OutputError, is_full
 
 T = TypeVar("T")
 

@@ -69,10 +69,13 @@ def main() -> None:
     _wait_without_spinning()
     try:
         app()
+        return
     except (ValueError, OSError, MemoryError) as error:
-        message, code = foreseen(error)
-        err.print(f"error: {message}", markup=False, highlight=False, style="red")
-        sys.exit(code)
+        reason, code = foreseen(error)
+        message = f"error: {reason}"
+    # Only now that the error is gone, and with it the bars of what was under way, which would be drawn below.
+    err.print(message, markup=False, highlight=False, style="red")
+    sys.exit(code)
 
 
 def _wait_without_spinning() -> None:

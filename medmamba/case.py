@@ -8,9 +8,6 @@ from pathlib import Path
 
 from medmamba.labels import Labels
 
-#: In a folder of segmentations: which cases were asked for, by whom.
-MANIFEST = "prediction.json"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba import io
-from medmamba.case import MANIFEST
 from medmamba.io.datasets import split_ending, survey
 from medmamba.labels import Label, Labels
+from medmamba.manifest import MANIFEST
 from medmamba.metrics import METRICS, Masks, Metric
 from medmamba.plans._json import read_json
 from medmamba.progress import Progress, silent
@@ -247,7 +247,7 @@ def evaluate(
 def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: Missing) -> CaseScore:
     try:
         reference = io.read_label(pair.reference)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         # There is nothing to hold a prediction against, so no score would be right, not even the worst.
         return CaseScore(id=pair.id, status="failed", notes=(f"reference: {error}",))
     if pair.prediction is None:
@@ -256,7 +256,7 @@ def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: 
         return _failure(pair, "no prediction", labels, metrics, missing)
     try:
         prediction = io.read_label(pair.prediction)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return _failure(pair, f"prediction: {error}", labels, metrics, missing)
     if not prediction.geometry.same_grid(reference.geometry):
         reason = (

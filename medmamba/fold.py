@@ -18,6 +18,7 @@ from medmamba.data.cache import prepare
 from medmamba.data.patches import PatchSampler, stream
 from medmamba.device import choose_precision
 from medmamba.io import DatasetError
+from medmamba.memory import memory_errors
 from medmamba.pace import Speed, fastest
 from medmamba.plans import splits
 from medmamba.plans.plan import Plan, TrainSettings
@@ -63,6 +64,7 @@ class FoldRequest:
     workers: int | None = None
 
 
+@memory_errors()
 def train_fold(
     request: FoldRequest,
     listener: Listener,
@@ -83,6 +85,7 @@ def train_fold(
 
     Raises:
         RunError: if the folder holds a run of another plan or schedule.
+        MemoryError: if training needs more than there is; smaller batches (``train.batch_size``) need less.
         StoppedError: if it was stopped; a checkpoint is on disk.
         ValueError: if cases cannot be prepared, naming them.
     """

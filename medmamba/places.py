@@ -10,17 +10,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from medmamba.case import MANIFEST
+from medmamba.case import Case
+from medmamba.files import OutputError
+from medmamba.manifest import MANIFEST
 
 #: Where the layouts of datasets.md keep images and labels: beside a dataset.json, or both beside each other.
 _DESCRIBED = frozenset(("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesVal", "labelsVal"))
 _PLAIN = frozenset(("images", "labels"))
 #: What names of files end in; a folder is not called so.
 _ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
-
-
-class OutputError(ValueError):
-    """A place is not to be written to; the message says whose it is."""
 
 
 def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Iterable[Path] = ()) -> None:
@@ -34,8 +32,8 @@ def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Ite
 
     Raises:
         OutputError: if it is a file or has the name of one; if a file of the output is an input; if the folder lies in
-            a folder of the inputs, in the images or labels of a data set, in a training run or among preprocessed
-            cases; or if it is the folder of a data set itself.
+            a folder of the inputs, in the images or labels of a data set; or if it is the folder of a data set, a
+            training run or preprocessed cases itself.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"the output must be a folder, but {folder} is a file; give another name")
@@ -44,6 +42,11 @@ def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Ite
     given = list(inputs)
     _check_inside(folder, [path for path in given if path.is_dir()])
     _check_files(files, [path for path in given if not path.is_dir()])
+
+
+def places_of(cases: Iterable[Case]) -> set[Path]:
+    """The folders in which the files of cases are, for the ``inputs`` of `check_output_folder`."""
+    return {file.parent for case in cases for file in (*case.images, case.label) if file is not None}
 
 
 def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) -> None:
@@ -61,9 +64,7 @@ def _check_files(written: Iterable[Path], read: Iterable[Path]) -> None:
     for path in written:
         if source := real.get(_identity(path)):
             link = "" if path == source else f" ({source})"
-            raise OutputError(
-                f"{path} is an input of this command{link} and would be overwritten; give another output"
-            )
+            raise OutputError(f"{path} is an input of this command{link} and would be overwritten; give another output")
 
 
 def _identity(path: Path) -> object:
@@ -87,9 +88,13 @@ def _check_inside(folder: Path, read: Iterable[Path]) -> None:
         raise OutputError(f"the output {folder} is {what}, and data sets are only read; give another folder")
     if place.is_dir() and next(place.glob("*.b2nd"), None):
         raise OutputError(f"the output {folder} holds cases that were prepared for training; give another folder")
+    if (place / "run.json").is_file() and (place / "plan.json").is_file():
+        raise OutputError(f"the output {folder} is a training run; give another folder, such as one in it")
     for outer in above:
-        if what := _content(outer):
-            raise OutputError(f"the output {folder} lies in {outer}, {what}; give another folder")
+        if _holds_images_or_labels(outer):
+            raise OutputError(
+                f"the output {folder} lies in {outer}, among the images or labels of a data set; give another folder"
+            )
 
 
 def _data_set(folder: Path) -> str | None:
@@ -98,14 +103,10 @@ def _data_set(folder: Path) -> str | None:
     return "a data set" if all((folder / name).is_dir() for name in _PLAIN) else None
 
 
-def _content(folder: Path) -> str | None:
-    """What a folder holds that nothing may be written among; None for any other one."""
-    if (folder / "run.json").is_file() and (folder / "plan.json").is_file():
-        return "which is a training run"
+def _holds_images_or_labels(folder: Path) -> bool:
     described = folder.name in _DESCRIBED and (folder.parent / "dataset.json").is_file()
     plain = folder.name in _PLAIN and all((folder.parent / name).is_dir() for name in _PLAIN)
     # Segmentations may become the labels of a new data set, one after the other.
-    if (described or plain) and folder.is_dir() and not (folder / MANIFEST).is_file():
-        filled = any(not path.name.startswith(".") for path in folder.iterdir())
-        return "which holds the images or labels of a data set" if filled else None
-    return None
+    if not (described or plain) or not folder.is_dir() or (folder / MANIFEST).is_file():
+        return False
+    return any(not path.name.startswith(".") for path in folder.iterdir())

@@ -22,6 +22,7 @@ from medmamba.case import Case, Dataset, some
 from medmamba.intensity import no_data_remark, unusable
 from medmamba.io import read_case, read_geometry, read_label
 from medmamba.labels import Labels
+from medmamba.memory import check_reading
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.intensities import Sample, foreground_samples, statistics
 from medmamba.plans.plan import IntensityStatistics
@@ -170,6 +171,7 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
 
     Raises:
         FileNotFoundError: if a file of a case is missing.
+        MemoryError: if a case is larger than there is memory.
         ValueError: if there are no training cases, a case cannot be measured, or no case has any foreground.
     """
     cases = dataset.training
@@ -186,10 +188,13 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
     samples = FOREGROUND_SAMPLES // len(cases)
     measured: dict[str, _Measurement] = {}
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(_measure, case, dataset.channels, samples) for case in cases]
+        futures = {pool.submit(_measure, case, dataset.channels, samples): case for case in cases}
         try:
             for future in progress(as_completed(futures), title="Measuring cases", total=len(futures)):
-                measurement = future.result()
+                try:
+                    measurement = future.result()
+                except MemoryError as error:
+                    raise MemoryError(f"case {futures[future].id!r} cannot be measured: {error}") from error
                 measured[measurement.case.id] = measurement
         except BaseException:
             # Otherwise the error, or Ctrl-C, would wait for all cases that are still in the queue.
@@ -223,6 +228,7 @@ class _Measurement(NamedTuple):
 def _measure(case: Case, channels: tuple[str, ...], samples: int) -> _Measurement:
     if case.label is None:
         raise ValueError(f"training case {case.id!r} has no label file")
+    check_reading(read_geometry(case.images[0]), len(channels))
     image, label = read_case(case), read_label(case.label)
     _check(case, channels, image, label)
     box = nonzero_box(image.array)

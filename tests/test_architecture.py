@@ -34,6 +34,7 @@ FLOORS = (
     ("medmamba.plans.planner", 2),
     ("medmamba.plans.workspace", 2),
     ("medmamba.scores", 2),
+    ("medmamba.segmentations", 2),
     ("medmamba.io", 1),
     ("medmamba.losses", 1),
     ("medmamba.metrics", 1),

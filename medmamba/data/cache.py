@@ -20,7 +20,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
-from medmamba.files import write_bytes
+from medmamba.files import content_digest, write_bytes
 from medmamba.labels import Labels
+from medmamba.memory import check_reading, memory_errors
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.plan import Plan
 from medmamba.progress import Progress, silent
@@ -59,6 +60,8 @@ class Record:
     Args:
         digest: of the plan's preprocessing, see `medmamba.plans.plan.Plan.preprocessing_digest`.
         sources: size and time of change of each source file, so that a changed one is noticed.
+        touched: when the system last saw each of them written, renamed or moved, which nobody can set.
+        content: digest of the source files; empty in records of version 0.1.0.
         shape: (C, *S) of the image.
         trail: the way back to the case's grid.
     """
@@ -67,6 +70,8 @@ class Record:
     sources: tuple[tuple[int, int], ...]
     shape: tuple[int, int, int, int]
     trail: Trail
+    touched: tuple[int, ...] = ()
+    content: str = ""
 
 
 class Cache:
@@ -138,7 +143,7 @@ def prepare(
 
     Raises:
         ValueError: if cases cannot be prepared, after all others were: each with the reason.
-        OSError: if the folder cannot be written, or the machine ended the processes.
+        OSError: if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cache = Cache(folder)
@@ -172,34 +177,75 @@ def _workers(cases: int) -> int:
 def _in_this_process(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int) -> dict[str, str]:
     failures = {}
     for case in progress(cases, title="Preparing cases", total=len(cases)):
-        reason = _prepare_case(case, plan, folder)
+        try:
+            reason = _prepare_case(case, plan, folder)
+        except MemoryError as error:
+            reason = _without_memory(error)
         if reason:
             failures[case.id] = reason
     return failures
 
 
 def _in_processes(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int) -> dict[str, str]:
-    failures = {}
-    # Not forked: a fork copies the locks of torch's threads in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures: dict[Future[str], str] = {pool.submit(_prepare_case, case, plan, folder): case.id for case in cases}
-        for future in progress(as_completed(futures), title="Preparing cases", total=len(cases)):
-            try:
-                reason = future.result()
-            except BrokenProcessPool as error:
-                raise OSError(
-                    f"a process that prepared cases was ended by the machine, most likely for lack of memory; finished "
-                    f"cases are kept, go on with --workers {count // 2}"
-                ) from error
-            if reason:
-                failures[futures[future]] = reason
+    """Where memory runs out, what is left is tried again in fewer processes; a case fails that is too large alone."""
+    failures: dict[str, str] = {}
+    waiting = list(cases)
+    while waiting:
+        failed, short, unfinished = _in_pool(waiting, plan, folder, progress, count)
+        failures |= failed
+        if count > 1:
+            waiting = [*unfinished, *short]
+            count = count // 2 if unfinished else 1
+            continue
+        failures |= {case.id: _without_memory(error) for case, error in short.items()}
+        if unfinished:  # one process takes them in order, so the first of them is what ended it
+            failures[unfinished[0].id] = "the machine ended its process, most likely for lack of memory"
+        waiting = unfinished[1:]
     return failures
 
 
+def _in_pool(
+    cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int
+) -> tuple[dict[str, str], dict[Case, MemoryError], list[Case]]:
+    """Reasons of cases that failed; cases that there was no memory for; cases left over when a process was ended."""
+    failed: dict[str, str] = {}
+    short: dict[Case, MemoryError] = {}
+    unfinished: set[Case] = set()
+    # Not forked: a fork copies the locks of torch's threads in whatever state they are.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures: dict[Future[str], Case] = {pool.submit(_prepare_case, case, plan, folder): case for case in cases}
+        try:
+            for future in progress(as_completed(futures), title="Preparing cases", total=len(cases)):
+                case = futures[future]
+                try:
+                    if reason := future.result():
+                        failed[case.id] = reason
+                except MemoryError as error:
+                    short[case] = error
+                except BrokenProcessPool:
+                    unfinished.add(case)
+        except BaseException:
+            # Otherwise a full disk, or Ctrl-C, would wait for all cases that are still in the queue.
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failed, short, [case for case in cases if case in unfinished]
+
+
+def _without_memory(error: MemoryError) -> str:
+    return str(error) or "not enough memory"
+
+
+@memory_errors()
 def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
-    """Prepare and store one case; returns why it is impossible, or nothing."""
+    """Prepare and store one case; returns why it is impossible, or nothing.
+
+    Raises:
+        MemoryError: if there is too little memory now.
+        OSError: if it cannot be stored.
+    """
     try:
+        check_reading(io.read_geometry(case.images[0]), len(plan.channels))
         if case.label is None:
             return "it has no reference to learn from"
         image, label = io.read_case(case), io.read_label(case.label)
@@ -209,7 +255,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
         if unknown:
             return f"its label holds values {unknown} that the plan does not know"
         sample = Preprocessor(plan).forward(image, label)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         return str(error)
     _store(case, sample, plan, folder)
     return ""
@@ -236,6 +282,8 @@ def _store(case: Case, sample: Sample, plan: Plan, folder: Path) -> None:
         sources=_sources(case),
         shape=(channels, size[0], size[1], size[2]),
         trail=sample.trail,
+        touched=_touched(case),
+        content=content_digest(_source_files(case)),
     )
     write_json(to_json(record), folder / f"{case.id}.json")
 
@@ -288,10 +336,26 @@ def _is_finished(cache: Cache, case: Case, digest: str, labels: Labels) -> bool:
         return False
     # Version 0.1.0 kept all labels as int16, in which larger values became others.
     kind = label_type(labels)
-    return bool(kind == np.int16 or blosc2.open(str(files[1]), mode="r").dtype == kind)
+    if kind != np.int16 and blosc2.open(str(files[1]), mode="r").dtype != kind:
+        return False
+    touched = _touched(case)
+    if record.content and record.touched != touched:
+        # A file of the same size and date may be another one all the same, or the same in another place.
+        if record.content != content_digest(_source_files(case)):
+            return False
+        write_json(to_json(replace(record, touched=touched)), path)
+    return True
+
+
+def _source_files(case: Case) -> list[Path]:
+    images = (*case.images, case.label) if case.label is not None else case.images
+    return [file for image in images for file in io.files(image)]
 
 
 def _sources(case: Case) -> tuple[tuple[int, int], ...]:
-    files = (*case.images, case.label) if case.label is not None else case.images
-    states = [file.stat() for file in files]
+    states = [file.stat() for file in _source_files(case)]
     return tuple((state.st_size, state.st_mtime_ns) for state in states)
+
+
+def _touched(case: Case) -> tuple[int, ...]:
+    return tuple(file.stat().st_ctime_ns for file in _source_files(case))

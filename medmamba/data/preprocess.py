@@ -8,7 +8,8 @@ network axis order (see `medmamba.plans.plan`); normalisation and resampling are
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,12 +23,17 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     RescaleTo01Normalization,
     RGBTo01Normalization,
 )
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
 from medmamba.intensity import measured, no_data_remark, unusable
 from medmamba.labels import Labels, integer_type
+from medmamba.memory import check_memory, grid
 from medmamba.plans.plan import ChannelPlan, Plan, Resampling
 from medmamba.volume import Volume
 
@@ -35,6 +41,10 @@ log = logging.getLogger(__name__)
 
 #: Voxels that are this many times larger or smaller than planned, along every axis, are in another unit.
 OTHER_UNIT = 50.0
+#: Bytes per voxel of the result while a channel is resampled: the result in float64, and once more.
+_RESAMPLING_BYTES = 16
+#: The same where one axis is coarse: nnU-Net then holds the coordinates of all voxels, as integers and as floats.
+_COARSE_AXIS_BYTES = 64
 #: In a label: outside of the non-zero region, neither background nor structure.
 OUTSIDE = -1
 
@@ -150,6 +160,7 @@ class Preprocessor:
             case: what the case is called in the log.
 
         Raises:
+            TooLittleMemoryError: if resampling needs more memory than is free.
             ValueError: for another number of channels than planned, an image and label that do not fit, intensities
                 that are no measurements, RGB values outside 0 to 255, label values beyond those of the plan, or voxels
                 whose size must be in another unit than the plan's.
@@ -192,6 +203,20 @@ class Preprocessor:
             )
         typed: NDArray[np.signedinteger[Any]] = label.astype(kind)
         return typed
+
+    def restoring_bytes(self, shape: Sequence[int], trail: Trail) -> float:
+        """Memory that the logits of a sample and `restore` take at least.
+
+        Args:
+            shape: (*S) voxels of the sample.
+            trail: of the sample.
+        """
+        classes = self.plan.labels.output_channels
+        prepared, whole = float(math.prod(shape)), float(math.prod(trail.cropped_shape))
+        # One class at a time is resampled, in float64, and all of them are joined afterwards.
+        resampling = 8 * prepared + (4 * classes + _RESAMPLING_BYTES) * whole
+        unchanged = tuple(shape) == trail.cropped_shape
+        return 4 * classes * prepared + max(2 * 4 * classes * whole, 0 if unchanged else resampling)
 
     def restore(self, logits: NDArray[np.float32], trail: Trail) -> NDArray[np.integer[Any]]:
         """Label values on the grid of the case.
@@ -249,6 +274,24 @@ class Preprocessor:
         whole[(slice(None), *box)] = array
         back = np.argsort(self.plan.axes)
         return np.ascontiguousarray(whole.transpose(0, *(back + 1)))
+
+
+def resampling_bytes(
+    channels: int, before: Sequence[int], after: Sequence[int], *, coarse: bool, labelled: bool
+) -> float:
+    """Memory that resampling an image and its label takes at least.
+
+    Args:
+        channels: of the image.
+        before: (*S) voxels.
+        after: (*S) voxels.
+        coarse: one axis is resampled on its own, which holds the position of every voxel.
+        labelled: there are structures in the label, which are resampled one after the other.
+    """
+    if tuple(before) == tuple(after):
+        return 0.0
+    each = _COARSE_AXIS_BYTES if coarse else 2 * _RESAMPLING_BYTES if labelled else _RESAMPLING_BYTES
+    return 8.0 * channels * math.prod(before) + (4.0 * channels + each) * math.prod(after)
 
 
 class PermuteAxesd(MapTransform):
@@ -339,7 +382,13 @@ class ResampleToSpacingd(MapTransform):
         done = dict(data)
         before = done["spacing_mm"]
         after = _target_spacing(self.spacing_mm, before)
-        shape = tuple(max(1, int(n)) for n in compute_new_shape(done["image"].shape[1:], before, after))
+        size = done["image"].shape[1:]
+        shape = tuple(max(1, int(n)) for n in compute_new_shape(size, before, after))
+        coarse, _ = determine_do_sep_z_and_axis(None, before, after, self.resampling.anisotropy_threshold)
+        needed = resampling_bytes(
+            len(done["image"]), size, shape, coarse=coarse, labelled=bool((done["label"] > 0).any())
+        )
+        check_memory(needed, f"resampling {grid(size, before)} to {grid(shape, after)}")
         orders = self.resampling
         done["image"] = _resample(done["image"], shape, before, after, orders, order=orders.image_order)
         done["label"] = _resample(done["label"], shape, before, after, orders, order=orders.label_order, is_label=True)

@@ -44,6 +44,17 @@ def suffixes() -> tuple[str, ...]:
     return tuple(_FORMATS)
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The files of an image: itself, and where it is but a header those that are there of its voxels.
+
+    Raises:
+        OSError: if it cannot be read.
+        ImageFileError: if no format has its suffix.
+    """
+    found: tuple[Path, ...] = _format(path).files(path)
+    return found
+
+
 def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read an image.
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Headers are text and shorter than this.
 _HEADER_BYTES = 65536
+#: Where a header says that its voxels are.
+_DETACHED = re.compile(rb"(?im)^(?:ElementDataFile *=|data ?file:) *([^\r\n]+?) *\r?$")
 
 
 def lps_to_ras(affine: FloatArray) -> FloatArray:
@@ -34,6 +36,29 @@ def lps_to_ras(affine: FloatArray) -> FloatArray:
     [-1.0, -1.0, 1.0, 1.0]
     """
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """The file, and those of its voxels if it is a header alone."""
+    header, detached = _header_and_voxels(path)
+    if detached is None or detached[1] == b"LOCAL":
+        return (path,)
+    if detached[1].startswith(b"LIST"):
+        names = header[detached.end() :].split(b"\n")
+    else:
+        names = _numbered(detached[1]) if b"%" in detached[1] else [detached[1]]
+    voxels = [path.parent / os.fsdecode(name.strip()) for name in names if name.strip()]
+    return path, *(file for file in voxels if file.is_file())
+
+
+def _numbered(rule: bytes) -> list[bytes]:
+    """Names of slices by a rule such as ``slice%03d.raw 1 20 1``."""
+    pattern, *numbers = rule.split()
+    try:
+        first, last, step = (int(number) for number in numbers[:3])
+        return [pattern % number for number in range(first, last + 1, step)]
+    except (ValueError, TypeError):
+        return []  # a damaged header, which reading will find
 
 
 def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[NDArray[Any], Geometry]:
@@ -139,7 +164,7 @@ def _write(image: Any, temporary: Path, path: Path) -> None:
             file.unlink()
         voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
         try:
-            temporary.with_name("trial").write_bytes(bytes(voxels * image.GetSizeOfPixelComponent()))
+            temporary.with_name("trial").write_bytes(bytes(_HEADER_BYTES + voxels * image.GetSizeOfPixelComponent()))
         except OSError as reason:
             reason.filename = str(path)
             raise reason from error
@@ -232,7 +257,7 @@ def _header_and_voxels(path: Path) -> tuple[bytes, re.Match[bytes] | None]:
     """The beginning of a file, and in it the name of its file of voxels, or what stands there instead."""
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
-    return header, re.search(rb"(?im)^(?:ElementDataFile *=|data ?file:) *([^\r\n]+?) *\r?$", header)
+    return header, _DETACHED.search(header)
 
 
 def _is_one_file(detached: re.Match[bytes] | None) -> TypeGuard[re.Match[bytes]]:

@@ -41,6 +41,11 @@ _OTHER_UNITS = {1: (1000.0, "metres"), 3: (0.001, "micrometres")}
 _DAMAGED = (EOFError, zlib.error)
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The file alone."""
+    return (path,)
+
+
 def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[NDArray[Any], Geometry]:
     """Voxels (C, I, J, K), scaling applied, and the grid.
 

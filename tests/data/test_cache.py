@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import multiprocessing
 import os
+import shutil
+import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +24,9 @@ from medmamba.data import cache as module
 from medmamba.data.cache import ANNOTATED, Cache, prepare, sample_foreground
 from medmamba.data.preprocess import Preprocessor
 from medmamba.labels import Labels
-from tests.data.factory import ATLAS, CLASSES, REGIONS, make_plan
+from medmamba.memory import TooLittleMemoryError
+from medmamba.volume import Geometry, Volume
+from tests.data.factory import ATLAS, CLASSES, REGIONS, channel, make_plan
 
 PLAN = make_plan()
 
@@ -80,6 +88,43 @@ def test_changed_source_and_changed_plan_are_prepared_again(cases: list[Case], t
     assert before.sources != changed.sources
     finer = prepare(cases, make_plan(spacing=(0.5, 0.5, 0.5)), folder, workers=0)
     assert finer.shape("case0") != before.shape[1:]
+
+
+def test_exchanged_source_of_the_same_size_and_date_is_prepared_again(cases: list[Case], tmp_path: Path) -> None:
+    plain = replace(cases[0], images=(tmp_path / "plain.nii",))
+    image = io.read(cases[0].images[0])
+    io.write(image, plain.images[0])
+    folder, state = tmp_path / "cache", plain.images[0].stat()
+    before, _ = prepare([plain], PLAN, folder, workers=0).load("case0")
+    io.write(image.with_array(image.array[:, ::-1].copy()), plain.images[0])
+    os.utime(plain.images[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert plain.images[0].stat().st_size == state.st_size
+    after, _ = prepare([plain], PLAN, folder, workers=0).load("case0")
+    assert not np.array_equal(before, after)
+
+
+def test_moved_sources_are_not_prepared_again(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    prepare(cases[:1], PLAN, folder, workers=0)
+    shutil.copy2(cases[0].images[0], tmp_path / "moved.nii.gz")
+    moved = replace(cases[0], images=(tmp_path / "moved.nii.gz",))
+    monkeypatch.setattr(module, "_prepare_case", lambda *_: "must not be asked")
+    for _ in range(2):
+        assert prepare([moved], PLAN, folder, workers=0).ids == ("case0",)
+
+
+def test_cache_of_the_first_version_is_not_made_again(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    prepare(cases[:1], PLAN, folder, workers=0)
+    record = json.loads((folder / "case0.json").read_text())
+    del record["touched"], record["content"]
+    (folder / "case0.json").write_text(json.dumps(record))
+    monkeypatch.setattr(module, "_prepare_case", lambda *_: "must not be asked")
+    assert prepare(cases[:1], PLAN, folder, workers=0).ids == ("case0",)
 
 
 def test_broken_cases_are_listed_after_all_others_were_prepared(cases: list[Case], tmp_path: Path) -> None:
@@ -173,3 +218,82 @@ def test_labels_that_version_0_1_0_cut_to_16_bits_are_prepared_again(cases: list
             assert case.label is not None
             small = io.read_label(case.label)
             io.write(small.with_array(np.searchsorted((0, 40_000, 2**24 + 1), small.array)), case.label)
+def test_case_without_enough_memory_fails_alone(cases: list[Case], tmp_path: Path) -> None:
+    header = io.read(cases[1].images[0])
+    assert cases[1].label is not None
+    for path, volume in ((cases[1].images[0], header), (cases[1].label, io.read_label(cases[1].label))):
+        io.write(Volume(volume.array, Geometry(volume.geometry.shape, np.diag([1.0, 5000.0, 5000.0, 1.0]))), path)
+    folder = tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"1 of 3 cases.*case1: resampling .* of 5000 x 5000 x 1 mm.*GB are free"):
+        prepare(cases, PLAN, folder, workers=0)
+    assert Cache(folder).ids == ("case0", "case2")
+
+
+def test_errors_for_users_reach_them_from_inside_the_steps(cases: list[Case], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"case0: channel MR is declared as RGB but has values from"):
+        prepare(cases, make_plan(channels=(channel("rgb_0_1"),)), tmp_path / "cache", workers=0)
+
+
+def test_mistake_in_a_step_is_no_bad_case(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("a mistake")
+
+    monkeypatch.setattr("medmamba.data.preprocess.resample_data_or_seg_to_shape", broken)
+    with pytest.raises(TypeError, match="a mistake"):
+        prepare(cases, PLAN, tmp_path / "cache", workers=0)
+
+
+def _dies_or_is_short(case: Case, plan: object, folder: Path) -> str:
+    if case.id == "case1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if case.id == "case2" and not (folder / "case2.short").exists():
+        (folder / "case2.short").touch()
+        raise TooLittleMemoryError("it needs 9 GB of memory, 2 GB are free")
+    (folder / f"{case.id}.done").touch()
+    return ""
+
+
+def test_case_for_which_the_machine_ends_the_process_fails_alone(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = multiprocessing.get_context("fork")  # spawned processes would not know the stand-in
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(module, "_prepare_case", _dies_or_is_short)
+    with pytest.raises(ValueError, match=r"1 of 3 cases could not be prepared: case1: the machine ended its process"):
+        prepare(cases, PLAN, tmp_path / "cache", workers=2)
+    assert sorted(path.name for path in (tmp_path / "cache").glob("*.done")) == ["case0.done", "case2.done"]
+
+
+def test_full_disk_ends_the_preparation_and_leaves_no_half_file(
+    cases: list[Case], small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("64k")
+    (disk / "taken").write_bytes(bytes(36 * 1024))
+    with pytest.raises(OSError, match="No space left") as caught:
+        prepare(cases, PLAN, disk / "cache", workers=0)
+    assert caught.value.errno == errno.ENOSPC
+    assert not [path for path in disk.rglob("*") if path.suffix == ".tmp"]
+    (disk / "taken").unlink()
+
+
+def test_preparation_goes_on_after_the_disk_was_full(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    replace_file, calls = os.replace, []
+
+    def full_at_last(source: object, target: object) -> None:
+        calls.append(target)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device", str(source))
+        replace_file(source, target)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("medmamba.files.os.replace", full_at_last)
+    with pytest.raises(OSError, match="No space left") as caught:
+        prepare(cases, PLAN, folder, workers=0)
+    assert str(caught.value.filename).startswith(str(folder / "case1"))
+    assert not list(folder.glob(".*.tmp"))
+    monkeypatch.undo()
+    assert prepare(cases, PLAN, folder, workers=0).ids == ("case0", "case1", "case2")
+    prepare(cases, PLAN, tmp_path / "whole", workers=0)
+    assert contents(folder) == contents(tmp_path / "whole")

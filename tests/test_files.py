@@ -1,0 +1,168 @@
+"""Files are whole or absent, and what the system says about them is kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medmamba import io
+from medmamba.checkpoint import Run, write_tensors
+from medmamba.files import content_digest, is_full, replacing, write_bytes
+from medmamba.io.images import ImageFileError
+from medmamba.progress_plot import plot_progress
+from medmamba.volume import Geometry, Volume
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def noise(size: int) -> Volume:
+    """A cube that no compression makes smaller."""
+    array = np.random.default_rng(0).integers(0, 255, (1, size, size, size)).astype(np.uint8)
+    return Volume(array, Geometry((size,) * 3, np.eye(4)))
+
+
+def test_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_bytes(b"new", path)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_names_the_file_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_bytes(b"new", tmp_path / "a.txt")
+    assert is_full(caught.value)
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert not list(tmp_path.iterdir())
+    assert not is_full(PermissionError(errno.EACCES, "no"))
+
+
+def test_digest_is_of_contents_and_their_order(tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("b", "two"), ("c", "one")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (tmp_path / name for name in "abc")
+    assert content_digest([a]) == content_digest([c]) != content_digest([b])
+    assert content_digest([a, b]) != content_digest([b, a])
+    (tmp_path / "joined").write_text("onetwo")
+    assert content_digest([a, b]) != content_digest([tmp_path / "joined"])
+
+
+@pytest.mark.parametrize("ending", io.suffixes())
+@pytest.mark.parametrize("taken", [0, 150_000, 196_000], ids=["empty", "nearly-full", "full"])
+def test_image_on_a_full_disk_is_whole_or_an_error_of_the_system(
+    ending: str, taken: int, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("200k")
+    (disk / "taken").write_bytes(bytes(taken))
+    for size in (60, 36, 30, 20):
+        path = disk / f"a{ending}"
+        try:
+            io.write(noise(size), path)
+        except OSError as error:
+            reason: OSError | None = error
+        else:
+            reason = None
+        if reason is not None:
+            assert is_full(reason)
+            assert reason.filename == str(path)
+            assert [file.name for file in disk.iterdir()] == ["taken"]
+        else:
+            np.testing.assert_array_equal(io.read(path).array, noise(size).array)
+            for file in disk.glob("a.*"):
+                file.unlink()
+
+
+def test_image_that_itk_cut_short_without_a_word_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medmamba.io import itk
+
+    write = itk.sitk.WriteImage
+
+    def cut_short(image: object, name: str, **options: object) -> None:
+        write(image, name, **options)
+        with open(name, "r+b") as file:
+            file.truncate(Path(name).stat().st_size - 50)
+
+    monkeypatch.setattr(itk.sitk, "WriteImage", cut_short)
+    with pytest.raises(ImageFileError, match="cannot be written"):
+        io.write(noise(20), tmp_path / "a.nrrd")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_on_a_full_disk_are_the_old_ones(small_disk: Callable[[str], Path]) -> None:
+    path = small_disk("100k") / "a.safetensors"
+    write_tensors({"w": torch.ones(10)}, path, {})
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_tensors({"w": torch.ones(100_000)}, path, {})
+    assert is_full(caught.value)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_log_and_picture_on_a_full_disk_keep_what_they_had(small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("64k")
+    run = Run.__new__(Run)
+    run.folder = disk
+    run.log({"event": "step", "step": 1, "loss": 1.0, "learning_rate": 0.1})
+    before = run.log_path.read_bytes()
+    (disk / "taken").write_bytes(bytes(64 * 1024 - 4096))
+
+    def log_on() -> None:
+        for step in range(2, 100):
+            run.log({"event": "step", "step": step, "loss": 1.0, "learning_rate": 0.1, "text": "x" * 300})
+
+    with pytest.raises(OSError, match=r"No space left.*log\.jsonl"):
+        log_on()
+    lines = run.log_path.read_bytes()
+    assert lines.startswith(before)
+    assert lines.endswith(b"\n")
+    assert all(json.loads(line) for line in lines.splitlines())
+    with pytest.raises(OSError, match=r"No space left.*progress\.png"):
+        plot_progress(run.read_log(), disk / "progress.png", "title")
+    assert sorted(path.name for path in disk.iterdir()) == ["log.jsonl", "taken"]
+
+
+def test_error_of_safetensors_that_is_none_of_the_system_stays(tmp_path: Path) -> None:
+    shared = torch.ones(4)
+    with pytest.raises(RuntimeError, match="share memory"):
+        write_tensors({"a": shared, "b": shared}, tmp_path / "a.safetensors", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_an_image_include_those_of_its_voxels(tmp_path: Path) -> None:
+    volume = noise(4)
+    for name in ("a.nii.gz", "a.nrrd", "a.mhd"):
+        io.write(volume, tmp_path / name)
+    assert io.files(tmp_path / "a.nii.gz") == (tmp_path / "a.nii.gz",)
+    assert io.files(tmp_path / "a.nrrd") == (tmp_path / "a.nrrd",)
+    assert io.files(tmp_path / "a.mhd") == (tmp_path / "a.mhd", tmp_path / "a.zraw")
+    slices = [tmp_path / f"s{number:02d}.raw" for number in (1, 3, 5)]
+    for file in slices:
+        file.write_bytes(bytes(16))
+    head = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 3\nElementType = MET_UCHAR\n"
+    (tmp_path / "rule.mhd").write_text(f"{head}ElementDataFile = s%02d.raw 1 5 2\n")
+    assert io.files(tmp_path / "rule.mhd") == (tmp_path / "rule.mhd", *slices)
+    names = "\n".join(file.name for file in slices)
+    (tmp_path / "list.mhd").write_text(f"{head}ElementDataFile = LIST\n{names}\n")
+    assert io.files(tmp_path / "list.mhd") == (tmp_path / "list.mhd", *slices)
