@@ -41,6 +41,9 @@ def demo(
         fail("--steps and --budget both say how long to train; give one of them", Exit.USAGE)
 
     from medmamba.demo import STEPS, Demo
+    from medmamba.places import check_output_folder
+
+    check_output_folder(output)
 
     shown = Demo(folder=output, seed=seed, device=device, steps=steps or STEPS, budget=budget)
     _announce("inventing scans: brains with a tumour, in two modalities")

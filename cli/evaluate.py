@@ -94,11 +94,21 @@ def evaluate(
     from medmamba.evaluate import evaluate as score
     from medmamba.evaluate import find_labels, labels_in, labels_of, match_files
     from medmamba.metrics import METRICS
+    from medmamba.places import check_output_folder
+    from medmamba.scores import REPORT_FILES
 
     names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         fail(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}", Exit.USAGE)
+    folder = output or (prediction if prediction.is_dir() else prediction.parent)
+    read = [reference, labels] if labels else [reference]
+    check_output_folder(
+        folder,
+        files=[folder / name for name in REPORT_FILES],
+        # Below a folder of references there may be one of predictions, with its report.
+        inputs=[path for path in read if path.is_file() or path.resolve() == folder.resolve()],
+    )
     matches = match_files(prediction, reference)
     meaning = labels_of(labels) if labels else find_labels(prediction, reference)
     if meaning is None:
@@ -112,7 +122,7 @@ def evaluate(
         workers=workers,
         progress=track,
     )
-    paths = report.save(output or (prediction if prediction.is_dir() else prediction.parent))
+    paths = report.save(folder)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:

@@ -87,9 +87,15 @@ def import_(
 
         medmamba model import --from vmamba vssm.pth --entry model --config vssm.json -o vssm.safetensors
     """
+    from medmamba.places import check_output_files, check_output_folder
     from medmamba.pretrained import import_weights
     from medmamba.umamba_model import import_model
 
+    inputs = [path for path in (checkpoint, config) if path is not None]
+    if family == "umamba" and output.suffix != ".safetensors":
+        check_output_folder(output, inputs=inputs)
+    else:
+        check_output_files([output, output.with_suffix(".json")], inputs=inputs)
     try:
         if family == "umamba" and output.suffix != ".safetensors":
             if config is not None:

@@ -94,6 +94,7 @@ def plan(
     """
     from medmamba import networks
     from medmamba.io import open_dataset
+    from medmamba.places import check_output_folder, places_of
     from medmamba.plans import nnunet
     from medmamba.plans.planner import possible_configurations
     from medmamba.plans.workspace import Workspace, measured, plan_dataset
@@ -102,7 +103,11 @@ def plan(
     if network not in known:
         fail(f"there is no segmentation network {network!r}; choose one of {', '.join(known)}", Exit.USAGE)
     data = open_dataset(dataset)
-    fingerprint, _ = measured(data, Workspace(work, data.name), track)
+    workspace = Workspace(work, data.name)
+    check_output_folder(workspace.folder, inputs=places_of(data))
+    if export_nnunet is not None:
+        nnunet.check_export(export_nnunet.resolve(), data)
+    fingerprint, _ = measured(data, workspace, track)
     possible = possible_configurations(fingerprint)
     chosen = possible if configuration == "all" else (configuration or possible[0],)
     options = {} if mixer is None else {"mixer": mixer}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from medmamba.cli._console import Exit, err, fail, out, track
+
+if TYPE_CHECKING:
+    from medmamba.predict import Outcome
 
 
 def predict(
@@ -44,7 +47,13 @@ def predict(
         Literal["final", "best", "checkpoint"] | None,
         typer.Option(help="Which weights of the run.", show_default="final, or the best so far"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also predict cases that are finished.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Also predict cases that are finished, and replace segmentations that were not predicted here.",
+        ),
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -57,7 +66,9 @@ def predict(
     """Segment images with a trained network.
 
     Each segmentation is on the grid of its image. Finished cases are skipped, so that an interrupted command can
-    simply be repeated; a case that fails does not stop the others.
+    simply be repeated; a case that fails does not stop the others. With another model or other options, or when an
+    image was exchanged, a case is predicted again: prediction.json in the folder says what made each file. A file that
+    was not predicted there, or was edited since, is kept unless you say --overwrite; images are never overwritten.
 
     Channels of a case are files that end in _0000, _0001, ... or one file that holds them all.
 
@@ -75,10 +86,13 @@ def predict(
     from medmamba.device import choose_device
     from medmamba.fold import validation_cases
     from medmamba.io import find_inputs
+    from medmamba.places import check_output_folder, places_of
+    from medmamba.plans.workspace import planned_dataset
     from medmamba.predict import Predictor, predict_cases
 
     runs = [Run(folder) for path in model for folder in _fold_folders(path)]
     plan = runs[0].plan
+    check_output_folder(output)
     if images is not None:
         known = {case for run in runs for case in (*run.info.split.train, *run.info.split.validation)}
         cases = find_inputs(images, len(plan.channels), known=known)
@@ -94,7 +108,9 @@ def predict(
                 f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation",
                 Exit.USAGE,
             )
-        cases = validation_cases(runs[0], data)
+        dataset = planned_dataset(plan, data)
+        check_output_folder(output, inputs=places_of(dataset))
+        cases = validation_cases(runs[0], dataset)
     predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
     outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, progress=track)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -103,12 +119,25 @@ def predict(
         f"{counts['done']} predicted, {counts['skipped']} finished earlier, {counts['failed']} failed: {output}",
         markup=False,
     )
+    _explain(outcomes)
     if failed:
         table = Table("case", "why it failed")
         for outcome in failed:
             table.add_row(outcome.case, outcome.message)
         err.print(table)
         raise typer.Exit(Exit.DATA)
+
+
+def _explain(outcomes: list[Outcome]) -> None:
+    """Why cases were predicted again, or are finished although another version made them: a line for each reason."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status != "failed" and outcome.message not in ("", "finished earlier"):
+            cases.setdefault((outcome.status, outcome.message), []).append(outcome.case)
+    for (status, reason), names in cases.items():
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        text = f"predicted again, because {reason}: {listed}" if status == "done" else f"{reason}: {listed}"
+        err.print(text, style="yellow", markup=False, highlight=False)
 
 
 def _fold_folders(path: Path) -> list[Path]:

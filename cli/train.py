@@ -91,6 +91,7 @@ def train(
     from medmamba.device import choose_device
     from medmamba.fold import FoldRequest, overridden, train_fold
     from medmamba.io import open_dataset
+    from medmamba.places import check_output_folder, places_of
     from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
     from medmamba.progress_plot import plot_progress
@@ -98,7 +99,9 @@ def train(
 
     plan_path = source if source.is_file() else None
     if plan_path is None:
-        planned = plan_dataset(source, network, configuration, work=work, progress=track)
+        data = open_dataset(source)
+        check_output_folder(Workspace(work, data.name).folder, inputs=places_of(data))
+        planned = plan_dataset(data, network, configuration, work=work, progress=track)
         plan_path = planned.path
         if planned.outcome == "kept":
             _tell_kept(planned)
@@ -108,12 +111,13 @@ def train(
         plan = replace(plan, dataset_root=str(dataset.root))
         plan.save(plan_path)
     folder = plan_path.parent / f"fold_{fold}"
+    check_output_folder(folder.parent, inputs=places_of(dataset))
     if not resume and folder.exists():
         out.print(f"The run that was here is now {_set_aside(folder)}", markup=False)
     request = FoldRequest(
         plan=overridden(plan, dict(_parse_override(text) for text in set_ or [])),
         dataset=dataset,
-        workspace=Workspace(plan_path.parent.parent.parent, plan.dataset),
+        workspace=Workspace(plan_path.absolute().parent.parent.parent, plan.dataset),
         folder=folder,
         fold=fold,
         schedule=None if steps is None and budget_s is None else Schedule(steps=steps, budget_s=budget_s),
@@ -179,6 +183,12 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 
 def _set_aside(folder: Path) -> Path:
+    """Move a run out of the way, unless a process is training in it, which would go on writing under the old name."""
+    from medmamba.checkpoint import Run
+
+    if Run.exists(folder):
+        with Run(folder).locked():
+            pass
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
         number += 1

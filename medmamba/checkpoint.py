@@ -16,6 +16,7 @@ Every file is written beside its name and renamed, so that a reader, or a run th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -347,6 +348,15 @@ def write_tensors(
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
         if mode_like is not None:
             shutil.copymode(mode_like, temporary)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Sixteen hexadecimal digits that change with any weight, wherever and in whatever file the weights are kept."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from medmamba.memory import memory_errors
 from medmamba.pace import Speed, fastest
 from medmamba.plans import splits
 from medmamba.plans.plan import Plan, TrainSettings
-from medmamba.plans.workspace import Workspace, differences, planned_dataset
+from medmamba.plans.workspace import Workspace, differences
 from medmamba.progress import Progress, silent
 from medmamba.tasks.segmentation import Segmentation, build_network
 from medmamba.train import FEW_STEPS, Listener, Trainer, autocast, build_optimizer
@@ -115,18 +115,16 @@ def train_fold(
     return run
 
 
-def validation_cases(run: Run, data: Path | None = None) -> list[Case]:
+def validation_cases(run: Run, dataset: Dataset) -> list[Case]:
     """The cases that a fold did not learn from.
 
     Args:
         run: of the fold.
-        data: where the data set lies now, if it was moved.
+        dataset: that it was trained with.
 
     Raises:
-        FileNotFoundError: if the data set is not there.
-        DatasetError: if it has errors, or lacks cases of the fold.
+        DatasetError: if the data set lacks cases of the fold.
     """
-    dataset = planned_dataset(run.plan, data)
     cases = {case.id: case for case in dataset.training}
     missing = [case for case in run.info.split.held_out if case not in cases]
     if missing:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from medmamba.case import Case
+from medmamba.case import Dataset
 from medmamba.files import OutputError
 from medmamba.manifest import MANIFEST
 
@@ -44,9 +44,14 @@ def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Ite
     _check_files(files, [path for path in given if not path.is_dir()])
 
 
-def places_of(cases: Iterable[Case]) -> set[Path]:
-    """The folders in which the files of cases are, for the ``inputs`` of `check_output_folder`."""
-    return {file.parent for case in cases for file in (*case.images, case.label) if file is not None}
+def places_of(dataset: Dataset) -> set[Path]:
+    """The folders that hold the files of a data set, for the ``inputs`` of `check_output_folder`.
+
+    Not the data set's own folder, if some of its files lie there: the default work folder may be in it.
+    """
+    cases = (*dataset.training, *dataset.test)
+    found = {file.parent for case in cases for file in (*case.images, case.label) if file is not None}
+    return found - {dataset.root, *dataset.root.parents}
 
 
 def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -18,14 +19,15 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-import medmamba
 from medmamba import io
-from medmamba.case import MANIFEST, Case
-from medmamba.checkpoint import Precision, Run, RunError, Weights
+from medmamba.case import Case
+from medmamba.checkpoint import Precision, Run, RunError, Weights, weights_digest
 from medmamba.data.preprocess import Preprocessor
-from medmamba.plans._json import read_json, write_json
+from medmamba.manifest import Maker
+from medmamba.memory import check_memory, check_reading, grid, memory_errors
 from medmamba.plans.plan import Plan
 from medmamba.progress import Progress, silent
+from medmamba.segmentations import SegmentationFolder
 from medmamba.tasks.segmentation import build_network, set_deep_supervision
 from medmamba.train import autocast
 from medmamba.volume import Volume
@@ -40,7 +42,10 @@ SLICES_AT_A_TIME = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a case: ``done``, ``skipped`` (finished earlier) or ``failed``, and why."""
+    """What became of a case: ``done``, ``skipped`` (finished earlier) or ``failed``, and why.
+
+    The message of a case that is done says why it was done again, and is empty when it was not.
+    """
 
     case: str
     status: Literal["done", "skipped", "failed"]
@@ -77,6 +82,7 @@ class Predictor:
         self.flips = [[axis + 2 for axis in chosen] for n in range(len(axes) + 1) for chosen in combinations(axes, n)]
 
     @classmethod
+    @memory_errors()
     def from_runs(
         cls,
         runs: Sequence[Run],
@@ -106,6 +112,17 @@ class Predictor:
             members.append(network)
         return cls(plan, members, device, precision=precision or runs[0].info.precision, mirror=mirror)
 
+    @cached_property
+    def maker(self) -> Maker:
+        """What a segmentation depends on besides the image."""
+        return Maker(
+            plan=self.plan.digest(),
+            weights=tuple(sorted(weights_digest(member) for member in self.members)),
+            precision=self.precision,
+            mirror=len(self.flips) > 1,
+        )
+
+    @memory_errors()
     def __call__(self, case: Case) -> Volume:
         """Segment one case.
 
@@ -113,8 +130,10 @@ class Predictor:
             (1, I, J, K) label values on the grid of the case's images.
 
         Raises:
+            TooLittleMemoryError: if that needs more memory than is free, foreseen or when it runs out.
             ValueError: if the images cannot be read or do not have the plan's channels.
         """
+        check_reading(io.read_geometry(case.images[0]), len(self.plan.channels))
         image = io.read_case(case)
         if image.channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
@@ -123,6 +142,12 @@ class Predictor:
                 f"({names}), in this order; check the files {[path.name for path in case.images]}"
             )
         sample = self.preprocessor.forward(image, on_nonfinite="replace", case=case.id)
+        shape = sample.image.shape[1:]
+        check_memory(
+            self.preprocessor.restoring_bytes(shape, sample.trail),
+            f"segmenting {' x '.join(map(str, shape))} voxels, resampled from "
+            f"{grid(image.geometry.shape, image.geometry.spacing_mm)}, into {self.plan.labels.output_channels} classes",
+        )
         logits = self.logits(torch.from_numpy(np.ascontiguousarray(sample.image)))
         labels = self.preprocessor.restore(logits.numpy(), sample.trail)
         return Volume(labels[None], image.geometry)
@@ -186,51 +211,51 @@ def predict_cases(
 ) -> list[Outcome]:
     """Segment many cases into a folder; a case that fails does not stop the others.
 
-    Which cases were asked for is left in the folder (`medmamba.case.MANIFEST`), so that an evaluation knows which ones
-    to expect.
+    What is finished is not done again; what another model, other options or another image would change is, unless
+    somebody edited the file (see `medmamba.segmentations`).
 
     Args:
         cases: what to segment; the file of a case is called after its id.
         predictor: the trained networks.
         folder: where the segmentations go; made if need be.
-        overwrite: also segment cases whose file is there and sound.
+        overwrite: also segment cases that are finished, and replace files that were not made here.
         progress: shows how far it is.
 
     Returns:
         One outcome per case, in their order.
+
+    Raises:
+        OutputError: if a segmentation would take the place of an image or reference; nothing is written then.
+        ValueError: if two cases have one id.
+        OSError: if the folder cannot be written; what was finished by then stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _note_request(cases, predictor.plan, folder)
-    outcomes = []
-    for case in progress(cases, title="Predicting", total=len(cases)):
-        target = folder / f"{case.id}{predictor.plan.file_ending}"
-        if not overwrite and _is_finished(target, case):
-            outcomes.append(Outcome(case=case.id, status="skipped", message="finished earlier"))
-            continue
-        try:
-            io.write(predictor(case), target, like=case.images[0])
-        except (ValueError, OSError) as error:
-            log.warning("case %s failed: %s", case.id, error)
-            outcomes.append(Outcome(case=case.id, status="failed", message=str(error)))
-        else:
-            outcomes.append(Outcome(case=case.id, status="done"))
-    return outcomes
+    plan = predictor.plan
+    segmentations = SegmentationFolder(folder, cases, plan.file_ending, predictor.maker, plan.labels.allowed_values)
+    return [
+        _predict_case(case, predictor, segmentations, overwrite)
+        for case in progress(cases, title="Predicting", total=len(cases))
+    ]
 
 
-def _note_request(cases: Sequence[Case], plan: Plan, folder: Path) -> None:
-    path = folder / MANIFEST
-    earlier = read_json(path)["cases"] if path.is_file() else []
-    asked_for = sorted({*earlier, *(case.id for case in cases)})
-    write_json({"cases": asked_for, "plan": plan.digest(), "medmamba": medmamba.__version__}, path)
-
-
-def _is_finished(target: Path, case: Case) -> bool:
-    """Whether a segmentation is there that can be read and lies on the case's grid."""
-    if not target.is_file():
-        return False
+def _predict_case(case: Case, predictor: Predictor, folder: SegmentationFolder, overwrite: bool) -> Outcome:
     try:
-        # The segmentation is read whole, which finds a damaged file; of the image the header is enough.
-        return io.read_label(target).geometry.same_grid(io.read_geometry(case.images[0]))
-    except (ValueError, OSError) as error:
-        log.warning("%s is there but not sound (%s); predicting it again", target, error)
-        return False
+        standing = folder.standing(case)
+        if standing.kind == "finished" and not overwrite:
+            return Outcome(case=case.id, status="skipped", message=standing.reason)
+        if not standing.allows(overwrite=overwrite):
+            return _failed(case, standing.reason)
+        segmentation = predictor(case)
+    except (ValueError, OSError, MemoryError) as error:
+        return _failed(case, str(error) or "not enough memory")
+    # From here on an error of the system is one of the output, and the next case would meet it as well.
+    try:
+        folder.store(case, segmentation, overwrite=overwrite)
+    except ValueError as error:
+        return _failed(case, str(error))
+    again = standing.reason if standing.kind == "outdated" else ""
+    return Outcome(case=case.id, status="done", message=again)
+
+
+def _failed(case: Case, reason: str) -> Outcome:
+    log.warning("case %s failed: %s", case.id, reason)
+    return Outcome(case=case.id, status="failed", message=reason)

@@ -35,6 +35,8 @@ FloatArray = NDArray[np.float64]
 
 #: Rises with every change of meaning of a field of report.json.
 SCHEMA = 2
+#: What `Report.save` writes.
+REPORT_FILES = ("report.json", "report.csv")
 #: What the summary over all labels is called where labels have names.
 MEAN_OVER_LABELS = "mean over labels"
 #: With fewer cases an interval would pretend to know more than it does.
@@ -214,7 +216,7 @@ class Report:
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``report.json`` and ``report.csv`` (one line per case and label) and return their paths."""
-        json_path, csv_path = folder / "report.json", folder / "report.csv"
+        json_path, csv_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)
         write_bytes(self._csv().encode("utf-8", "surrogateescape"), csv_path)
         return json_path, csv_path

@@ -38,6 +38,8 @@ TRAINERS = {"nnUNetTrainerUMambaBot": "umamba_bot", "nnUNetTrainerUMambaEnc": "u
 #: Steps in an epoch of nnU-Net.
 STEPS = 250
 _FILES: dict[Weights, str] = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
+#: In the versions of a run: the trainer of nnU-Net that made it.
+IMPORTED = "imported from"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
 
     Raises:
         CheckpointError: if a checkpoint cannot be read, or is not of U-Mamba.
-        FileExistsError: if there is something in ``output``, or, with ``overwrite``, something else than a run.
+        FileExistsError: if there is something in ``output``, or, with ``overwrite``, something else than was imported.
         FileNotFoundError: if there is no model or no checkpoint.
         ValueError: if its plan prepares images in a way that ours cannot.
         UpstreamError: if the weights are of the first version of U-Mamba, or do not fit the plan.
@@ -72,7 +74,7 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
     path = path.resolve()  # what is above it is looked at
     folder = _model_folder(path)
     folds = _folds(path, folder, trust_pickle)
-    _check_output(output, overwrite)
+    _check_output(output, overwrite, path)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         for fold in folds:
@@ -129,8 +131,8 @@ def _fold_name(folder: Path) -> str:
     return folder.name.removeprefix("fold_")
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Only runs are ever replaced, and only when that is asked for."""
+def _check_output(output: Path, overwrite: bool, source: Path) -> None:
+    """Only imported runs are ever replaced, and only when that is asked for."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
@@ -138,6 +140,10 @@ def _check_output(output: Path, overwrite: bool) -> None:
     places = list(output.glob("fold_*"))
     if other := [place for place in places if not Run.exists(place)] or ([] if places else [output]):
         raise FileExistsError(f"{other[0]} cannot be replaced, because it is no run; choose another output")
+    if trained := [place for place in places if IMPORTED not in Run(place).info.versions]:
+        raise FileExistsError(f"{trained[0]} cannot be replaced, because it was trained here; choose another output")
+    if any(source.is_relative_to(place.resolve()) for place in places):
+        raise FileExistsError(f"{source} would be replaced by what is made of it; choose another output")
 
 
 def _checked(checkpoint: Path, trust_pickle: bool) -> Mapping[str, Any]:
@@ -199,7 +205,7 @@ def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> Non
         schedule=Schedule(steps=max(1, content.get("current_epoch", 0) * STEPS)),
         precision="fp32",
         overrides={},
-        versions=versions() | {"imported from": trainer},
+        versions=versions() | {IMPORTED: trainer},
     )
     Run.create(target, plan, info).save_weights(fold.weights, converted, Position())
     log.info("%s: fold %s of %s", fold.checkpoint, fold.name, trainer)

@@ -17,6 +17,8 @@ from statistics import median
 from typing import Any
 
 from medmamba.case import Dataset
+from medmamba.files import OutputError
+from medmamba.places import check_output_folder, places_of
 from medmamba.plans._json import write_json
 from medmamba.plans.fingerprint import Fingerprint
 from medmamba.plans.plan import Normalization, Plan
@@ -64,6 +66,28 @@ def nnunet_name(name: str) -> str:
     return f"Dataset{number:03d}_{re.sub(r'[^A-Za-z0-9]+', '', rest) or 'Unnamed'}"
 
 
+def _places(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where stock nnU-Net looks for the description of a data set, and for its plans."""
+    return folder / "nnUNet_raw" / name, folder / "nnUNet_preprocessed" / name
+
+
+def check_export(folder: Path, dataset: Dataset) -> None:
+    """Refuse to export over files of a data set, or over what nnU-Net itself planned.
+
+    Args:
+        folder: as for `export_nnunet`.
+        dataset: the data set.
+
+    Raises:
+        OutputError: naming the folder that is not ours to write into.
+    """
+    raw, preprocessed = _places(folder, nnunet_name(dataset.name))
+    for place in (raw, preprocessed):
+        check_output_folder(place, inputs=places_of(dataset))
+        if (place / "dataset.json").is_file() and not (preprocessed / f"{PLANS_NAME}.json").is_file():
+            raise OutputError(f"{place} is nnU-Net's own and would be overwritten; export into another folder")
+
+
 def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan]) -> Exported:
     """Write plans, measurements and a description of a data set where stock nnU-Net looks for them.
 
@@ -76,21 +100,24 @@ def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plan
         plans: one for each configuration, all for this data set.
 
     Raises:
+        OutputError: if there is something else than an earlier export.
         ValueError: if nnU-Net would make other values of the labels.
     """
     if (largest := max(dataset.labels.allowed_values)) > NNUNET_LARGEST_VALUE:
         raise ValueError(
             f"stock nnU-Net keeps labels as 16 bits, in which {largest} becomes another value; number them from 1"
         )
+    check_export(folder, dataset)
     exported = Exported(folder, nnunet_name(dataset.name))
     description = _description(dataset)
-    raw, preprocessed = (folder / f"nnUNet_{kind}" / exported.name for kind in ("raw", "preprocessed"))
+    raw, preprocessed = _places(folder, exported.name)
     for place in (raw, preprocessed, folder / "nnUNet_results"):
         place.mkdir(parents=True, exist_ok=True)
+    # The plans first: by them `check_export` knows the rest for ours when the export was interrupted.
+    write_json(_plans(exported.name, fingerprint, plans), preprocessed / f"{PLANS_NAME}.json")
     write_json(description, raw / "dataset.json")
     write_json(description, preprocessed / "dataset.json")
     write_json(_measurements(fingerprint), preprocessed / "dataset_fingerprint.json")
-    write_json(_plans(exported.name, fingerprint, plans), preprocessed / f"{PLANS_NAME}.json")
     return exported
 
 

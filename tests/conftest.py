@@ -43,4 +43,5 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield make
     for place in mounted:
-        subprocess.run(["umount", str(place)], check=True)
+        # Lazily: ITK keeps a file open that it could not finish.
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from medmamba import io
-from medmamba.case import MANIFEST, Case, Split
+from medmamba.case import Case, Split
 from medmamba.checkpoint import Position, Run, RunError, RunInfo, Schedule, versions
+from medmamba.manifest import MANIFEST
 from medmamba.plans.plan import NetworkPlan, Plan
 from medmamba.predict import Predictor, predict_cases
 from medmamba.tasks.segmentation import build_network
@@ -111,7 +113,8 @@ def test_finished_cases_are_skipped_and_half_written_ones_done_again(
     (out / "case_2.nii.gz").unlink()
     statuses = [outcome.status for outcome in predict_cases(cases, predictor, out)]
     assert statuses == ["skipped", "done", "done"]
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    del whole[MANIFEST]
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != MANIFEST} == whole
     calls = network.calls
     assert [o.status for o in predict_cases(cases, predictor, out)] == ["skipped"] * 3
     assert network.calls == calls
@@ -124,7 +127,8 @@ def test_broken_case_does_not_stop_the_others(write_case: Callable[..., Case], t
     outcomes = predict_cases(cases, Predictor(plan(), [Threshold()], CPU, mirror=False), tmp_path / "out")
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     assert "case_1.nii.gz" in outcomes[1].message
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_0.nii.gz", "case_2.nii.gz", MANIFEST]
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".lock", "case_0.nii.gz", "case_2.nii.gz", MANIFEST]
 
 
 def test_manifest_names_all_cases_ever_asked_for(write_case: Callable[..., Case], tmp_path: Path) -> None:
@@ -162,3 +166,76 @@ def test_runs_of_different_plans_cannot_be_averaged(tmp_path: Path) -> None:
     assert len(Predictor.from_runs(runs[:1], CPU).members) == 1
     with pytest.raises(RunError, match="cannot be averaged"):
         Predictor.from_runs(runs, CPU)
+
+
+def test_scan_that_needs_too_much_memory_fails_alone_and_says_how_much(
+    write_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    cases = [write_case(0), write_case(1, np.diag([1000.0, 1000.0, 1.5, 1.0])), write_case(2)]
+    out = tmp_path / "out"
+    outcomes = predict_cases(cases, Predictor(plan(), [Threshold()], CPU, mirror=False), out)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
+    for words in ("16 x 18 x 20 voxels of 1.5 x 1000 x 1000 mm", "GB of memory", "are free", "voxel size"):
+        assert words in outcomes[1].message
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["case_0.nii.gz", "case_2.nii.gz"]
+
+
+def test_answer_that_would_not_fit_is_foreseen(
+    write_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Threshold()
+    monkeypatch.setattr("medmamba.memory.available_bytes", lambda: 200_000.0)
+    with pytest.raises(MemoryError, match=r"into 3 classes needs .*, 0\.0002 GB are free"):
+        Predictor(plan(), [network], CPU)(write_case(0))
+    assert network.calls == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 9 GiB"), torch.OutOfMemoryError("out of memory, 9 GiB"), MemoryError()],
+    ids=["numpy", "torch", "python"],
+)
+def test_memory_that_runs_out_fails_the_case_and_not_the_batch(
+    error: Exception, write_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    class Greedy(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            answer = super().forward(x)
+            if self.calls == 1:
+                raise error
+            return answer
+
+    predictor = Predictor(plan((32, 24, 24)), [Greedy()], CPU, mirror=False)
+    predictor._windows = lambda image: predictor._sliding_window(image, CPU)  # type: ignore[method-assign]
+    outcomes = predict_cases([write_case(0), write_case(1)], predictor, tmp_path / "out")
+    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert (str(error) or "not enough memory") in outcomes[0].message
+
+
+def test_mistake_in_the_network_is_no_failed_case(write_case: Callable[..., Case], tmp_path: Path) -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        predict_cases([write_case(0)], Predictor(plan(), [Wrong()], CPU), tmp_path / "out")
+
+
+def test_full_disk_ends_the_batch_and_the_next_call_goes_on(
+    write_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, out = [write_case(seed) for seed in range(3)], tmp_path / "out"
+    predictor = Predictor(plan(), [Threshold()], CPU, mirror=False)
+    write = io.write
+
+    def full_at_case_1(volume: object, path: Path, **options: object) -> None:
+        if path.name == "case_1.nii.gz":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(volume, path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("medmamba.segmentations.io.write", full_at_case_1)
+    with pytest.raises(OSError, match="No space left"):
+        predict_cases(cases, predictor, out)
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "case_0.nii.gz", MANIFEST]
+    monkeypatch.undo()
+    assert [outcome.status for outcome in predict_cases(cases, predictor, out)] == ["skipped", "done", "done"]

@@ -542,7 +542,7 @@ def test_run_goes_on_after_its_data_set_was_moved(request_: FoldRequest, tmp_pat
     assert_same_weights(whole.weights_path("final"), run.weights_path("final"))
     again = Run(run.folder)
     assert again.plan.dataset_root == str(moved)
-    assert [case.label.parent.parent for case in validation_cases(again) if case.label] == [moved, moved]
+    assert [case.label.parent.parent for case in validation_cases(again, planned_dataset(again.plan)) if case.label] == [moved, moved]
 
 
 def test_cases_of_a_fold_that_are_gone_are_named(request_: FoldRequest, tmp_path: Path) -> None:
@@ -551,7 +551,7 @@ def test_cases_of_a_fold_that_are_gone_are_named(request_: FoldRequest, tmp_path
     lost = run.info.split.validation[0]
     (part / "imagesTr" / f"{lost}_0000.nii.gz").unlink()
     with pytest.raises(ValueError, match=f"{part} no longer has 1 of the cases .*judged on: {lost}; .*--data"):
-        validation_cases(run, part)
+        validation_cases(run, open_dataset(part))
 
 
 def test_another_data_set_is_not_taken_for_the_moved_one(request_: FoldRequest, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from medmamba.case import Case, Dataset
+from medmamba.files import content_digest
+from medmamba.io import images as image_files
 from medmamba.io._errors import DatasetError
 from medmamba.io._names import (
     ENDINGS,
@@ -28,6 +30,7 @@ from medmamba.io._rules import description_errors, in_words
 from medmamba.io._survey import Survey, channels_of_files, survey
 from medmamba.io.images import read_label
 from medmamba.labels import Label, Labels
+from medmamba.manifest import Manifest
 
 __all__ = ["DatasetError", "find_inputs", "labels_of_values", "open_dataset", "split_ending", "survey"]
 
@@ -77,7 +80,7 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
         channels: how many the model takes. With more than one, a case is either files that end in ``_0000``, ``_0001``,
             ... or a single file that holds all channels. With one, and no file that ends in ``_0000``, or with files
             that hold all channels, four digits are part of the name: ``patient_0001`` and ``patient_0002`` are two
-            cases.
+            cases. Segmentations that `medmamba predict` wrote among the images are none of them.
         known: ids of the cases that the model was trained on. Where one of them, or a label in the data set that the
             images belong to, is an image's whole name with its four digits, the digits are part of all names: the same
             rule as in training.
@@ -89,12 +92,14 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
     folder = path if path.is_dir() else path.parent
-    images = images_in(folder)
-    named = digits_are_names(images if path.is_dir() else [path], {*known, *_labels_beside(folder)})
+    found = images_in(path) if path.is_dir() else [path]
+    images = _without_segmentations(path, found) if path.is_dir() else found
+    named = digits_are_names(images, {*known, *_labels_beside(folder)})
     if path.is_file():
         return [_single_input(path, channels, named)]
     if not images:
-        raise DatasetError(f"{path} holds no images; they end in {', '.join(ENDINGS)}{_images_below(path)}")
+        kind = "no images but segmentations that `medmamba predict` made" if found else "no images"
+        raise DatasetError(f"{path} holds {kind}; images end in {', '.join(ENDINGS)}{_images_below(path)}")
     if named:
         log.info("%s: four digits at the end of a name are part of it, as in the labels or in training", path)
     # With one channel, and no first one, there is nothing to number but cases; nor with all channels in each file.
@@ -146,6 +151,24 @@ def _images_below(path: Path) -> str:
     """Where the images are when the folder of a data set is given."""
     below = [name for name in ("imagesTs", "images", "imagesTr") if images_in(subfolder(path, name))]
     return f"; those of the data set are in {subfolder(path, below[0])}" if below else ""
+
+
+def _without_segmentations(folder: Path, images: list[Path]) -> list[Path]:
+    """What is to be segmented in a folder into which `medmamba predict` wrote before."""
+    try:
+        manifest = Manifest.load(folder)
+    except ValueError as error:
+        log.info("%s; passed over", error)
+        return images
+    numbered = {case for case, channel in map(channel_of, images) if channel is not None}
+
+    def is_segmentation(image: Path) -> bool:
+        stem, made = split_ending(image)[0], manifest.made.get(image.name)
+        if stem in numbered:  # the images are those with numbers, also if the segmentation was edited
+            return made is not None or stem in manifest.unrecorded.cases
+        return made is not None and content_digest(image_files.files(image)) == made.digest
+
+    return [image for image in images if not is_segmentation(image)]
 
 
 def labels_of_values(where: Path, values: Iterable[int]) -> Labels:

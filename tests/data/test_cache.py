@@ -218,6 +218,8 @@ def test_labels_that_version_0_1_0_cut_to_16_bits_are_prepared_again(cases: list
             assert case.label is not None
             small = io.read_label(case.label)
             io.write(small.with_array(np.searchsorted((0, 40_000, 2**24 + 1), small.array)), case.label)
+
+
 def test_case_without_enough_memory_fails_alone(cases: list[Case], tmp_path: Path) -> None:
     header = io.read(cases[1].images[0])
     assert cases[1].label is not None
