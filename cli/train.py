@@ -97,16 +97,17 @@ def train(
     from medmamba.progress_plot import plot_progress
     from medmamba.train import StoppedError
 
-    plan_path = source if source.is_file() else None
-    if plan_path is None:
-        data = open_dataset(source)
-        check_output_folder(Workspace(work, data.name).folder, inputs=places_of(data))
-        planned = plan_dataset(data, network, configuration, work=work, progress=track)
+    if source.is_dir():
+        dataset = open_dataset(source)
+        check_output_folder(Workspace(work, dataset.name).folder, inputs=places_of(dataset))
+        planned = plan_dataset(dataset, network, configuration, work=work, progress=track)
         plan_path = planned.path
         if planned.outcome == "kept":
             _tell_kept(planned)
-    plan = Plan.load(plan_path)
-    dataset = open_dataset(source) if source.is_dir() else planned_dataset(plan, data)
+        plan = Plan.load(plan_path)
+    else:
+        plan_path, plan = source, Plan.load(source)
+        dataset = planned_dataset(plan, data)
     if data is not None:
         plan = replace(plan, dataset_root=str(dataset.root))
         plan.save(plan_path)

@@ -15,7 +15,8 @@ from medmamba.files import OutputError
 from medmamba.manifest import MANIFEST
 
 #: Where the layouts of datasets.md keep images and labels: beside a dataset.json, or both beside each other.
-_DESCRIBED = frozenset(("imagesTr", "labelsTr", "imagesTs", "labelsTs", "imagesVal", "labelsVal"))
+#: In lower case, as layouts are recognised whatever the case.
+_DESCRIBED = frozenset(("imagestr", "labelstr", "imagests", "labelsts", "imagesval", "labelsval"))
 _PLAIN = frozenset(("images", "labels"))
 #: What names of files end in; a folder is not called so.
 _ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
@@ -103,14 +104,19 @@ def _check_inside(folder: Path, read: Iterable[Path]) -> None:
 
 
 def _data_set(folder: Path) -> str | None:
-    if (folder / "dataset.json").is_file() and any((folder / name).is_dir() for name in _DESCRIBED):
-        return "a data set"
-    return "a data set" if all((folder / name).is_dir() for name in _PLAIN) else None
+    below = _folders_in(folder)
+    described = (folder / "dataset.json").is_file() and not below.isdisjoint(_DESCRIBED)
+    return "a data set" if described or below >= _PLAIN else None
+
+
+def _folders_in(folder: Path) -> set[str]:
+    return {path.name.lower() for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
 
 
 def _holds_images_or_labels(folder: Path) -> bool:
-    described = folder.name in _DESCRIBED and (folder.parent / "dataset.json").is_file()
-    plain = folder.name in _PLAIN and all((folder.parent / name).is_dir() for name in _PLAIN)
+    name = folder.name.lower()
+    described = name in _DESCRIBED and (folder.parent / "dataset.json").is_file()
+    plain = name in _PLAIN and _folders_in(folder.parent) >= _PLAIN
     # Segmentations may become the labels of a new data set, one after the other.
     if not (described or plain) or not folder.is_dir() or (folder / MANIFEST).is_file():
         return False

@@ -542,7 +542,8 @@ def test_run_goes_on_after_its_data_set_was_moved(request_: FoldRequest, tmp_pat
     assert_same_weights(whole.weights_path("final"), run.weights_path("final"))
     again = Run(run.folder)
     assert again.plan.dataset_root == str(moved)
-    assert [case.label.parent.parent for case in validation_cases(again, planned_dataset(again.plan)) if case.label] == [moved, moved]
+    held_out = validation_cases(again, planned_dataset(again.plan))
+    assert [case.label.parent.parent for case in held_out if case.label] == [moved, moved]
 
 
 def test_cases_of_a_fold_that_are_gone_are_named(request_: FoldRequest, tmp_path: Path) -> None:
