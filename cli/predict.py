@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from medmamba.cli._console import Exit, err, fail, out, track
 
@@ -123,7 +124,7 @@ def predict(
     if failed:
         table = Table("case", "why it failed")
         for outcome in failed:
-            table.add_row(outcome.case, outcome.message)
+            table.add_row(Text(outcome.case), Text(outcome.message))
         err.print(table)
         raise typer.Exit(Exit.DATA)
 

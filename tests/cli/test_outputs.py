@@ -175,6 +175,18 @@ def test_file_from_elsewhere_fails_by_name_and_stays(place: Path, medmamba: Comm
     assert (code, "1 predicted" in said) == (0, True)
 
 
+def test_names_with_brackets_are_shown_as_they_are(place: Path, medmamba: Command) -> None:
+    for name in ("brackets[/b[old].nii.gz", "brackets[/c].nii.gz"):
+        path = place / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    code, _, words = medmamba("predict", "-m", FOLD, "-i", "brackets[", "-o", "failed", "--no-mirror")
+    assert code == 3, words
+    table = words.partition("why it failed")[2]
+    assert "b[old]" in table
+    assert "brackets[/c].nii.gz" in table
+
+
 def test_predictions_go_on_after_the_disk_was_full(
     place: Path, medmamba: Command, small_disk: Callable[[str], Path]
 ) -> None:
