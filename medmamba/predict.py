@@ -249,7 +249,7 @@ def _predict_case(case: Case, predictor: Predictor, folder: SegmentationFolder, 
         return _failed(case, str(error) or "not enough memory")
     # From here on an error of the system is one of the output, and the next case would meet it as well.
     try:
-        folder.store(case, segmentation, overwrite=overwrite)
+        folder.store(case, segmentation, images_digest=standing.images_digest, overwrite=overwrite)
     except ValueError as error:
         return _failed(case, str(error))
     again = standing.reason if standing.kind == "outdated" else ""

@@ -43,10 +43,12 @@ class Standing:
             that would not (``outdated``), one that is not ours or was edited (``foreign``), or something that is no
             segmentation at all, such as a scan, and is never replaced (``image``).
         reason: why, in words.
+        images_digest: of the images that were looked at.
     """
 
     kind: Literal["absent", "finished", "outdated", "foreign", "image"]
     reason: str = ""
+    images_digest: str = ""
 
     def allows(self, *, overwrite: bool) -> bool:
         """Whether a segmentation may be written."""
@@ -98,14 +100,19 @@ class SegmentationFolder:
         Raises:
             OSError: if its images cannot be read.
         """
-        return self._standing(case, _images_digest(case), Manifest.load(self.folder))
+        images_digest = _images_digest(case)
+        return replace(self._standing(case, images_digest, Manifest.load(self.folder)), images_digest=images_digest)
 
-    def store(self, case: Case, segmentation: Volume, *, overwrite: bool = False) -> None:
+    def store(
+        self, case: Case, segmentation: Volume, *, images_digest: str | None = None, overwrite: bool = False
+    ) -> None:
         """Write a segmentation on the grid of the case's first image, and what made it.
 
         Args:
             case: what was segmented.
             segmentation: label values.
+            images_digest: of the images before they were read, from `standing`: one that was exchanged while it was
+                segmented is then noticed by the next command. None: as they are now.
             overwrite: also in place of a file that is not ours.
 
         Raises:
@@ -113,7 +120,8 @@ class SegmentationFolder:
             ValueError: if the image's header cannot be read any more.
             OSError: if the disk is full or does not allow it; what was there before still is.
         """
-        target, images_digest = self.path(case), _images_digest(case)
+        target = self.path(case)
+        images_digest = _images_digest(case) if images_digest is None else images_digest
         with self._lock, naming(target):
             self._clear()
             manifest = Manifest.load(self.folder)

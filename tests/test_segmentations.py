@@ -85,6 +85,16 @@ def test_exchanged_scan_is_noticed_by_its_content_not_its_size_or_date(case: Cas
     assert (folder.standing(plain).kind, folder.standing(plain).reason) == ("outdated", "the image changed")
 
 
+def test_scan_exchanged_while_it_was_segmented_is_segmented_again(case: Case, tmp_path: Path) -> None:
+    folder = opened(tmp_path, case)
+    before = folder.standing(case).images_digest
+    io.write(make_case(5)[0], case.images[0])
+    folder.store(case, answer(), images_digest=before)
+    assert (folder.standing(case).kind, folder.standing(case).reason) == ("outdated", "the image changed")
+    folder.store(case, answer(), images_digest=folder.standing(case).images_digest)
+    assert folder.standing(case).kind == "finished"
+
+
 def test_voxels_beside_a_header_belong_to_the_scan(tmp_path: Path) -> None:
     case = scan(tmp_path / "scans" / "a.mhd", 0)
     folder = opened(tmp_path, case, ending=".mhd")
