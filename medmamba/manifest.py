@@ -92,7 +92,10 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             return cls()
-        data = read_json(path)
+        try:
+            data = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; choose another folder, or rename the file") from error
         if not isinstance(data, dict) or "cases" not in data:
             raise ValueError(f"{path} is no record of `medmamba predict`; choose another folder, or rename the file")
         if "made" in data:

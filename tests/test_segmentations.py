@@ -280,6 +280,13 @@ def test_folder_of_the_first_version_goes_on(case: Case, tmp_path: Path) -> None
     assert folder.standing(case).reason == "finished earlier"
 
 
+def test_damaged_record_says_what_can_be_done(case: Case, tmp_path: Path) -> None:
+    opened(tmp_path, case).store(case, answer())
+    (tmp_path / "out" / MANIFEST).write_text("{")
+    with pytest.raises(ValueError, match=r"not valid JSON.*choose another folder, or rename the file"):
+        opened(tmp_path, case)
+
+
 def test_record_of_another_program_is_not_overwritten(case: Case, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
