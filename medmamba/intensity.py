@@ -45,7 +45,7 @@ def unusable(array: NDArray[np.float32]) -> str:
     words = ["NaN", "infinite"] if len(finite) < len(wrong) else []
     words += [f"{value:.6g}" for value in np.unique(finite)[:3]]
     listed = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
-    return f"{len(wrong)} of {array.size} intensities ({100 * len(wrong) / array.size:.2g} %) are {listed}"
+    return f"{len(wrong)} of {array.size} intensities ({_percent(len(wrong), array.size)} %) are {listed}"
 
 
 def no_data(array: NDArray[np.float32]) -> NoData | None:
@@ -78,8 +78,12 @@ def no_data_remark(array: NDArray[np.float32]) -> str:
     lone = no_data(array)
     if lone is None:
         return ""
-    share = 100 * lone.voxels / array.size
     return (
-        f"{lone.voxels} of {array.size} intensities ({share:.2g} %) are {lone.value:g}, far from all others; "
-        "if that means no data, replace it by the background's intensity"
+        f"{lone.voxels} of {array.size} intensities ({_percent(lone.voxels, array.size)} %) are {lone.value:g}, "
+        "far from all others; if that means no data, replace it by the background's intensity"
     )
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return f"{share:.2g}" if share < 99 else f"{share:.4g}"  # two digits of 99.6 are 1e+02

@@ -24,6 +24,13 @@ def test_numbers_that_no_scanner_measures_are_told_with_their_share(value: float
     assert f"{value:.6g}" in unusable(image) or not np.isfinite(value)
 
 
+def test_share_near_all_voxels_is_no_power_of_ten() -> None:
+    image = np.full(1000, np.nan, np.float32)
+    assert "1000 of 1000 intensities (100 %)" in unusable(image)
+    image[:4] = 1
+    assert "996 of 1000 intensities (99.6 %)" in unusable(image)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e9])
 def test_units_do_not_matter(scale: float) -> None:
     image = scan() * np.float32(scale)

@@ -156,7 +156,7 @@ class Preprocessor:
             label: (1, ...) the reference on the same grid, or None.
             on_nonfinite: what to do with intensities that are no measurements (NaN, infinite, beyond
                 `medmamba.intensity.LARGEST_INTENSITY`): refuse the case, or put the channel's smallest measurement in
-                their place and log it.
+                their place and log it, if there is one.
             case: what the case is called in the log.
 
         Raises:
@@ -456,9 +456,11 @@ def _finite(
                 "out the image"
             )
         if wrong:
-            log.warning("%s: %s; the channel's smallest measurement takes their place", place, wrong)
             good = measured(values)
-            values[~good] = values[good].min() if good.any() else 0.0
+            if not good.any():
+                raise ValueError(f"channel {channel.name}: {wrong}, so nothing was measured; copy the image again")
+            log.warning("%s: %s; the channel's smallest measurement takes their place", place, wrong)
+            values[~good] = values[good].min()
         # Planning has told of the training cases, and CT is clipped.
         remark = no_data_remark(values) if policy == "replace" and channel.normalization != "ct" else ""
         if remark:

@@ -296,6 +296,14 @@ def test_no_scheme_lets_values_for_no_data_pass(scheme: str, value: float, caplo
     assert "smallest measurement takes their place" in caplog.text
 
 
+@pytest.mark.parametrize("value", [np.nan, -3.4e38])
+def test_channel_without_any_measurement_is_refused_also_in_prediction(value: float) -> None:
+    image, _ = make_volumes()
+    empty = image.with_array(np.full_like(image.array, value))
+    with pytest.raises(ValueError, match=r"channel MR: 4032 of 4032 intensities \(100 %\) are .* nothing was measured"):
+        Preprocessor(make_plan()).forward(empty, on_nonfinite="replace")
+
+
 def test_lone_value_of_a_new_scan_is_told_by_case_and_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     image, _ = make_volumes()
     marked = image.array.copy()
