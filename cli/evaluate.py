@@ -130,6 +130,14 @@ def evaluate(
         out.print(f"report {paths[0]}\ntable  {paths[1]}", markup=False, highlight=False)
     if matches.not_asked_for:
         _note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
+    if len(matches.by_maker) > 1:
+        most, *others = matches.by_maker
+        strays = [name for group in others for name in group]
+        listed = ", ".join(strays[:5]) + (", ..." if len(strays) > 5 else "")
+        _note(
+            f"predictions of {len(matches.by_maker)} models or sets of options, as after cross-validation: {len(most)} "
+            f"of one, {listed} of others; if that is not meant, repeat `medmamba predict` with one for all"
+        )
     _complain(report)
     if report.failed:
         raise typer.Exit(Exit.DATA)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.io.datasets import split_ending, survey
 from medmamba.labels import Label, Labels
-from medmamba.manifest import MANIFEST
+from medmamba.manifest import MANIFEST, Maker, Manifest
 from medmamba.metrics import METRICS, Masks, Metric
 from medmamba.plans._json import read_json
 from medmamba.progress import Progress, silent
@@ -58,11 +58,14 @@ class Matches:
         pairs: one per reference, sorted by id.
         extra: predictions without a reference.
         not_asked_for: ids of references that have no prediction because none was asked for.
+        by_maker: ids of the predictions of each model or set of options, by the record of `medmamba predict`; those
+            with the most first.
     """
 
     pairs: tuple[Match, ...]
     extra: tuple[Path, ...] = ()
     not_asked_for: tuple[str, ...] = ()
+    by_maker: tuple[tuple[str, ...], ...] = ()
 
 
 def match_files(prediction: Path, reference: Path) -> Matches:
@@ -101,6 +104,7 @@ def match_files(prediction: Path, reference: Path) -> Matches:
         ),
         extra=tuple(path for name, path in sorted(predictions.items()) if name not in references),
         not_asked_for=tuple(sorted(references.keys() - expected)),
+        by_maker=_by_maker(prediction, {name: predictions[name] for name in sorted(expected & predictions.keys())}),
     )
 
 
@@ -116,6 +120,19 @@ def _asked_for(folder: Path) -> frozenset[str] | None:
         logger.warning("%s does not list its 'cases', as those of medmamba do, and is passed over", path)
         return None
     return frozenset(cases)
+
+
+def _by_maker(folder: Path, predictions: dict[str, Path]) -> tuple[tuple[str, ...], ...]:
+    """Ids of the predictions that `medmamba predict` recorded as made alike, the most first."""
+    try:
+        made = Manifest.load(folder).made
+    except ValueError:  # of another program
+        return ()
+    ids: dict[Maker, list[str]] = {}
+    for name, path in predictions.items():
+        if record := made.get(path.name):
+            ids.setdefault(record.maker, []).append(name)
+    return tuple(sorted((tuple(names) for names in ids.values()), key=len, reverse=True))
 
 
 def _different(matches: Iterable[Match]) -> tuple[Match, ...]:

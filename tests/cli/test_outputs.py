@@ -160,6 +160,24 @@ def test_another_fold_predicts_again_and_says_so(place: Path, medmamba: Command)
     assert "predicted again, because mirroring changed: a" in words
 
 
+def test_scores_of_what_an_earlier_model_left_are_told(place: Path, medmamba: Command) -> None:
+    for number in range(3):
+        path = place / "three" / f"s{number}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        io.write(make_case(number)[0], path)
+        (place / "truth").mkdir(exist_ok=True)
+        io.write(make_case(number)[1], place / "truth" / path.name)
+    command = ["predict", "-i", "three", "-o", "mixed", "--no-mirror", "-m"]
+    medmamba(*command, "model/fold_0")
+    assert "models or sets of options" not in medmamba("evaluate", "mixed", "truth")[2]
+    (place / "three" / "s2.nii.gz").write_bytes(b"")
+    assert medmamba(*command, "model/fold_1")[0] == 3
+    code, _, words = medmamba("evaluate", "mixed", "truth")
+    assert code == 0, words
+    assert "predictions of 2 models or sets of options" in words
+    assert "2 of one, s2 of others" in words
+
+
 def test_file_from_elsewhere_fails_by_name_and_stays(place: Path, medmamba: Command) -> None:
     mine = place / "mine" / "a.nii.gz"
     mine.parent.mkdir()
