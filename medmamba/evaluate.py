@@ -194,14 +194,19 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     Files that cannot be read are passed over here; `evaluate` lists them.
 
     Raises:
-        ValueError: if no reference holds anything but background.
+        ValueError: if no reference can be read, with the reason, or none holds anything but background.
     """
     values: set[int] = set()
+    unread: list[str] = []
     for pair in progress(pairs, title="Looking for labels", total=len(pairs)):
         try:
             values.update(np.unique(io.read_label(pair.reference).array).tolist())
         except (ValueError, OSError) as error:
             logger.info("passed over while looking for labels: %s", error)
+            unread.append(str(error))
+    if unread and len(unread) == len(pairs):
+        more = f" ({len(unread) - 1} more have errors as well)" if len(unread) > 1 else ""
+        raise ValueError(f"no reference can be read: {unread[0]}{more}")
     if not values - {0}:
         first = f", the first being {pairs[0].reference}" if pairs else ""
         raise ValueError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")

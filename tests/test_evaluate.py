@@ -201,6 +201,13 @@ def test_references_without_any_label_are_refused(folders: tuple[Path, Path]) ->
         labels_in(match_files(*folders).pairs[:1])
 
 
+def test_references_that_cannot_be_read_say_why(folders: tuple[Path, Path]) -> None:
+    for name in "abc":
+        nibabel.save(nibabel.Nifti1Image(ball().astype(np.float32) * 0.3, AFFINE), folders[1] / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match=r"no reference can be read: .*a\.nii\.gz: label values .* \(2 more have"):
+        labels_in(match_files(*folders).pairs)
+
+
 def description(**labels: int | list[int]) -> str:
     regions = {"regions_class_order": [1, 2]} if any(isinstance(value, list) for value in labels.values()) else {}
     return json.dumps(
