@@ -17,11 +17,16 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_row(value: Any, least: int = 1) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(_is_count(item, least) for item in value)
+    is_list = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+    return is_list and all(_is_count(item, least) for item in value)
 
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(_is_row(row) for row in value)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_count(value) or (_is_row(value) and len(value) in (2, 3))
 
 
 #: Names, what their values are, and how one says that.
@@ -32,7 +37,7 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
             *("vocab", "dmodel", "n_blocks", "n_experts", "expert_size", "max_length", "embed_dim", "reg_head_chan"),
             *("in_chans", "out_chans", "hidden_size", "in_channles", "nslices", "nframes", "channels", "hidden_dim"),
             *("ssm_d_state", "in_ch", "ncls", "num_hidden_layers", "state_size", "conv_kernel", "intermediate_size"),
-            *("ssm_conv", "input_channels"),
+            *("ssm_conv", "input_channels", "base", "mx"),
         ),
         _is_count,
         "a whole number of at least 1",
@@ -66,10 +71,19 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (("depths",), lambda value: _is_row(value, 0), "a list of whole numbers of at least 0"),
     (("feat_size", "features_per_stage", "patch"), _is_row, "a list of whole numbers of at least 1"),
+    (("img_size", "patch_size", "stride"), _is_size, "a whole number of at least 1, or one for each axis"),
     (
-        ("img_size", "patch_size", "stride", "dims"),
+        (
+            *("dims", "n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_encoder"),
+            *("n_conv_per_stage_decoder", "ne", "nd"),
+        ),
         lambda value: _is_count(value) or _is_row(value),
         "a whole number of at least 1, or a list of such",
+    ),
+    (
+        ("num_slices",),
+        lambda value: value is None or _is_count(value) or _is_row(value),
+        "a whole number of at least 1, a list of such, or null",
     ),
     (("strides", "kernels", "kernel_sizes"), _is_table, "a list of lists of whole numbers of at least 1"),
     (

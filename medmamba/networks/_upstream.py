@@ -57,7 +57,8 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
     Raises:
         ValueError: for an unknown system, naming those there are.
         UpstreamError: if an argument is missing, or has a value of another kind or one that is not known here; if keys
-            are missing, left over or of another shape, naming them; or if the weights are of another version.
+            are missing, left over or of another shape, naming them; if the weights are of another version; or if no
+            network can be made of arguments that contradict each other.
 
     Examples:
         >>> block = mamba.MambaBlock(8)
@@ -72,7 +73,12 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
             f"{' and may have ' if known.takes else ''}{', '.join(known.takes)}, as the authors' code names them"
         )
     check_kinds(system, {name: value for name, value in config.items() if name in known.needs + known.takes})
-    return known.convert(config, state_dict)
+    try:
+        return known.convert(config, state_dict)
+    except UpstreamError:
+        raise
+    except ValueError as error:  # of the network itself, which knows nothing of a configuration
+        raise UpstreamError(f"no {system} can be made of this configuration: {error}") from error
 
 
 _UMAMBA = ("patch", "strides", "kernels", "features_per_stage", "in_ch", "ncls")

@@ -30,6 +30,7 @@ from medmamba.networks._blocks import (
     residual_stage,
 )
 from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
+from medmamba.networks._kinds import check_kinds
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -389,6 +390,7 @@ def _converted(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], plac
 
 def _check_features(config: Mapping[str, Any], features: Sequence[int]) -> None:
     """Refuse widths that contradict what they are made of."""
+    check_kinds("U-Mamba", {name: config[name] for name in _FEATURES if name in config})
     first, most = config.get("base", features[0]), config.get("mx", max(features))
     made = [min(first * 2**stage, most) for stage in range(len(features))]
     if any(name in config for name in _FEATURES) and made != list(features):

@@ -23,6 +23,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
+VIM: dict[str, Any] = {"bimamba_type": "v2", "rms_norm": True, "if_abs_pos_embed": True, "if_divide_out": True}
 TOPOLOGY = Topology(patch_size=(8, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6))
 
 
@@ -109,6 +110,11 @@ def test_every_argument_in_the_table_is_known(system: str) -> None:
             "depths of segmamba must be a list of whole numbers of at least 0, got '2222'",
         ),
         ("umamba_bot", CONFIG | {"strides": [1, 2]}, r"strides of umamba_bot must be a list of lists .* got \[1, 2\]"),
+        ("umamba_bot", CONFIG | {"features_per_stage": []}, r"features_per_stage of umamba_bot must be .* got \[\]"),
+        ("umamba_bot", CONFIG | {"ne": None}, "ne of umamba_bot must be a whole number .*, got None"),
+        ("umamba_bot", CONFIG | {"mx": "32"}, "mx of U-Mamba must be a whole number of at least 1, got '32'"),
+        ("vim", VIM | {"patch_size": [8]}, r"patch_size of vim must be .* one for each axis, got \[8\]"),
+        ("segmamba_layer", {"dim": 4, "num_slices": "4"}, "num_slices of segmamba_layer must be .*, got '4'"),
         ("vivim", {"segformer": {"depths": [1, 1, 1, 1]}}, "sizes of a SegFormer lack hidden_sizes, .*, strides, as"),
         ("vmamba", {"forward_type": 5}, "forward_type of vmamba must be a word in quotes, got 5"),
         ("vmamba", {"forward_type": "v0", "num_classes": -1}, "num_classes of vmamba must be .* at least 0, got -1"),
@@ -116,6 +122,19 @@ def test_every_argument_in_the_table_is_known(system: str) -> None:
     ],
 )
 def test_value_of_another_kind_is_named_with_what_it_must_be(system: str, config: dict[str, Any], words: str) -> None:
+    with pytest.raises(networks.UpstreamError, match=words):
+        networks.from_upstream(system, config, {})
+
+
+@pytest.mark.parametrize(
+    ("system", "config", "words"),
+    [
+        ("vim", VIM | {"img_size": 12, "patch_size": 8, "stride": 8}, r"vim .*\(12, 12\) must be covered by patches"),
+        ("umamba_bot", CONFIG | {"strides": [[1, 1]]}, "umamba_bot .*a topology needs"),
+        ("segmamba", {"depths": [1]}, "segmamba .*depths must be"),
+    ],
+)
+def test_arguments_that_make_no_network_are_refused_as_such(system: str, config: dict[str, Any], words: str) -> None:
     with pytest.raises(networks.UpstreamError, match=words):
         networks.from_upstream(system, config, {})
 
