@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
 from medmamba.networks._convert import UpstreamError
+
+log = logging.getLogger(__name__)
 
 
 def fit_positions(
@@ -29,7 +32,8 @@ def fit_positions(
         state_dict: its tensors, ``pos_embed`` (1, L, d) among them.
 
     Raises:
-        UpstreamError: if the positions are of a grid that cannot be told, because it is not square.
+        UpstreamError: if the positions are of a grid that cannot be told, because it is not square; or if they are as
+            many as another ``stride`` has on such an image, and the configuration has none.
     """
     positions = state_dict.get("pos_embed")
     if positions is None or positions.ndim != 3:
@@ -38,10 +42,15 @@ def fit_positions(
     tokens = _class_tokens(config)
     count = positions.shape[1] - tokens
     side = math.isqrt(max(count, 0))
+    size = _pair(config.get("img_size", 224))
+    if "stride" not in config and (own_stride := _stride(size, patch, count)) not in (None, stride[0]):
+        raise UpstreamError(
+            f"pos_embed has {count} positions of patches, which an img_size of {list(size)} has with stride "
+            f"{own_stride}: the configuration must have a stride; the authors' code takes {stride[0]} without"
+        )
     if "img_size" not in config and side and side**2 == count:
         own = [(side - 1) * step + edge for step, edge in zip(stride, patch, strict=True)]
         return {**config, "img_size": own}, state_dict
-    size = _pair(config.get("img_size", 224))
     grid = [max(0, (n - edge) // step + 1) for n, edge, step in zip(size, patch, stride, strict=True)]
     if math.prod(grid) in (count, 0):
         return config, state_dict  # as they are; what does not fit is named by what goes on from here
@@ -51,6 +60,10 @@ def fit_positions(
             "grid that is not square, img_size must be the one that the weights were trained for"
         )
     places = _class_places(config, count)
+    log.warning(
+        "positions of %d x %d patches are interpolated to %d x %d, for img_size %s, patch_size %s and stride %s",
+        *(side, side, *grid, list(size), list(patch), list(stride)),
+    )
     kept = positions[:, places]
     learned = positions[:, [place for place in range(positions.shape[1]) if place not in places]]
     maps = learned.mT.unflatten(2, (side, side)).float()
@@ -64,6 +77,16 @@ def fit_positions(
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _stride(size: tuple[int, int], patch: tuple[int, int], count: int) -> int | None:
+    """The stride with which so many patches, side by side or overlapping, cover an image; None: there is none."""
+    spans = [n - edge for n, edge in zip(size, patch, strict=True)]
+    for stride in range(min(patch), 0, -1):
+        covers = not any(span % stride for span in spans)
+        if covers and math.prod(span // stride + 1 for span in spans) == count:
+            return stride
+    return None
 
 
 def _class_tokens(config: Mapping[str, Any]) -> int:

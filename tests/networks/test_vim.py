@@ -273,6 +273,38 @@ def test_image_size_is_that_of_the_weights_unless_given() -> None:
     assert torch.equal(loaded.column.position, network.column.position)
 
 
+@pytest.mark.parametrize(("patch", "stride", "edge"), [(16, 8, 64), (8, 8, 24), (16, 8, 224)])
+def test_stride_that_the_positions_contradict_is_asked_for(patch: int, stride: int, edge: int) -> None:
+    network = Vim(3, 3, (edge, edge), width=8, depth=1, patch=patch, stride=stride, pooling="mean")
+    config = UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean", "img_size": edge, "patch_size": patch}
+    del config["stride"]
+    if edge == 224:  # the authors' default
+        del config["img_size"]
+    theirs = upstream_weights(network, token=False)
+    with pytest.raises(
+        networks.UpstreamError, match=rf"has with stride {stride}: the configuration must have a stride"
+    ):
+        from_upstream("vim", config, theirs)
+    loaded = cast(Vim, from_upstream("vim", config | {"stride": stride}, theirs))
+    assert torch.equal(loaded.column.position, network.column.position)
+
+
+def test_stride_may_be_left_out_where_positions_are_of_another_size() -> None:
+    theirs = upstream_weights(Vim(3, 3, (384, 384), width=8, depth=1, pooling="mean"), token=False)
+    config = UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean", "img_size": 224, "patch_size": 16}
+    del config["stride"]
+    assert cast(Vim, from_upstream("vim", config, theirs)).column.grid == (14, 14)
+
+
+def test_interpolation_of_positions_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    theirs = upstream_weights(Vim(3, 3, (16, 16), width=8, depth=1, patch=4, pooling="mean"), token=False)
+    config = UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean"}
+    from_upstream("vim", config, theirs)
+    assert not caplog.messages
+    from_upstream("vim", config | {"img_size": [24, 40]}, theirs)
+    assert "positions of 4 x 4 patches are interpolated to 6 x 10, for img_size [24, 40]" in caplog.text
+
+
 def test_positions_of_an_unknown_grid_are_not_guessed() -> None:
     theirs = upstream_weights(Vim(3, 3, (16, 24), width=8, depth=1, patch=4, pooling="mean"), token=False)
     config = UPSTREAM | {"if_cls_token": False, "final_pool_type": "mean"}
