@@ -10,6 +10,7 @@ weights as safetensors, by their authors' names, and beside them a JSON file wit
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ import medmamba
 from medmamba.checkpoint import write_tensors
 from medmamba.networks import UpstreamError, from_upstream
 from medmamba.networks._huggingface import authors_config
-from medmamba.networks._told import told
+from medmamba.networks._kinds import check_kinds
+from medmamba.networks._told import USUAL_BLOCK, told
 from medmamba.networks._upstream import SYSTEMS
 from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.state_dicts import check_family, find_weights, looks_like
@@ -185,11 +187,12 @@ def _build(
     Raises:
         UpstreamError: if the two do not belong together; naming the place, and the arguments that would fit.
     """
+    takes = SYSTEMS[system].needs + SYSTEMS[system].takes
     try:
         given = authors_config(config) if system == "mamba_lm" else dict(config)
+        check_kinds(system, {name: value for name, value in given.items() if name in takes})
     except UpstreamError as error:
         raise UpstreamError(f"{place}: {error}") from error
-    takes = SYSTEMS[system].needs + SYSTEMS[system].takes
     facts = {name: value for name, value in told(system, tensors).items() if name in takes}
     missing = {name: value for name, value in facts.items() if name not in given}
     if missing:
@@ -199,8 +202,26 @@ def _build(
     try:
         return from_upstream(system, given | missing, tensors), given | missing
     except UpstreamError as error:
-        other = {name: value for name, value in facts.items() if name in given and given[name] != value}
+        other = {name: value for name, value in facts.items() if not _says(given, name, value)}
         raise UpstreamError(f"{place}: {error}{_hint(system, other, tensors)}") from error
+
+
+def _says(given: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a configuration says of an argument what the weights do, or nothing."""
+    if name not in given:
+        return True
+    automatic = (math.ceil(given.get("d_model", 0) / 16), "auto")
+    if name == "dt_rank":
+        return bool(given[name] == value) or (given[name] in automatic and value in automatic)
+    if name == "ssm_cfg":  # of which the weights tell what is not as usual
+        block, own = ({**USUAL_BLOCK, **(options or {})} for options in (given[name], value))
+        for options in (block, own):
+            options["dt_rank"] = "auto" if options["dt_rank"] in automatic else options["dt_rank"]
+        return all(block[option] == own[option] for option in USUAL_BLOCK)
+    if name == "vocab_size":  # the weights have as many rows as it is padded to
+        multiple = given.get("pad_vocab_size_multiple", 8)
+        return value in (given[name], -(-given[name] // multiple) * multiple)
+    return bool(given[name] == value)
 
 
 def _hint(system: str, other: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

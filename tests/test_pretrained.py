@@ -299,6 +299,46 @@ def test_argument_that_would_fit_is_named(tmp_path: Path, weights: dict[str, Ten
 
 
 @pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"n_layer": 2, "vocab_size": 8, "ssm_cfg": {"d_state": 16, "d_conv": 4}}, "say n_layer=1, but"),
+        ({"n_layer": 2, "vocab_size": 5, "ssm_cfg": None}, "say n_layer=1, but"),  # padded to eight
+        ({"n_layer": 2, "d_model": 8, "ssm_cfg": {"dt_rank": 1}}, "say n_layer=1, but"),  # what "auto" comes to
+        ({"n_layer": 1, "vocab_size": 9, "ssm_cfg": {"d_state": 8}}, r"say vocab_size=8, ssm_cfg=\{\}, but"),
+    ],
+)
+def test_only_arguments_that_do_not_fit_are_named(tmp_path: Path, config: dict[str, Any], words: str) -> None:
+    torch.save(language_weights(), tmp_path / "theirs.pth")
+    with pytest.raises(UpstreamError, match=f"The weights themselves {words} the configuration does not"):
+        import_weights("mamba", tmp_path / "theirs.pth", tmp_path / "out.safetensors", config)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"d_model": "8"}, "d_model"),
+        ({"vocab_size": "8"}, "vocab_size"),
+        ({"ssm_cfg": [1]}, "ssm_cfg"),
+        ({"pad_vocab_size_multiple": 0, "vocab_size": 9}, "pad_vocab_size_multiple"),
+        ({"ssm_cfg": {"dt_rank": [1]}}, "dt_rank"),
+    ],
+)
+def test_argument_of_another_kind_is_named(tmp_path: Path, config: dict[str, Any], name: str) -> None:
+    torch.save(language_weights(), tmp_path / "theirs.pth")
+    with pytest.raises(UpstreamError, match=rf"theirs\.pth: {name} .*must be"):
+        import_weights("mamba", tmp_path / "theirs.pth", tmp_path / "out.safetensors", config)
+
+
+def test_argument_that_would_fit_is_named_where_no_network_can_be_made(tmp_path: Path) -> None:
+    tensors, config = published("vim")
+    torch.save(tensors, tmp_path / "theirs.pth")
+    with pytest.raises(
+        UpstreamError, match=r"theirs\.pth: .*covered by patches.*The weights themselves say patch_size="
+    ):
+        import_weights("vim", tmp_path / "theirs.pth", tmp_path / "out.safetensors", config | {"patch_size": 2})
+
+
+@pytest.mark.parametrize(
     ("name", "family", "head"),
     [("segmamba", "segmamba", "out."), ("mambamorph", "mambamorph", "reg_head."), ("vivim", "vivim", "out.")],
 )

@@ -15,6 +15,16 @@ from torch import Tensor
 
 from medmamba.networks._huggingface import authors_names
 
+#: A block of Mamba as its authors' constructor makes it.
+USUAL_BLOCK: dict[str, Any] = {
+    "d_state": 16,
+    "d_conv": 4,
+    "expand": 2,
+    "dt_rank": "auto",
+    "conv_bias": True,
+    "bias": False,
+}
+
 
 class _Shapes:
     """The shapes in a state dict, for questions by regular expressions."""
@@ -73,7 +83,6 @@ def _language(shapes: _Shapes, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     tensors = authors_names(tensors)
     shapes = _Shapes(tensors)
     embedding, head = tensors.get("backbone.embedding.weight"), tensors.get("lm_head.weight")
-    usual = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto", "conv_bias": True, "bias": False}
     block = _block(shapes, tensors, r"backbone\.layers\.0\.mixer\.")
     return {
         "d_model": shapes.size(r"backbone\.embedding\.weight", 1),
@@ -81,7 +90,7 @@ def _language(shapes: _Shapes, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "vocab_size": shapes.size(r"backbone\.embedding\.weight", 0),
         "rms_norm": not shapes.has(r"backbone\.norm_f\.bias"),
         "tie_embeddings": head is None or embedding is None or torch.equal(head, embedding),
-        "ssm_cfg": {name: block[name] for name in usual if block and block[name] != usual[name]},
+        "ssm_cfg": {name: block[name] for name in USUAL_BLOCK if block and block[name] != USUAL_BLOCK[name]},
     }
 
 
