@@ -107,7 +107,10 @@ def _contents() -> dict[str, tuple[ModuleType | None, dict[str, Any]]]:
         "mamba_ssm.utils.hf": (_checkpoints, checkpoints),
         "mamba_ssm.utils.torch": (_extensions, _take(_extensions, "custom_fwd", "custom_bwd")),
         "causal_conv1d": (None, convolutions),
-        "causal_conv1d.causal_conv1d_interface": (_convolution, {**convolutions, **by_name}),
+        "causal_conv1d.causal_conv1d_interface": (
+            _convolution,
+            {**convolutions, **by_name, **_take(_convolution, "CausalConv1dFn")},
+        ),
         "causal_conv1d.causal_conv1d_varlen": (_convolution, _take(_convolution, *_VARLEN)),
         "causal_conv1d.cpp_functions": (_causal_conv1d_cuda, by_name),
         "causal_conv1d_cuda": (_causal_conv1d_cuda, compiled),

@@ -89,6 +89,12 @@ def causal_conv1d_fn(
     return y, final
 
 
+class CausalConv1dFn:
+    """What some call instead of `causal_conv1d_fn`: ``CausalConv1dFn.apply(x, weight, bias, ...)``."""
+
+    apply = staticmethod(causal_conv1d_fn)
+
+
 def causal_conv1d_ref(
     x: Tensor,
     weight: Tensor,

@@ -266,7 +266,7 @@ NAMES = {
     "mamba_ssm.utils.hf": ("load_config_hf", "load_state_dict_hf"),
     "mamba_ssm.utils.torch": ("custom_fwd", "custom_bwd"),
     "causal_conv1d": ("causal_conv1d_fn", "causal_conv1d_update"),
-    "causal_conv1d.causal_conv1d_interface": ("causal_conv1d_ref", "causal_conv1d_bwd_function"),
+    "causal_conv1d.causal_conv1d_interface": ("causal_conv1d_ref", "causal_conv1d_bwd_function", "CausalConv1dFn"),
     "causal_conv1d.causal_conv1d_varlen": ("causal_conv1d_varlen_states",),
     "causal_conv1d.cpp_functions": ("causal_conv1d_fwd_function", "causal_conv1d_update_function"),
     "causal_conv1d_cuda": ("causal_conv1d_fwd", "causal_conv1d_bwd", "causal_conv1d_update"),
@@ -330,6 +330,15 @@ def test_autograd_function_of_a_fork_runs_under_its_wrappers() -> None:
     x = torch.ones(3, requires_grad=True)
     Twice.apply(x).sum().backward()
     assert torch.equal(x.grad, torch.full((3,), 2.0))
+
+
+def test_convolution_is_called_by_its_autograd_functions_name() -> None:
+    interface = importlib.import_module("causal_conv1d.causal_conv1d_interface")
+    x, weight, before = torch.randn(1, 4, 6), torch.randn(4, 3), torch.randn(1, 4, 2)
+    own, state = interface.CausalConv1dFn.apply(x, weight, None, None, before, True, None, "silu")
+    expected = interface.causal_conv1d_fn(x, weight, initial_states=before, activation="silu")
+    assert torch.equal(own, expected)
+    assert torch.equal(state, x[..., -2:])
 
 
 def test_scan_is_called_by_its_autograd_functions_name() -> None:
