@@ -6,6 +6,7 @@ import logging
 import pickle
 import re
 import struct
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 STANDARD = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar")
 _INDEX = ".index.json"
+#: Packages that `medmamba.kernels.compat` stands in for.
+SERVED = ("mamba_ssm", "causal_conv1d")
 #: One file of several: "model-00001-of-00002.safetensors".
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.\w+)")
 #: What training leaves beside the weights.
@@ -251,8 +254,11 @@ def _read_pytorch(path: Path, trust_pickle: bool) -> Any:
             "whole network, torch.save(network.state_dict(), OTHER) saves the weights alone"
         ) from error
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        served = package in SERVED and package not in sys.modules  # else it is there, and lacks a part
+        remedy = "run this under python -m medmamba.kernels.compat" if served else "install it"
         raise CheckpointError(
-            f"{path} holds objects of the package {error.name}, which is not installed; install it, or save the state "
+            f"{path} holds objects of the package {error.name}, which is not installed; {remedy}, or save the state "
             "dict alone where it is"
         ) from error
     except AttributeError as error:

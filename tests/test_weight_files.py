@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import pathlib
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
+from medmamba.kernels import compat
 from medmamba.weight_files import CheckpointError, files_of, read_checkpoint, weights_file
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.tensor([1.5, -2.5])}
@@ -155,6 +157,17 @@ def test_objects_that_can_run_programs_need_trust(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"more than weights \(.*Unknown\).*--trust-pickle.*state_dict"):
         read_checkpoint(tmp_path / "x.pth")
     assert_weights(read_checkpoint(tmp_path / "x.pth", trust_pickle=True)["model"])
+
+
+def test_network_pickled_under_mamba_ssm_is_read_under_its_standin(tmp_path: Path) -> None:
+    compat.install()
+    try:
+        torch.save(importlib.import_module("mamba_ssm").Mamba(4), tmp_path / "x.pth")
+        assert isinstance(read_checkpoint(tmp_path / "x.pth", trust_pickle=True), torch.nn.Module)
+    finally:
+        compat.uninstall()
+    with pytest.raises(CheckpointError, match=r"package mamba_ssm.*run this under python -m medmamba\.kernels\.compat"):
+        read_checkpoint(tmp_path / "x.pth", trust_pickle=True)
 
 
 def test_class_that_is_not_to_be_found_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
