@@ -95,6 +95,17 @@ def draw_step_size(weight: Tensor, bias: Tensor, start: StepStart = "mamba") -> 
             bias.zero_()
 
 
+def inner_width(width: int, expand: float) -> int:
+    """So many times a width, rounded down.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    if (inner := int(expand * width)) < 1:
+        raise ValueError(f"the inner width of a block must be at least 1, but is {expand} times {width}, rounded down")
+    return inner
+
+
 def draw_decays(channels: int, states: int) -> Tensor:
     """log(1), ..., log(N) for every channel, (channels, N): the S4D-real start of A = -exp(A_log)."""
     return torch.log(torch.arange(1, states + 1, dtype=torch.float32)).repeat(channels, 1)
@@ -147,7 +158,7 @@ class GridMamba(KeepsFloat32):
     ) -> None:
         super().__init__()
         self.orders, self.states = tuple(orders), states
-        self.inner, self.rank = int(expand * width), rank or math.ceil(width / 16)
+        self.inner, self.rank = inner_width(width, expand), rank or math.ceil(width / 16)
         self.scale = 1 / len(self.orders) if mean else 1.0
         own = 1 if shared else len(self.orders)
         self.in_proj = nn.Linear(width, 2 * self.inner, bias=bias)

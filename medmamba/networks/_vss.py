@@ -21,7 +21,7 @@ from medmamba.kernels import cross, multi_scan
 from medmamba.networks._backbone import DropPath, channels_first, channels_last, draw_linear
 from medmamba.networks._blocks import conv, merging_conv
 from medmamba.networks._mixers import TokenMixer
-from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size
+from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size, inner_width
 
 Stem = Literal["plain", "deep"]
 Downsampling = Literal["merge", "patch", "conv"]
@@ -63,7 +63,7 @@ class SS2D(KeepsFloat32):
     ) -> None:
         super().__init__()
         self.orders, self.states, self.gate = cross(dims), states, gate
-        self.inner, self.rank = int(ratio * width), rank or math.ceil(width / 16)
+        self.inner, self.rank = inner_width(width, ratio), rank or math.ceil(width / 16)
         count = len(self.orders)
         self.in_proj = nn.Linear(width, (2 if gate else 1) * self.inner, bias=bias)
         taps = (kernel,) * dims if isinstance(kernel, int) else kernel

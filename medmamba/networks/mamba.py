@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medmamba.kernels import FORWARD, causal_conv, selective_scan
 from medmamba.networks._convert import START_AND_SPEED, check_known, load_upstream, rank_of
-from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size
+from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size, inner_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class MambaBlock(KeepsFloat32):
     ) -> None:
         super().__init__()
         self.d_state, self.d_conv = d_state, d_conv
-        self.d_inner = int(expand * d_model)
+        self.d_inner = inner_width(d_model, expand)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, groups=self.d_inner, bias=conv_bias)

@@ -303,10 +303,11 @@ class SegMamba(SegmentationNetwork):
         check_mixer(mixer)
         features, stages = topology.features, len(topology.features) - 1
         for name, given, least in (("depths", depths, 0), ("slices", slices, 1)):
-            if given and (len(given) != stages or min(given) < least):
+            is_row = isinstance(given, Sequence) and not isinstance(given, str)
+            if not is_row or (given and (len(given) != stages or min(given) < least)):
                 raise ValueError(
                     f"{name} must be {stages} numbers of at least {least}, one less than there are features "
-                    f"{features}, but are {tuple(given)}"
+                    f"{features}, but are {tuple(given) if is_row else repr(given)}"
                 )
         self.trunk = Trunk(
             in_channels,

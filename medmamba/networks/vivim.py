@@ -183,10 +183,11 @@ class Vivim(nn.Module):
         check_mixer(mixer)
         widths, strides = topology.features, topology.strides
         for name, given in (("depths", depths), ("heads", heads), ("reductions", reductions)):
-            if (given or name == "depths") and (len(given) != len(widths) or min(given) < 1):
+            is_row = isinstance(given, Sequence) and not isinstance(given, str)
+            if not is_row or ((given or name == "depths") and (len(given) != len(widths) or min(given) < 1)):
                 raise ValueError(
                     f"{name} must be positive numbers, one for each of the {len(widths)} stages of the topology, but "
-                    f"are {tuple(given)}"
+                    f"are {tuple(given) if is_row else repr(given)}"
                 )
         heads = heads or [max(1, width // HEAD_WIDTH) for width in widths]
         total = topology.total_stride

@@ -85,3 +85,13 @@ def test_networks_need_neither_readers_nor_frameworks() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.01])
+def test_blocks_without_an_inner_width_are_refused(ratio: float) -> None:
+    topology = Topology(patch_size=(8, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6))
+    with pytest.raises(ValueError, match=rf"inner width of a block must be at least 1, but is {ratio} times 6"):
+        networks.create("vmamba", 1, 2, topology, ssm_ratio=ratio)
+    for system, config in (("mamba", {"d_model": 6, "expand": ratio}), ("vim_mamba", {"d_model": 6, "expand": ratio})):
+        with pytest.raises(networks.UpstreamError, match=f"inner width .* is {ratio} times 6"):
+            networks.from_upstream(system, {**config, "bimamba_type": "v2"} if system == "vim_mamba" else config, {})

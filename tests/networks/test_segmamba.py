@@ -203,6 +203,8 @@ def test_slices_that_do_not_divide_the_voxels_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"depths": 0}, r"depths must be 2 numbers of at least 0.* but are 0$"),
+        ({"slices": 4}, r"slices must be 2 numbers of at least 1.* but are 4$"),
         ({"depths": (1, 1, 1)}, r"depths must be 2 numbers of at least 0.*\(1, 1, 1\)"),
         ({"slices": (4, 0)}, r"slices must be 2 numbers of at least 1.*\(4, 0\)"),
         ({"step_start": "log"}, "one of mamba, linear, zero, but got 'log'"),

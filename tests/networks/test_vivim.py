@@ -121,6 +121,7 @@ def test_indivisible_size_is_refused() -> None:
     ("options", "named"),
     [
         ({"depths": (1,)}, r"depths must be positive numbers, one for each of the 2 stages.*\(1,\)"),
+        ({"depths": 2}, r"depths must be positive numbers, .* but are 2$"),
         ({"depths": ()}, "depths must be positive numbers"),
         ({"heads": (1, 2, 3)}, r"heads must be .* are \(1, 2, 3\)"),
         ({"reductions": (1, 0)}, "reductions must be positive"),
