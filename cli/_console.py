@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medmamba.files import OutputError, is_full
+from medmamba.files import OutputError, in_words, is_full
 
 T = TypeVar("T")
 
@@ -47,11 +47,8 @@ def foreseen(error: ValueError | OSError | MemoryError) -> tuple[str, Exit]:
     if isinstance(error, OSError) and is_full(error):
         place = f" to write {error.filename}" if error.filename else ""
         return f"no space left on the disk{place}; make room, then the same command goes on", Exit.ENVIRONMENT
-    if isinstance(error, (ValueError, FileNotFoundError)):
-        return str(error), Exit.DATA
-    # "[Errno 13] ..." tells nobody anything; errors of our own have a text and no number.
-    said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    return said, Exit.ENVIRONMENT
+    code = Exit.DATA if isinstance(error, (ValueError, FileNotFoundError)) else Exit.ENVIRONMENT
+    return in_words(error), code
 
 
 def bars() -> Progress:

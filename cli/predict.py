@@ -91,7 +91,9 @@ def predict(
     from medmamba.plans.workspace import planned_dataset
     from medmamba.predict import Predictor, predict_cases
 
-    runs = [Run(folder) for path in model for folder in _fold_folders(path)]
+    # Once each, also when a fold is given twice or with the folder of its plan.
+    folders = {folder.resolve(): folder for path in model for folder in _fold_folders(path)}
+    runs = [Run(folder) for folder in folders.values()]
     plan = runs[0].plan
     check_output_folder(output)
     if images is not None:
@@ -99,9 +101,9 @@ def predict(
         cases = find_inputs(images, len(plan.channels), known=known)
     else:
         if len(runs) != 1:
-            folders = ", ".join(str(run.folder) for run in runs)
+            given = ", ".join(str(run.folder) for run in runs)
             fail(
-                f"--validation needs a single fold: the others learned from its cases; give one of {folders} with -m",
+                f"--validation needs a single fold: the others learned from its cases; give one of {given} with -m",
                 Exit.USAGE,
             )
         if not runs[0].info.split.held_out:

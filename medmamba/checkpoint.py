@@ -159,7 +159,13 @@ class Run:
         if not self.exists(folder):
             raise RunError(f"{folder} holds no training run (plan.json and run.json); give the folder of a fold")
         self.plan = Plan.load(folder / "plan.json")
-        self.info = from_json(RunInfo, read_json(folder / "run.json"), str(folder / "run.json"))
+        try:
+            self.info = from_json(RunInfo, read_json(folder / "run.json"), str(folder / "run.json"))
+        except ValueError as error:
+            raise RunError(
+                f"{error}; restore the file from a copy, or start over with `medmamba train` and --restart, which sets "
+                "the run aside"
+            ) from error
 
     @staticmethod
     def exists(folder: Path) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba import io
+from medmamba.files import in_words
 from medmamba.io.datasets import split_ending, survey
 from medmamba.labels import Label, Labels
 from medmamba.manifest import MANIFEST, Maker, Manifest
@@ -203,7 +204,7 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
             values.update(np.unique(io.read_label(pair.reference).array).tolist())
         except (ValueError, OSError) as error:
             logger.info("passed over while looking for labels: %s", error)
-            unread.append(str(error))
+            unread.append(in_words(error))
     if unread and len(unread) == len(pairs):
         more = f" ({len(unread) - 1} more have errors as well)" if len(unread) > 1 else ""
         raise ValueError(f"no reference can be read: {unread[0]}{more}")
@@ -271,7 +272,7 @@ def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: 
         reference = io.read_label(pair.reference)
     except (ValueError, OSError, MemoryError) as error:
         # There is nothing to hold a prediction against, so no score would be right, not even the worst.
-        return CaseScore(id=pair.id, status="failed", notes=(f"reference: {error}",))
+        return CaseScore(id=pair.id, status="failed", notes=(f"reference: {in_words(error)}",))
     if pair.prediction is None:
         if missing == "skip":
             return CaseScore(id=pair.id, status="skipped", notes=("no prediction",))
@@ -279,7 +280,7 @@ def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: 
     try:
         prediction = io.read_label(pair.prediction)
     except (ValueError, OSError, MemoryError) as error:
-        return _failure(pair, f"prediction: {error}", labels, metrics, missing)
+        return _failure(pair, f"prediction: {in_words(error)}", labels, metrics, missing)
     if not prediction.geometry.same_grid(reference.geometry):
         reason = (
             f"{pair.prediction} lies on another grid than {pair.reference}: "

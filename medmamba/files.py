@@ -55,6 +55,16 @@ def write_bytes(data: bytes, path: Path) -> None:
         temporary.write_bytes(data)
 
 
+def in_words(error: Exception) -> str:
+    """An error for people: of the system, the file and what is wrong with it, as "[Errno 2] ..." tells nobody anything.
+
+    Errors of our own have a text and no number.
+    """
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or ("not enough memory" if isinstance(error, MemoryError) else repr(error))
+
+
 def is_full(error: OSError) -> bool:
     """Whether it is the space on the disk that is missing."""
     return error.errno in _FULL

@@ -61,7 +61,7 @@ def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) ->
     for path in written:
         if path.is_dir():
             raise OutputError(f"the output must be a file, but {path} is a folder; give a name in it")
-        _check_inside(path.parent, [place for place in given if place.is_dir()])
+        _check_inside(path.parent, [place for place in given if place.is_dir()], output=path)
     _check_files(written, [path for path in given if not path.is_dir()])
 
 
@@ -82,25 +82,26 @@ def _identity(path: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _check_inside(folder: Path, read: Iterable[Path]) -> None:
+def _check_inside(folder: Path, read: Iterable[Path], output: Path | None = None) -> None:
+    # What is said of a folder that is the output, or holds it.
+    here = f"the output {folder} is" if output is None else f"the output {output} lies in {folder}, which is"
+    lies = f"the output {output or folder} lies in"
     # Both ways to see it: a link leads into a folder of inputs, or a folder of inputs is a link into this one.
     place = Path(os.path.realpath(folder))
     above = [place, *place.parents]
     identities = {_identity(outer) for outer in above if outer.exists()}
     for path in read:
         if _identity(path) in identities:
-            raise OutputError(f"the output {folder} lies in {path}, which this command reads; give another folder")
+            raise OutputError(f"{lies} {path}, which this command reads; give another folder")
     if what := _data_set(place):
-        raise OutputError(f"the output {folder} is {what}, and data sets are only read; give another folder")
+        raise OutputError(f"{here} {what}, and data sets are only read; give another folder")
     if place.is_dir() and next(place.glob("*.b2nd"), None):
-        raise OutputError(f"the output {folder} holds cases that were prepared for training; give another folder")
+        raise OutputError(f"{here} a folder of cases prepared for training; give another folder")
     if (place / "run.json").is_file() and (place / "plan.json").is_file():
-        raise OutputError(f"the output {folder} is a training run; give another folder, such as one in it")
+        raise OutputError(f"{here} a training run; give another folder, such as one in it")
     for outer in above:
         if _holds_images_or_labels(outer):
-            raise OutputError(
-                f"the output {folder} lies in {outer}, among the images or labels of a data set; give another folder"
-            )
+            raise OutputError(f"{lies} {outer}, among the images or labels of a data set; give another folder")
 
 
 def _data_set(folder: Path) -> str | None:

@@ -23,6 +23,7 @@ from medmamba import io
 from medmamba.case import Case
 from medmamba.checkpoint import Precision, Run, RunError, Weights, weights_digest
 from medmamba.data.preprocess import Preprocessor
+from medmamba.files import in_words
 from medmamba.manifest import Maker
 from medmamba.memory import check_memory, check_reading, grid, memory_errors
 from medmamba.plans.plan import Plan
@@ -246,7 +247,7 @@ def _predict_case(case: Case, predictor: Predictor, folder: SegmentationFolder, 
             return _failed(case, standing.reason)
         segmentation = predictor(case)
     except (ValueError, OSError, MemoryError) as error:
-        return _failed(case, str(error) or "not enough memory")
+        return _failed(case, in_words(error))
     # From here on an error of the system is one of the output, and the next case would meet it as well.
     try:
         folder.store(case, segmentation, images_digest=standing.images_digest, overwrite=overwrite)

@@ -21,7 +21,7 @@ from filelock import FileLock
 import medmamba
 from medmamba import io
 from medmamba.case import Case
-from medmamba.files import content_digest, naming
+from medmamba.files import content_digest, in_words, naming
 from medmamba.manifest import Made, Maker, Manifest
 from medmamba.places import check_output_folder
 from medmamba.volume import Volume
@@ -184,7 +184,7 @@ class SegmentationFolder:
             unknown = sorted(set(np.unique(io.read_label(target).array).tolist()) - set(self.values))
             strange = f"holds values such as {unknown[0]}, which no structure has" if unknown else ""
         except (ValueError, OSError) as error:
-            strange = f"is no segmentation ({error})"
+            strange = f"is no segmentation ({in_words(error)})"
         if strange:
             return Standing(kind="image", reason=f"{target} {what} and {strange}; choose another folder")
         way_out = "choose another folder, move it away, or replace it with --overwrite"

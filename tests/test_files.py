@@ -14,7 +14,7 @@ import torch
 
 from medmamba import io
 from medmamba.checkpoint import Run, write_tensors
-from medmamba.files import content_digest, is_full, replacing, write_bytes
+from medmamba.files import content_digest, in_words, is_full, replacing, write_bytes
 from medmamba.io.images import ImageFileError
 from medmamba.progress_plot import plot_progress
 from medmamba.volume import Geometry, Volume
@@ -166,3 +166,11 @@ def test_files_of_an_image_include_those_of_its_voxels(tmp_path: Path) -> None:
     names = "\n".join(file.name for file in slices)
     (tmp_path / "list.mhd").write_text(f"{head}ElementDataFile = LIST\n{names}\n")
     assert io.files(tmp_path / "list.mhd") == (tmp_path / "list.mhd", *slices)
+
+
+def test_errors_of_the_system_are_told_by_file_and_reason(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as absent:
+        (tmp_path / "absent").open()
+    assert in_words(absent.value) == f"{tmp_path / 'absent'}: No such file or directory"
+    assert in_words(FileNotFoundError("there is no such data set")) == "there is no such data set"
+    assert in_words(MemoryError()) == "not enough memory"

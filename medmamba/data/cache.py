@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
-from medmamba.files import content_digest, write_bytes
+from medmamba.files import content_digest, in_words, write_bytes
 from medmamba.labels import Labels
 from medmamba.memory import check_reading, memory_errors
 from medmamba.plans._json import from_json, read_json, to_json, write_json
@@ -180,7 +180,7 @@ def _in_this_process(cases: Sequence[Case], plan: Plan, folder: Path, progress: 
         try:
             reason = _prepare_case(case, plan, folder)
         except MemoryError as error:
-            reason = _without_memory(error)
+            reason = in_words(error)
         if reason:
             failures[case.id] = reason
     return failures
@@ -197,7 +197,7 @@ def _in_processes(cases: Sequence[Case], plan: Plan, folder: Path, progress: Pro
             waiting = [*unfinished, *short]
             count = count // 2 if unfinished else 1
             continue
-        failures |= {case.id: _without_memory(error) for case, error in short.items()}
+        failures |= {case.id: in_words(error) for case, error in short.items()}
         if unfinished:  # one process takes them in order, so the first of them is what ended it
             failures[unfinished[0].id] = "the machine ended its process, most likely for lack of memory"
         waiting = unfinished[1:]
@@ -232,10 +232,6 @@ def _in_pool(
     return failed, short, [case for case in cases if case in unfinished]
 
 
-def _without_memory(error: MemoryError) -> str:
-    return str(error) or "not enough memory"
-
-
 @memory_errors()
 def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
     """Prepare and store one case; returns why it is impossible, or nothing.
@@ -256,7 +252,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
             return f"its label holds values {unknown} that the plan does not know"
         sample = Preprocessor(plan).forward(image, label)
     except (ValueError, OSError) as error:
-        return str(error)
+        return in_words(error)
     _store(case, sample, plan, folder)
     return ""
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.case import Case
+from medmamba.files import in_words
 from medmamba.intensity import no_data_remark, unusable
 from medmamba.io._errors import ImageFileError, LabelValueError
 from medmamba.io._findings import Facts
@@ -59,7 +60,7 @@ def _read_image(file: Path, facts: Facts) -> Volume | None:
 
 def _reason(error: Exception, file: Path) -> str:
     """What happened, without the name of the file, which the finding has already."""
-    return error.reason if isinstance(error, ImageFileError) else str(error).removeprefix(f"{file}: ") or repr(error)
+    return error.reason if isinstance(error, ImageFileError) else in_words(error).removeprefix(f"{file}: ")
 
 
 def _check_intensities(name: str, values: NDArray[np.float32], file: Path, facts: Facts) -> None:

@@ -116,10 +116,14 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
         and not (list(files) == [0] and _holds_all(files[0], channels))
     ]
     if missing:
+        takes = (
+            "one channel, as a file that ends in _0000 or has no number"
+            if channels == 1
+            else f"{channels} channels, as files that end in _0000 to _{channels - 1:04d} or one file with all of them"
+        )
         raise DatasetError(
-            f"the model takes {channels} channels, as files that end in _0000 to _{channels - 1:04d} or one file with "
-            f"all of them; these cases in {path} have others: {'; '.join(missing[:10])}; add or remove files, or, "
-            "where the digits number patients, put a channel's number behind them, such as "
+            f"the model takes {takes}; these cases in {path} have others: {'; '.join(missing[:10])}; add or remove "
+            "files, or, where the digits number patients, put a channel's number behind them, such as "
             f"{split_ending(images[0])[0]}_0000{split_ending(images[0])[1]}"
         )
     return [Case(id=case, images=tuple(files.values())) for case, files in grouped.items()]
@@ -128,10 +132,12 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
 def _single_input(path: Path, channels: int, named: bool) -> Case:
     case, channel = channel_of(path)
     if channel == 0 and not named and not _holds_all(path, channels):
-        ending = split_ending(path)[1]
-        siblings = tuple(path.with_name(f"{case}_{n:04d}{ending}") for n in range(channels))
-        if all(sibling.is_file() for sibling in siblings):
-            return Case(id=case, images=siblings)
+        beside = images_in(path.parent)
+        ours = [other for other in beside if channel_of(other)[0] == case and channel_of(other)[1] is not None]
+        siblings = by_case(ours).get(case, {})
+        if set(siblings) >= set(range(channels)):
+            refuse_doubles(path.parent, ours, {case: siblings})
+            return Case(id=case, images=(path, *(siblings[n] for n in range(1, channels))))
     return Case(id=split_ending(path)[0], images=(path,))
 
 

@@ -265,3 +265,31 @@ def test_run_in_which_a_process_trains_is_not_set_aside(place: Path, medmamba: C
         other.communicate("\n")
     assert (code, "another process is training" in words) == (3, True)
     assert [path.name for path in plan.parent.iterdir() if path.is_dir()] == ["fold_all"]
+
+
+def test_a_fold_that_is_given_twice_counts_once(medmamba: Command, tmp_path: Path) -> None:
+    code, out, err = medmamba("predict", "--validation", "-m", FOLD, "-m", FOLD, "-o", str(tmp_path / "new"))
+    assert code == 0, err
+    assert "1 predicted" in out
+
+
+def test_link_that_leads_nowhere_is_told_by_its_name(medmamba: Command, place: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    (scans / "a.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    (scans / "b.nii.gz").symlink_to(place / "plain" / "a.nii.gz")
+    code, out, err = medmamba("predict", "-i", str(scans), "-m", FOLD, "-o", str(tmp_path / "new"))
+    assert (code, "1 predicted, 0 finished earlier, 1 failed" in out) == (3, True)
+    assert "No such file or directory" in err
+    assert "Errno" not in err
+
+
+def test_damaged_run_is_told_with_a_way_out(medmamba: Command, place: Path) -> None:
+    damaged = place / "damaged" / "fold_0"
+    damaged.mkdir(parents=True)
+    (damaged / "plan.json").write_bytes((place / FOLD / "plan.json").read_bytes())
+    (damaged / "run.json").write_text("{")
+    code, _, err = medmamba("predict", "-i", "plain", "-m", "damaged/fold_0", "-o", "new")
+    assert code == 3
+    assert "run.json" in err
+    assert "--restart" in err

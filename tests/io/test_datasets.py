@@ -244,8 +244,8 @@ def test_inputs_are_grouped_by_channel(tmp_path: Path) -> None:
     assert [(case.id, len(case.images)) for case in cases] == [("case_a", 2), ("whole", 1)]
     assert find_inputs(tmp_path / "case_a_0000.nii.gz", 2)[0].images == cases[0].images
     assert find_inputs(tmp_path / "whole.nii.gz", 2)[0].id == "whole"
-    for channels in (1, 3):
-        with pytest.raises(DatasetError, match=rf"{channels} channels.*case_a"):
+    for channels, words in ((1, "one channel"), (3, "3 channels")):
+        with pytest.raises(DatasetError, match=f"{words}.*case_a"):
             find_inputs(tmp_path, channels)
     (tmp_path / "case_a_0001.nii.gz").rename(tmp_path / "case_a_0002.nii.gz")
     with pytest.raises(DatasetError, match=r"2 channels.*case_a_0002"):
@@ -343,3 +343,12 @@ def test_label_values_beyond_all_use_are_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(DatasetError, match="labels: label values reach to"):
         open_dataset(tmp_path)
     assert [finding.rule for finding in check_dataset(tmp_path) if finding.severity == "error"] == ["label-values"]
+
+
+def test_channels_of_a_single_input_may_end_otherwise(tmp_path: Path) -> None:
+    image = Volume(np.zeros((1, 4, 5, 6), dtype=np.float32), Geometry((4, 5, 6), np.eye(4)))
+    io.write(image, tmp_path / "c6_0000.nii.gz")
+    io.write(image, tmp_path / "c6_0001.nrrd")
+    (case,) = find_inputs(tmp_path / "c6_0000.nii.gz", 2)
+    assert (case.id, [path.name for path in case.images]) == ("c6", ["c6_0000.nii.gz", "c6_0001.nrrd"])
+    assert case.images == find_inputs(tmp_path, 2)[0].images

@@ -184,7 +184,9 @@ def test_training_and_prediction_take_digits_alike(tmp_path: Path) -> None:
     assert find_inputs(one, 1)[0].id == "brain_0000"
     (tmp_path / "d" / "images").rename(tmp_path / "elsewhere")
     assert [case.id for case in find_inputs(tmp_path / "elsewhere", 1, known=["brain_0002"])] == names
-    with pytest.raises(DatasetError, match=r"1 channels.*brain_0000.*digits number patients.*brain_0000_0000\.nii\.gz"):
+    with pytest.raises(
+        DatasetError, match=r"one channel.*brain_0000.*digits number patients.*brain_0000_0000\.nii\.gz"
+    ):
         find_inputs(tmp_path / "elsewhere", 1)
 
 
