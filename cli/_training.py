@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medmamba.cli._console import err
-from medmamba.pace import KNOWN_AFTER, SideJob
+from medmamba.training.pace import KNOWN_AFTER, SideJob
 
 if TYPE_CHECKING:
-    from medmamba.checkpoint import Run
-    from medmamba.train import EpochReport, StepReport, Trainer
+    from medmamba.training.run import Run
+    from medmamba.training.trainer import EpochReport, StepReport, Trainer
 
 
 #: Of the time of training, for the picture that shows how far it is.
@@ -97,7 +97,7 @@ class TrainingDisplay:
             )
 
     def on_epoch(self, report: EpochReport) -> None:
-        from medmamba.progress_plot import plot_progress
+        from medmamba.training.plot import plot_progress
 
         scores = ", ".join(f"{name} {value:.3f}" for name, value in report.dice.items())
         self._dice = f"{sum(report.dice.values()) / len(report.dice):.3f}" if report.dice else "-"

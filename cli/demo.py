@@ -40,8 +40,8 @@ def demo(
     if steps is not None and budget is not None:
         fail("--steps and --budget both say how long to train; give one of them", Exit.USAGE)
 
-    from medmamba.demo import STEPS, Demo
-    from medmamba.places import check_output_folder
+    from medmamba.demo.demo import STEPS, Demo
+    from medmamba.io.places import check_output_folder
 
     check_output_folder(output)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from medmamba.cli._console import Exit, err, fail, out, track
 
 if TYPE_CHECKING:
-    from medmamba.scores import Report, Summary
+    from medmamba.evaluation.report import Report, Summary
 
 
 def evaluate(
@@ -91,11 +91,11 @@ def evaluate(
 
         medmamba evaluate mine.nii.gz theirs.nii.gz --json
     """
-    from medmamba.evaluate import evaluate as score
-    from medmamba.evaluate import find_labels, labels_in, labels_of, match_files
-    from medmamba.metrics import METRICS
-    from medmamba.places import check_output_folder
-    from medmamba.scores import REPORT_FILES
+    from medmamba.evaluation.evaluate import evaluate as score
+    from medmamba.evaluation.evaluate import find_labels, labels_in, labels_of, match_files
+    from medmamba.evaluation.metrics import METRICS
+    from medmamba.evaluation.report import REPORT_FILES
+    from medmamba.io.places import check_output_folder
 
     names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
     unknown = [name for name in names if name not in METRICS]
@@ -145,8 +145,8 @@ def evaluate(
 
 def show_report(report: Report) -> None:
     """Print the summaries of a report, a table per metric."""
-    from medmamba.metrics import METRICS
-    from medmamba.scores import MINIMUM_FOR_INTERVAL
+    from medmamba.evaluation.metrics import METRICS
+    from medmamba.evaluation.report import MINIMUM_FOR_INTERVAL
 
     for metric in report.metrics:
         # The console does not wrap lines, so that paths can be copied; the columns of a table must.
@@ -171,7 +171,7 @@ def show_report(report: Report) -> None:
 
 
 def _table(metric: str, summaries: list[Summary]) -> Table:
-    from medmamba.metrics import METRICS
+    from medmamba.evaluation.metrics import METRICS
 
     title, unit = METRICS[metric].title, METRICS[metric].unit
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -71,10 +71,10 @@ def import_(
     folder that holds plans.json, dataset.json and fold_0.
 
     Of all other networks the weights are checked and written as safetensors, with a JSON file beside that says what
-    they are of. `medmamba.pretrained.load` makes the network of the two. Checkpoints may be whole or in shards with
-    their index, as PyTorch, Lightning, timm, DeepSpeed or Hugging Face's transformers leave them; of a folder, give the
-    folder. Where there are weights averaged over training (EMA) beside the last ones, the average is taken, unless
-    --entry names others.
+    they are of. `medmamba.exchange.pretrained.load` makes the network of the two. Checkpoints may be whole or in shards
+    with their index, as PyTorch, Lightning, timm, DeepSpeed or Hugging Face's transformers leave them; of a folder,
+    give the folder. Where there are weights averaged over training (EMA) beside the last ones, the average is taken,
+    unless --entry names others.
 
     Examples:
         medmamba model import --from umamba nnUNetTrainerUMambaBot__nnUNetPlans__3d_fullres -o abdomen
@@ -87,9 +87,9 @@ def import_(
 
         medmamba model import --from vmamba vssm.pth --entry model --config vssm.json -o vssm.safetensors
     """
-    from medmamba.places import check_output_files, check_output_folder
-    from medmamba.pretrained import import_weights
-    from medmamba.umamba_model import import_model
+    from medmamba.exchange.nnunet import import_model
+    from medmamba.exchange.pretrained import import_weights
+    from medmamba.io.places import check_output_files, check_output_folder
 
     inputs = [path for path in (checkpoint, config) if path is not None]
     if family == "umamba" and output.suffix != ".safetensors":
@@ -117,4 +117,6 @@ def import_(
         fail(str(error))
     count = sum(parameter.numel() for parameter in network.parameters())
     out.print(f"{output}: {type(network).__name__}, {count} parameters", markup=False)
-    out.print(f"Next, in Python: medmamba.pretrained.load(Path({str(output)!r}))", markup=False, highlight=False)
+    out.print(
+        f"Next, in Python: medmamba.exchange.pretrained.load(Path({str(output)!r}))", markup=False, highlight=False
+    )

@@ -94,7 +94,7 @@ def plan(
     """
     from medmamba import networks
     from medmamba.io import open_dataset
-    from medmamba.places import check_output_folder, places_of
+    from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans import nnunet
     from medmamba.plans.planner import possible_configurations
     from medmamba.plans.workspace import Workspace, measured, plan_dataset

@@ -12,7 +12,7 @@ from rich.text import Text
 from medmamba.cli._console import Exit, err, fail, out, track
 
 if TYPE_CHECKING:
-    from medmamba.predict import Outcome
+    from medmamba.prediction.predictor import Outcome
 
 
 def predict(
@@ -83,13 +83,13 @@ def predict(
     if data is not None and not validation:
         fail("--data says where the cases of --validation are; images to segment are given with -i", Exit.USAGE)
 
-    from medmamba.checkpoint import Run
     from medmamba.device import choose_device
-    from medmamba.fold import validation_cases
     from medmamba.io import find_inputs
-    from medmamba.places import check_output_folder, places_of
+    from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.workspace import planned_dataset
-    from medmamba.predict import Predictor, predict_cases
+    from medmamba.prediction.predictor import Predictor, predict_cases
+    from medmamba.training.fold import validation_cases
+    from medmamba.training.run import Run
 
     # Once each, also when a fold is given twice or with the folder of its plan.
     folders = {folder.resolve(): folder for path in model for folder in _fold_folders(path)}

@@ -14,8 +14,8 @@ from medmamba.cli._console import Exit, err, fail, out, track
 from medmamba.cli._training import TrainingDisplay
 
 if TYPE_CHECKING:
-    from medmamba.checkpoint import Run
     from medmamba.plans.workspace import PlannedResult
+    from medmamba.training.run import Run
 
 
 def train(
@@ -87,15 +87,15 @@ def train(
         fail("--data is for a plan whose data set was moved; of a data set, give its folder alone", Exit.USAGE)
     budget_s = None if budget is None else parse_time(budget)
 
-    from medmamba.checkpoint import Schedule
     from medmamba.device import choose_device
-    from medmamba.fold import FoldRequest, overridden, train_fold
     from medmamba.io import open_dataset
-    from medmamba.places import check_output_folder, places_of
+    from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
-    from medmamba.progress_plot import plot_progress
-    from medmamba.train import StoppedError
+    from medmamba.training.fold import FoldRequest, overridden, train_fold
+    from medmamba.training.plot import plot_progress
+    from medmamba.training.run import Schedule
+    from medmamba.training.trainer import StoppedError
 
     if source.is_dir():
         dataset = open_dataset(source)
@@ -185,7 +185,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 def _set_aside(folder: Path) -> Path:
     """Move a run out of the way, unless a process is training in it, which would go on writing under the old name."""
-    from medmamba.checkpoint import Run
+    from medmamba.training.run import Run
 
     if Run.exists(folder):
         with Run(folder).locked():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from medmamba.checkpoint import Precision
+Precision = Literal["fp32", "bf16"]
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from medmamba.intensity import no_data_remark, unusable
 from medmamba.io import read_case, read_geometry, read_label
 from medmamba.labels import Labels
 from medmamba.memory import check_reading
-from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.intensities import Sample, foreground_samples, statistics
 from medmamba.plans.plan import IntensityStatistics
 from medmamba.progress import Progress, silent
+from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.volume import Volume
 
 log = logging.getLogger(__name__)

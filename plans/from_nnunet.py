@@ -14,7 +14,6 @@ from typing import Any
 
 from medmamba import io
 from medmamba.io._description import channel_names, nnunet_labels
-from medmamba.plans._json import from_json, read_json
 from medmamba.plans.nnunet import RESAMPLE, SCHEMES
 from medmamba.plans.plan import (
     ChannelPlan,
@@ -26,6 +25,7 @@ from medmamba.plans.plan import (
     Topology,
     TrainSettings,
 )
+from medmamba.records import from_json, read_json
 
 log = logging.getLogger(__name__)
 

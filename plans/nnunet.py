@@ -18,10 +18,10 @@ from typing import Any
 
 from medmamba.case import Dataset
 from medmamba.files import OutputError
-from medmamba.places import check_output_folder, places_of
-from medmamba.plans._json import write_json
+from medmamba.io.places import check_output_folder, places_of
 from medmamba.plans.fingerprint import Fingerprint
 from medmamba.plans.plan import Normalization, Plan
+from medmamba.records import write_json
 
 #: What nnU-Net's ``-p`` is given.
 PLANS_NAME = "MedMambaPlans"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medmamba.labels import Labels
-from medmamba.plans._json import from_json, read_json, to_json, write_json
+from medmamba.records import from_json, read_json, to_json, write_json
 
 #: Rises with every change of meaning of a field.
 SCHEMA = 1

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from medmamba.case import Dataset
 from medmamba.io import DatasetError, open_dataset
-from medmamba.plans._json import to_json
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
 from medmamba.plans.plan import Configuration, Plan
 from medmamba.plans.planner import Decision, make_plan, possible_configurations
 from medmamba.progress import Progress, silent
+from medmamba.records import to_json
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from medmamba import io
-from medmamba.checkpoint import Run, write_tensors
 from medmamba.files import content_digest, in_words, is_full, replacing, write_bytes
 from medmamba.io.images import ImageFileError
-from medmamba.progress_plot import plot_progress
+from medmamba.training.plot import plot_progress
+from medmamba.training.run import Run, write_tensors
 from medmamba.volume import Geometry, Volume
 
 

@@ -36,9 +36,9 @@ from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
 from medmamba.files import content_digest, in_words, write_bytes
 from medmamba.labels import Labels
 from medmamba.memory import check_reading, memory_errors
-from medmamba.plans._json import from_json, read_json, to_json, write_json
 from medmamba.plans.plan import Plan
 from medmamba.progress import Progress, silent
+from medmamba.records import from_json, read_json, to_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from medmamba.case import Case, Split
 from medmamba.io._errors import DatasetError
 from medmamba.io._regions import order_remedy
 from medmamba.labels import Label, Labels
-from medmamba.plans._json import read_json
+from medmamba.records import read_json
 
 
 class Entry(NamedTuple):

@@ -29,8 +29,8 @@ from medmamba.io._names import (
 from medmamba.io._rules import description_errors, in_words
 from medmamba.io._survey import Survey, channels_of_files, survey
 from medmamba.io.images import read_label
+from medmamba.io.manifest import Manifest
 from medmamba.labels import Label, Labels
-from medmamba.manifest import Manifest
 
 __all__ = ["DatasetError", "find_inputs", "labels_of_values", "open_dataset", "split_ending", "survey"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from medmamba import networks
-from medmamba.losses import DeepSupervision, DiceCrossEntropy, region_table, region_targets
 from medmamba.plans.plan import Plan
+from medmamba.tasks.losses import DeepSupervision, DiceCrossEntropy, region_table, region_targets
 
 
 class Segmentation(nn.Module):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from medmamba.cli.evaluate import evaluate
-from medmamba.metrics import METRICS
+from medmamba.evaluation.metrics import METRICS
 
 app = typer.Typer()
 app.command()(evaluate)

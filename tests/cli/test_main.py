@@ -220,7 +220,7 @@ def test_interruption_anywhere_has_its_own_exit_code(
         "medmamba.networks.names",
         "medmamba.io.open_dataset",
         "medmamba.io.check.check_dataset",
-        "medmamba.demo.Demo",
+        "medmamba.demo.demo.Demo",
     ):
         monkeypatch.setattr(place, interrupt)
     code, words = run(capsys, monkeypatch, *command)

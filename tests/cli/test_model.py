@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from medmamba import io
 from medmamba.cli.main import app
 from medmamba.data.preprocess import Preprocessor
+from medmamba.exchange.pretrained import load
 from medmamba.networks.language import MambaLM
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Plan
-from medmamba.pretrained import load
 from tests.data_factory import make_case
 from tests.umamba_factory import Model, write_model
 

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 
 from medmamba import io
 from medmamba.case import Split
-from medmamba.checkpoint import Position, Run, RunInfo, Schedule, versions
 from medmamba.cli.main import main
 from medmamba.plans.plan import NetworkPlan
 from medmamba.plans.workspace import Workspace
 from medmamba.tasks.segmentation import build_network
+from medmamba.training.run import Position, Run, RunInfo, Schedule, versions
 from tests.data.factory import channel, make_plan
 from tests.data_factory import make_case, write_dataset
 

@@ -20,17 +20,17 @@ import typer
 from typer.testing import CliRunner
 
 from medmamba import io, networks
-from medmamba.checkpoint import Run
 from medmamba.cli._training import TrainingDisplay
 from medmamba.cli.main import app
 from medmamba.cli.train import parse_time
+from medmamba.evaluation.metrics import METRICS
 from medmamba.io import _regions, open_dataset
 from medmamba.io.check import check_dataset
 from medmamba.labels import Label
-from medmamba.metrics import METRICS
 from medmamba.plans import splits
 from medmamba.plans.plan import Plan
-from medmamba.train import EpochReport
+from medmamba.training.run import Run
+from medmamba.training.trainer import EpochReport
 from medmamba.volume import Geometry, Volume
 from tests.data_factory import AFFINE, make_case, write_dataset
 from tests.umamba_factory import Model, write_model

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from medmamba.checkpoint import Schedule
 from medmamba.cli._training import TrainingDisplay
 from medmamba.plans.plan import TrainSettings
-from medmamba.train import StepReport, Trainer
+from medmamba.training.run import Schedule
+from medmamba.training.trainer import StepReport, Trainer
 
 
 class IdleTrainer:

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from medmamba import io
-from medmamba.evaluate import Match, evaluate
+from medmamba.evaluation.evaluate import Match, evaluate
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 

@@ -18,7 +18,7 @@ from medmamba.plans import (
     Topology,
     TrainSettings,
 )
-from medmamba.plans._json import from_json, read_json, to_json, write_json
+from medmamba.records import from_json, read_json, to_json, write_json
 
 TOPOLOGY = Topology(
     patch_size=(16, 32, 24),

@@ -1,0 +1,1 @@
+"""Invented scans, and everything once on them."""

@@ -1,0 +1,340 @@
+"""A table of scores (case by label by metric), what it says in sum, and how it is kept.
+
+The policy for values that are no plain numbers, printed with every report:
+
+- undefined (NaN): both masks empty, or nothing to divide by. Left out of mean, deviation and median, and counted.
+- infinite: a distance to an empty mask. It makes the mean infinite and takes part in the median. The mean of the finite
+  values is told as well, under a name of its own and never without the number of values that it is over: a model would
+  otherwise look better for every structure that it misses.
+- no usable prediction, or a structure missed altogether: the worst value (share 0, distance infinite), unless told to
+  skip cases without a usable prediction, which are counted then.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from medmamba.evaluation.metrics import METRICS
+from medmamba.files import write_bytes
+from medmamba.labels import Labels
+from medmamba.records import write_json
+
+FloatArray = NDArray[np.float64]
+
+#: Rises with every change of meaning of a field of report.json.
+SCHEMA = 2
+#: What `Report.save` writes.
+REPORT_FILES = ("report.json", "report.csv")
+#: What the summary over all labels is called where labels have names.
+MEAN_OVER_LABELS = "mean over labels"
+#: With fewer cases an interval would pretend to know more than it does.
+MINIMUM_FOR_INTERVAL = 5
+
+POLICY = (
+    "Undefined values (both masks empty) are left out of every summary and counted.",
+    "An infinite distance (one mask empty) makes the mean infinite; deviation and interval are not given then. "
+    "finite_mean is over the finite values alone, whose number is finite. The median includes infinite values.",
+    "A structure that was missed altogether has the worst value of every metric, as have all structures of a case "
+    "without a usable prediction. Cases left out of the sums (skipped, or no readable reference) count as missing.",
+    "The mean over labels is the mean of the labels' means.",
+    f"Intervals are 95 % bootstrap intervals (BCa) of the mean over cases, given from {MINIMUM_FOR_INTERVAL} cases on; "
+    "they do not cover the choice of training cases or seeds.",
+    "HD95 is the larger of both directions' 95th percentiles, weighted by surface area (DeepMind surface-distance).",
+)
+
+Status = Literal["scored", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScore:
+    """One row: how one label of one case was met.
+
+    Args:
+        label: name of the structure.
+        values: value of each metric, in the order of the report's metrics; NaN when undefined.
+        prediction_ml: volume of the prediction; None when there is none.
+        reference_ml: volume of the reference; None when it was not read.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    prediction_ml: float | None = None
+    reference_ml: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseScore:
+    """One case: its rows, or why it has none.
+
+    Args:
+        id: name of the case.
+        status: ``scored``, ``failed`` (prediction or reference cannot be used) or ``skipped`` (left out on request).
+        notes: what a reader should know, the reason of a failure first.
+        scores: one per label; empty when the case takes no part in the summary.
+    """
+
+    id: str
+    status: Status
+    notes: tuple[str, ...] = ()
+    scores: tuple[LabelScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the cases say together about one label and one metric.
+
+    Args:
+        label: name of the structure, or `MEAN_OVER_LABELS`.
+        metric: name of the metric.
+        n: cases with a finite value.
+        values: how many values there are of all cases that have a reference, one per case and label;
+            the sum of the next four.
+        finite: values that are plain numbers.
+        infinite: distances to something that is not there.
+        undefined: values left out because they are undefined.
+        missing: values of cases that take no part: skipped, or without a readable reference.
+        mean: infinite when a value is, NaN when none is defined.
+        finite_mean: over the finite values alone; NaN when there are none. Better than the truth when any are infinite.
+        std: sample standard deviation over cases; NaN with fewer than two, or when a value is infinite.
+        median: over finite and infinite values.
+        interval: 95 % bootstrap interval of the mean over cases; None with fewer than `MINIMUM_FOR_INTERVAL` cases, or
+            when a value is infinite.
+    """
+
+    label: str
+    metric: str
+    n: int
+    values: int
+    finite: int
+    infinite: int
+    undefined: int
+    missing: int
+    mean: float
+    finite_mean: float
+    std: float
+    median: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All scores of a set of predictions.
+
+    Args:
+        labels: the structures that were scored.
+        metrics: names of the metrics, keys of `medmamba.evaluation.metrics.METRICS`.
+        cases: every case that has a reference, sorted by id.
+        extra_predictions: names of predictions that have no reference.
+        seed: of the bootstrap.
+    """
+
+    labels: Labels
+    metrics: tuple[str, ...]
+    cases: tuple[CaseScore, ...]
+    extra_predictions: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def failed(self) -> tuple[CaseScore, ...]:
+        """Cases whose prediction or reference could not be used."""
+        return tuple(case for case in self.cases if case.status == "failed")
+
+    @property
+    def table(self) -> FloatArray:
+        """(cases with scores, labels, metrics) values."""
+        rows = [[score.values for score in case.scores] for case in self.cases if case.scores]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(self.labels.foreground), len(self.metrics))
+
+    @cached_property
+    def summaries(self) -> tuple[Summary, ...]:
+        """One per metric and label, and one per metric over all labels when there are several."""
+        table, names = self.table, [label.name for label in self.labels.foreground]
+        left_out = len(self.cases) - len(table)
+        result = []
+        for column, metric in enumerate(self.metrics):
+            values = table[:, :, column]
+            for row, name in enumerate(names):
+                one = values[:, row : row + 1]
+                result.append(summarize(one, label=name, metric=metric, left_out=left_out, seed=self.seed))
+            if len(names) > 1:
+                result.append(
+                    summarize(values, label=MEAN_OVER_LABELS, metric=metric, left_out=left_out, seed=self.seed)
+                )
+        return tuple(result)
+
+    def worst(self, count: int) -> tuple[tuple[str, float], ...]:
+        """Ids of the cases with the worst mean over labels in the first metric, worst first, and that mean.
+
+        A case of which nothing is defined has no place in the order. Of cases that are infinitely bad, those come first
+        that are so in more labels.
+        """
+        scored = [case for case in self.cases if case.scores]
+        ranked = []
+        for case, row in zip(scored, self.table[:, :, 0], strict=True):
+            defined = row[~np.isnan(row)]
+            if defined.size:
+                finite = defined[np.isfinite(defined)]
+                rank = (float(defined.mean()), defined.size - finite.size, float(finite.sum()))
+                ranked.append((rank, case.id))
+        descending = not METRICS[self.metrics[0]].higher_is_better
+        ranked.sort(key=lambda item: item[0], reverse=descending)
+        return tuple((case, mean) for (mean, *_), case in ranked[:count])
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON data: undefined values are null, infinite ones the string ``"inf"``."""
+        return {
+            "schema": SCHEMA,
+            "medmamba": version("medmamba"),
+            "policy": list(POLICY),
+            "metrics": {
+                name: {
+                    "title": METRICS[name].title,
+                    "unit": METRICS[name].unit,
+                    "higher_is_better": METRICS[name].higher_is_better,
+                }
+                for name in self.metrics
+            },
+            "labels": {label.name: list(label.values) for label in self.labels.foreground},
+            "counts": {status: sum(case.status == status for case in self.cases) for status in get_args(Status)},
+            "summary": [_summary_json(summary) for summary in self.summaries],
+            "cases": [self._case_json(case) for case in self.cases],
+            "extra_predictions": list(self.extra_predictions),
+            "seed": self.seed,
+        }
+
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """Write ``report.json`` and ``report.csv`` (one line per case and label) and return their paths."""
+        json_path, csv_path = (folder / name for name in REPORT_FILES)
+        write_json(self.to_json(), json_path)
+        write_bytes(self._csv().encode("utf-8", "surrogateescape"), csv_path)
+        return json_path, csv_path
+
+    def _case_json(self, case: CaseScore) -> dict[str, Any]:
+        scores = [
+            {
+                "label": score.label,
+                **{name: _number(value) for name, value in zip(self.metrics, score.values, strict=True)},
+                "prediction_ml": score.prediction_ml,
+                "reference_ml": score.reference_ml,
+            }
+            for score in case.scores
+        ]
+        return {"id": case.id, "status": case.status, "notes": list(case.notes), "scores": scores}
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", "label", "status", *self.metrics, "prediction_ml", "reference_ml"])
+        for case in self.cases:
+            for score in case.scores:
+                values = ["" if math.isnan(value) else value for value in score.values]
+                writer.writerow([case.id, score.label, case.status, *values, score.prediction_ml, score.reference_ml])
+            if not case.scores:  # a case that has no line would not be missed
+                for label in self.labels.foreground:
+                    writer.writerow([case.id, label.name, case.status, *("" for _ in self.metrics), "", ""])
+        return text.getvalue()
+
+
+def summarize(values: FloatArray, *, label: str, metric: str, left_out: int = 0, seed: int = 0) -> Summary:
+    """Boil the values of one metric down.
+
+    Args:
+        values: (cases, labels); with several labels, labels are averaged after cases, so that a label that is often
+            undefined weighs as much as the others.
+        label: what the summary is about.
+        metric: likewise.
+        left_out: cases that belong here but have no values.
+        seed: of the bootstrap.
+    """
+    infinite = int(np.isinf(values).sum())
+    finite = values[np.isfinite(values).any(axis=1)]
+    defined = values[~np.isnan(values).all(axis=1)]
+    per_case = _means(finite, axis=1)
+    return Summary(
+        label=label,
+        metric=metric,
+        n=len(finite),
+        values=values.size + left_out * values.shape[1],
+        finite=int(np.isfinite(values).sum()),
+        infinite=infinite,
+        undefined=int(np.isnan(values).sum()),
+        missing=left_out * values.shape[1],
+        mean=float("inf") if infinite else float(_mean_of_means(finite)),
+        finite_mean=float(_mean_of_means(finite)),
+        std=float(per_case.std(ddof=1)) if len(finite) > 1 and not infinite else float("nan"),
+        median=float(np.median(np.nanmean(defined, axis=1))) if len(defined) else float("nan"),
+        interval=_interval(finite, seed) if len(finite) >= MINIMUM_FOR_INTERVAL and not infinite else None,
+    )
+
+
+def _means(values: FloatArray, axis: int) -> FloatArray:
+    """Means over finite values along an axis; NaN where there are none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=axis)
+    total = np.where(finite, values, 0.0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _mean_of_means(values: FloatArray) -> FloatArray:
+    """(..., cases, labels) to (...): over cases first, then over labels."""
+    return _means(_means(values, axis=-2), axis=-1)
+
+
+def _interval(values: FloatArray, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean: whole cases are drawn, so that labels of one case stay together."""
+    if (values == values[0]).all():
+        return float(_mean_of_means(values)), float(_mean_of_means(values))
+
+    def statistic(index: NDArray[np.int_], axis: int) -> FloatArray:
+        return _mean_of_means(values[index])
+
+    # About 30 MB of draws at a time.
+    batch = max(1, 4_000_000 // values.size)
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            result = stats.bootstrap(
+                (np.arange(len(values)),), statistic, n_resamples=4999, batch=batch, method=method, rng=seed
+            )
+        low, high = (float(bound) for bound in result.confidence_interval)
+        # BCa has no answer when nearly all cases are equal; the plain percentiles always have one.
+        if math.isfinite(low) and math.isfinite(high):
+            break
+    return low, high
+
+
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    return {
+        "label": summary.label,
+        "metric": summary.metric,
+        "n": summary.n,
+        "values": summary.values,
+        "finite": summary.finite,
+        "infinite": summary.infinite,
+        "undefined": summary.undefined,
+        "missing": summary.missing,
+        "mean": _number(summary.mean),
+        "finite_mean": _number(summary.finite_mean),
+        "std": _number(summary.std),
+        "median": _number(summary.median),
+        "interval_95": None if summary.interval is None else list(summary.interval),
+    }
+
+
+def _number(value: float) -> float | str | None:
+    # JSON has no word for either.
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"

@@ -1,0 +1,256 @@
+"""Weights trained elsewhere: from a file to a network of ours.
+
+A checkpoint is a state dict inside whatever its training code keeps beside it. What is imported is a pair of files: the
+weights as safetensors, by their authors' names, and beside them a JSON file with what `from_upstream` needs to know::
+
+    vim_tiny.safetensors
+    vim_tiny.json               {"system": "vim", "config": {...}, "source": "vim_t.pth"}
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import medmamba
+from medmamba.exchange.state_dicts import check_family, find_weights, looks_like
+from medmamba.exchange.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
+from medmamba.networks import UpstreamError, from_upstream
+from medmamba.networks._huggingface import authors_config
+from medmamba.networks._kinds import check_kinds
+from medmamba.networks._told import USUAL_BLOCK, told
+from medmamba.networks._upstream import SYSTEMS
+from medmamba.records import from_json, read_json, to_json, write_json
+from medmamba.training.run import write_tensors
+
+#: How the names of the tensors begin that make the output, where a network is of no use without.
+_HEADS = {
+    "umamba_bot": "decoder.seg_layers.",
+    "umamba_enc": "decoder.seg_layers.",
+    "segmamba": "out.",
+    "vivim": "out.",
+    "mambamorph": "reg_head.",
+    "mambamorph_feat": "reg_head.",
+}
+
+__all__ = ("CheckpointError", "Description", "find_weights", "import_weights", "load", "read_checkpoint", "system_of")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What belongs to a file of imported weights.
+
+    Args:
+        system: one that `from_upstream` knows.
+        config: arguments of the upstream constructor.
+        source: name of the file that the weights came from.
+    """
+
+    system: str
+    config: dict[str, Any]
+    source: str
+
+
+def system_of(family: str, tensors: Mapping[str, Tensor]) -> str:
+    """Which of a family of networks the weights are of.
+
+    Args:
+        family: ``umamba``, ``mamba``, ``mambamorph``, or a system of `from_upstream`.
+        tensors: a state dict.
+
+    Raises:
+        ValueError: if there is no such family, naming those there are.
+    """
+    check_family(family)
+    if family == "umamba":
+        return "umamba_enc" if any(key.startswith("encoder.mamba_layers.") for key in tensors) else "umamba_bot"
+    if family == "mamba":
+        return "mamba_lm" if any(key.startswith(("backbone.", "embedding")) for key in tensors) else "mamba"
+    if family == "mambamorph":
+        return "mambamorph_feat" if any(key.startswith("feature_extractor.") for key in tensors) else "mambamorph"
+    return family
+
+
+def import_weights(
+    family: str,
+    checkpoint: Path,
+    output: Path,
+    config: Mapping[str, Any] | Path | None = None,
+    *,
+    entry: str | None = None,
+    overwrite: bool = False,
+    trust_pickle: bool = False,
+) -> nn.Module:
+    """Check published weights by loading them, and write them as safetensors with a description beside.
+
+    Args:
+        family: see `system_of`.
+        checkpoint: the authors' file, an index of files, or a folder that has one of these.
+        output: a ``.safetensors`` file; the description gets the same name with ``.json``.
+        config: arguments of the upstream constructor, see `medmamba.networks.from_upstream`, or a JSON file of them;
+            None: ``config.json`` in the folder, if there is one. What it lacks, and the weights tell by their shapes,
+            is taken from the weights and logged.
+        entry: see `medmamba.exchange.state_dicts.find_weights`.
+        overwrite: replace files that are there.
+        trust_pickle: see `medmamba.exchange.weight_files.read_checkpoint`.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read, or holds no such weights or several.
+        FileExistsError: if output is there, or is one of the files to read.
+        FileNotFoundError: if the checkpoint is not.
+        ValueError: if output has another suffix, there is no such family, or the configuration is no JSON object.
+        UpstreamError: if weights and configuration do not belong together.
+    """
+    if output.suffix != ".safetensors":
+        raise ValueError(f"imported weights are safetensors, got {output}; end the name in .safetensors")
+    described = output.with_suffix(".json")
+    check_family(family)
+    config_path = config if isinstance(config, Path) else _config_beside(checkpoint) if config is None else None
+    sources = {path.resolve() for path in (*files_of(checkpoint), *([config_path] if config_path else []))}
+    for path in (output, described):
+        if path.resolve() in sources:
+            raise FileExistsError(f"{path} is read for this import and must not be written over; choose another output")
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} is already there; choose another output, or replace it with --overwrite")
+    arguments = _arguments(config_path) if config_path else dict(config or {})  # type: ignore[arg-type]  # no path
+    tensors = find_weights(read_checkpoint(checkpoint, trust_pickle=trust_pickle), checkpoint, family, entry=entry)
+    _check_numbers(tensors, checkpoint)
+    system = system_of(family, tensors)
+    place = f"{checkpoint} with {config_path}" if config_path else str(checkpoint)
+    network, arguments = _build(system, arguments, tensors, place)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    description = Description(system=system, config=arguments, source=checkpoint.name)
+    # Copies, because tensors may share memory, which the format does not allow.
+    copies = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_tensors(copies, output, {"system": system, "medmamba": medmamba.__version__})
+    write_json(to_json(description), described)
+    return network
+
+
+def _config_beside(checkpoint: Path) -> Path | None:
+    """The configuration of a folder, or of a file by a name that says it is of such a folder."""
+    if checkpoint.is_file() and checkpoint.name not in STANDARD:
+        return None
+    path = (checkpoint if checkpoint.is_dir() else checkpoint.parent) / "config.json"
+    if not path.is_file():
+        return None
+    log.info("configuration from %s", path)
+    return path
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    arguments = read_json(path)
+    if not isinstance(arguments, dict):
+        raise ValueError(f'{path} must hold an object such as {{"embed_dim": 192}}, got {type(arguments).__name__}')
+    return arguments
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Refuse what stands for weights only, and say so if weights are no numbers, as after a training that went astray.
+
+    Raises:
+        CheckpointError: if weights are empty, or were rounded to whole numbers.
+    """
+    if empty := [key for key, tensor in tensors.items() if not tensor.numel()]:
+        raise CheckpointError(
+            f"{checkpoint} holds {len(empty)} empty tensors, such as {empty[0]}: the weights are elsewhere, as with "
+            "DeepSpeed's stage 3; put them together with its zero_to_fp32.py, and give that file"
+        )
+    whole = [key for key, tensor in tensors.items() if tensor.ndim and not tensor.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{checkpoint} holds weights rounded to whole numbers, such as {whole[0]} ({tensors[whole[0]].dtype}); "
+            "take the checkpoint from before they were quantised"
+        )
+    bad = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        log.warning("%s: %d tensors hold NaN or infinity, such as %s", checkpoint, len(bad), ", ".join(bad[:3]))
+
+
+def _build(
+    system: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and the arguments it was made of: those given, and what only the weights say.
+
+    Raises:
+        UpstreamError: if the two do not belong together; naming the place, and the arguments that would fit.
+    """
+    takes = SYSTEMS[system].needs + SYSTEMS[system].takes
+    try:
+        given = authors_config(config) if system == "mamba_lm" else dict(config)
+        check_kinds(system, {name: value for name, value in given.items() if name in takes})
+    except UpstreamError as error:
+        raise UpstreamError(f"{place}: {error}") from error
+    facts = {name: value for name, value in told(system, tensors).items() if name in takes}
+    missing = {name: value for name, value in facts.items() if name not in given}
+    if missing:
+        log.info("%s: from the weights themselves: %s", place, _listed(missing))
+    if missing.get("num_classes") == 0:
+        log.warning("%s has no head; the network gives what one would read, not logits", place)
+    try:
+        return from_upstream(system, given | missing, tensors), given | missing
+    except UpstreamError as error:
+        other = {name: value for name, value in facts.items() if not _says(given, name, value)}
+        raise UpstreamError(f"{place}: {error}{_hint(system, other, tensors)}") from error
+
+
+def _says(given: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a configuration says of an argument what the weights do, or nothing."""
+    if name not in given:
+        return True
+    automatic = (math.ceil(given.get("d_model", 0) / 16), "auto")
+    if name == "dt_rank":
+        return bool(given[name] == value) or (given[name] in automatic and value in automatic)
+    if name == "ssm_cfg":  # of which the weights tell what is not as usual
+        block, own = ({**USUAL_BLOCK, **(options or {})} for options in (given[name], value))
+        for options in (block, own):
+            options["dt_rank"] = "auto" if options["dt_rank"] in automatic else options["dt_rank"]
+        return all(block[option] == own[option] for option in USUAL_BLOCK)
+    if name == "vocab_size":  # the weights have as many rows as it is padded to
+        multiple = given.get("pad_vocab_size_multiple", 8)
+        return value in (given[name], -(-given[name] // multiple) * multiple)
+    return bool(given[name] == value)
+
+
+def _hint(system: str, other: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """What would fit: other arguments, or another network."""
+    if other:
+        return f". The weights themselves say {_listed(other)}, but the configuration does not"
+    family = looks_like(tensors)
+    if family is not None and not system.startswith(family):
+        return f". They look like weights of {family}"
+    head = _HEADS.get(system)
+    if head is not None and not any(key.startswith(head) for key in tensors):
+        return f". There is no {head}*, which makes the output; take the checkpoint of the whole network"
+    return ""
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+
+
+def load(path: Path) -> nn.Module:
+    """The network of imported weights.
+
+    Args:
+        path: of the ``.safetensors`` file; its description is beside it.
+
+    Raises:
+        FileNotFoundError: if one of the two is missing.
+        ValueError: if they are damaged or do not belong together.
+    """
+    described = path.with_suffix(".json")
+    description = from_json(Description, read_json(described), str(described))
+    return from_upstream(description.system, description.config, read_checkpoint(path))

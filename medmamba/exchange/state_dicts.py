@@ -1,0 +1,300 @@
+"""Where in a checkpoint the weights of a network are, whatever training code kept beside and around them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medmamba.exchange.weight_files import CheckpointError
+from medmamba.networks._marks import MARKS, prefixes
+
+log = logging.getLogger(__name__)
+
+#: Systems for each family of `system_of` that is none itself; the first one that is there.
+FAMILIES = {
+    "umamba": ("umamba_bot",),  # names alone do not tell it from umamba_enc
+    "mamba": ("mamba_lm", "mamba"),
+    "mambamorph": ("mambamorph",),
+}
+#: Whole networks in which parts of others may be found, most telling first.
+_WHOLE = (
+    "segmamba",
+    "vivim",
+    "mambamorph",
+    "vmamba",
+    "vim",
+    "moe_mamba_lm",
+    "mamba_lm",
+    "mambabyte_lm",
+    "unet",
+    "umamba_bot",
+)
+#: What wrappers put anywhere into names: parallel training, compilation, FSDP, checkpointing, Lightning's Fabric.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+#: Averages over training, by the names of timm, BasicSR, ema_pytorch, torch_ema, mmengine and torch.optim.swa_utils.
+_AVERAGED = re.compile(r"(.*_)?(ema|swa|averaged|shadow)(_.*)?")
+#: What was averaged, where such a name stands inside.
+_CURRENT = ("online_model", "current_model_state")
+#: No weights of a network: counters of averages and of thop, which counts operations, and losses.
+_COUNTERS = re.compile(r"(.*\.)?total_(ops|params)|n_averaged|initted|step|steps")
+_LOSSES = re.compile(r"(criterion|criteria|loss|losses|loss_fn|loss_func|loss_function)\..*")
+#: Deeper than any training code nests; recursive objects end here.
+_DEEPEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Weights in a checkpoint.
+
+    Args:
+        place: names of entries, and of modules, that lead there.
+        system: the one whose names they have.
+        tensors: by names of the network itself.
+        inside: the whole network of which they are a part, if any.
+        others: names in the same state dict that belong to something else.
+    """
+
+    place: tuple[str, ...]
+    system: str
+    tensors: dict[str, Tensor]
+    inside: str | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The way there, as ``--entry`` takes it."""
+        return ".".join(self.place)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether these are an average over training."""
+        return not self.current and any(_AVERAGED.fullmatch(part) for part in self.place)
+
+    @property
+    def current(self) -> bool:
+        """Whether these stand beside their average, which has a name that says nothing."""
+        return bool(self.place) and self.place[-1] in _CURRENT
+
+
+def find_weights(content: Any, where: Path, family: str, *, entry: str | None = None) -> dict[str, Tensor]:
+    """The state dict of a network in a checkpoint, without what wrappers put before its names.
+
+    Where there are the weights at the end of training and one average over it, the average is taken, which is what
+    training codes evaluate, and the choice is logged.
+
+    Args:
+        content: what `medmamba.exchange.weight_files.read_checkpoint` gave.
+        where: the file, for errors.
+        family: one of `FAMILIES`, or a system of `medmamba.networks.from_upstream`.
+        entry: which weights to take if there are several: the name of an entry, or what stands before the names of
+            tensors, such as ``model_ema`` or ``student``; more of the way there, with dots between, if that is not
+            enough.
+
+    Raises:
+        CheckpointError: if there are none, naming what there is, or several of which none is named.
+    """
+    check_family(family)
+    places = dict(_state_dicts(content))
+    if not places:
+        raise CheckpointError(f"{where} holds no state dict{_instead(content)}")
+    found = [weights for system in _systems(family) for weights in _weights_of(system, places)]
+    if not found:
+        raise CheckpointError(f"{where} holds no weights of {family}: {_described(places, family)}")
+    weights = _named(found, entry, where) if entry is not None else _chosen(found, family, where)
+    if weights.others:
+        log.warning("%s: left out, as no part of %s: %s", where.name, family, _some(weights.others))
+    return weights.tensors
+
+
+def looks_like(tensors: Mapping[str, Any]) -> str | None:
+    """The family of networks whose names these are, if they are of a whole network that is known."""
+    system = next((system for system in _WHOLE if prefixes(system, tensors)), None)
+    if system in ("unet", "umamba_bot"):  # of one body
+        return "umamba" if any("mamba" in key for key in tensors) else "unet"
+    return system
+
+
+def check_family(family: str) -> None:
+    """Refuse a name that no weights are known of.
+
+    Raises:
+        ValueError: naming those there are.
+    """
+    if family not in MARKS and family not in FAMILIES:
+        raise ValueError(f"no weights of {family!r} are known; choose one of umamba, {', '.join(MARKS)}")
+
+
+def _systems(family: str) -> tuple[str, ...]:
+    return FAMILIES.get(family, (family,))
+
+
+def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """All tensors by their names, at every level of what was saved."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if isinstance(content, (list, tuple)):
+        content = {
+            str(number): value for number, value in enumerate(content) if isinstance(value, (Mapping, nn.Module))
+        }
+    if not isinstance(content, Mapping) or len(place) > _DEEPEST:
+        return
+    tensors = {
+        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for key, value in content.items()
+        if isinstance(key, str) and (isinstance(value, Tensor) or _is_array(value))
+    }
+    if tensors:
+        yield place, _unwrapped(tensors)
+    for key, value in content.items():
+        yield from _state_dicts(value, (*place, str(key)))
+    yield from _nameless(content, place)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def _nameless(
+    content: Mapping[Any, Any], place: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Averages that torch_ema and diffusers keep as a list, in the order of the parameters in the state dict beside."""
+    for key, value in content.items():
+        shadows = value.get("shadow_params") if isinstance(value, Mapping) else None
+        if not isinstance(shadows, list) or not all(isinstance(shadow, Tensor) for shadow in shadows):
+            continue
+        shapes = [shadow.shape for shadow in shadows]
+        for other in content.values():
+            for _, tensors in _state_dicts(other) if other is not value else ():
+                if [tensor.shape for tensor in tensors.values()] == shapes:
+                    yield (*place, str(key), "shadow_params"), dict(zip(tensors, shadows, strict=True))
+                    break
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = {key: ".".join(part for part in key.split(".") if part not in _WRAPPERS) for key in tensors}
+    if len(set(names.values())) < len(names):
+        return dict(tensors)  # with and without wrapper are two sets of weights
+    return {names[key]: tensor for key, tensor in tensors.items()}
+
+
+def _weights_of(system: str, places: Mapping[tuple[str, ...], dict[str, Tensor]]) -> list[Found]:
+    """All weights of a system that there are, each once."""
+    found: list[Found] = []
+    for place, tensors in places.items():
+        places_in = prefixes(system, tensors)
+        wholes = {prefix for other in _WHOLE for prefix in prefixes(other, tensors)}
+        for prefix in places_in:
+            within = any(whole != prefix and prefix.startswith(whole) for whole in wholes)
+            own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            own = {key: tensor for key, tensor in own.items() if not _COUNTERS.fullmatch(key)}
+            known = tuple(place for place in places_in if place)
+            others = tuple(
+                key
+                for key in tensors
+                if _LOSSES.fullmatch(key.removeprefix(prefix))
+                or not (key.startswith((prefix, *known)) or _COUNTERS.fullmatch(key))
+            )
+            own = {key: tensor for key, tensor in own.items() if not _LOSSES.fullmatch(key)}
+            steps = (*place, *(part for part in prefix.split(".") if part))
+            weights = Found(steps, system, own, looks_like(tensors) if within else None, others)
+            if not any(_same(weights.tensors, other.tensors) for other in found):
+                found.append(weights)
+    return found
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and torch.equal(one[key], other[key]) for key in one
+    )
+
+
+def _named(found: Sequence[Found], entry: str, where: Path) -> Found:
+    """The weights at a place that has these names in a row; the whole name counts most."""
+    entry = entry.strip(".")
+    exact = [weights for weights in found if weights.name == entry]
+    within = [weights for weights in found if f".{entry}." in f".{weights.name}."]
+    fitting = exact or [weights for weights in within if weights.system == within[0].system]
+    if not fitting:
+        raise CheckpointError(f"{where} has no weights {entry!r}; it has {_list(found)}")
+    if len(fitting) > 1:
+        raise CheckpointError(f"{where} has several weights {entry!r}: {_list(fitting)}; name one of them with --entry")
+    return fitting[0]
+
+
+def _chosen(found: Sequence[Found], family: str, where: Path) -> Found:
+    """The weights to take if nobody names any."""
+    first = [weights for weights in found if weights.system == found[0].system]
+    if whole := first[0].inside:
+        raise CheckpointError(
+            f"{where} looks like weights of {whole}, not of {family} alone; "
+            f"import it as that, or name one of its parts with --entry: {_list(first)}"
+        )
+    averaged = [weights for weights in first if weights.averaged]
+    others = [weights for weights in first if not weights.averaged and not weights.current]
+    if len(averaged) == 1 and len(others) <= 1:
+        chosen = averaged[0]
+    elif not averaged and len(others) == 1:
+        chosen = others[0]
+    elif len(first) == 1:
+        chosen = first[0]
+    else:
+        raise CheckpointError(
+            f"{where} holds several weights of {family}: {_list(first)}; choose one with --entry NAME"
+        )
+    if rest := [weights for weights in first if weights is not chosen]:
+        log.warning(
+            "%s holds several weights; taken are %s%s. --entry chooses others: %s",
+            where.name,
+            chosen.name or "those at the top",
+            ", averaged over training" if chosen.averaged else "",
+            _list(rest),
+        )
+    return chosen
+
+
+def _list(found: Sequence[Found]) -> str:
+    return _some([weights.name or "(the top)" for weights in found])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _instead(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f" but a {type(content).__name__}"
+    return f"; it has {_some([str(key) for key in content]) or 'nothing'}"
+
+
+def _described(places: Mapping[tuple[str, ...], dict[str, Tensor]], family: str) -> str:
+    """What there is instead of weights of the family."""
+    for tensors in places.values():
+        if (other := looks_like(tensors)) is not None:
+            return f"they look like weights of {other}; import them with --from {other}, if they are"
+    place, largest = max(places.items(), key=lambda item: len(item[1]))
+    lacking = [
+        " and ".join(_plain(mark) for mark in MARKS[system] if not any(re.search(rf"{mark}$", key) for key in largest))
+        for system in _systems(family)
+    ]
+    return (
+        f"no tensor is called {', nor '.join(part for part in lacking if part)}; {'.'.join(place) or 'the file'} has "
+        f"{len(largest)} others: {_some(list(largest))}"
+    )
+
+
+def _plain(mark: str) -> str:
+    """A pattern as one would write such a name."""
+    return (
+        re.sub(r"\((.+?)\|.*?\)", r"\1", re.sub(r"\((\w+\\\.|_b)\)\?", r"\1", mark))
+        .replace("\\", "")
+        .replace("?", "")
+        .replace(".+", "...")
+    )

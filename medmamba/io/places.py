@@ -1,0 +1,124 @@
+"""Where a command may write: never onto, or among, what it or somebody else reads.
+
+A place is refused before the first byte is written. Folders are recognised by what is in them, so that a command need
+not have opened a data set, or a run, to leave it alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from medmamba.case import Dataset
+from medmamba.files import OutputError
+from medmamba.io.manifest import MANIFEST
+
+#: Where the layouts of datasets.md keep images and labels: beside a dataset.json, or both beside each other.
+#: In lower case, as layouts are recognised whatever the case.
+_DESCRIBED = frozenset(("imagestr", "labelstr", "imagests", "labelsts", "imagesval", "labelsval"))
+_PLAIN = frozenset(("images", "labels"))
+#: What names of files end in; a folder is not called so.
+_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
+
+
+def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Iterable[Path] = ()) -> None:
+    """Refuse a folder to write into when something in it is to be read only.
+
+    Args:
+        folder: of the output; it need not exist.
+        files: what will be written there, as far as it is known.
+        inputs: what the command reads. A file must not be among ``files``, by whatever name or link; in a folder, or
+            below it, nothing is written.
+
+    Raises:
+        OutputError: if it is a file or has the name of one; if a file of the output is an input; if the folder lies in
+            a folder of the inputs, in the images or labels of a data set; or if it is the folder of a data set, a
+            training run or preprocessed cases itself.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"the output must be a folder, but {folder} is a file; give another name")
+    if not folder.exists() and folder.name.lower().endswith(_ENDINGS):
+        raise OutputError(f"the output is a folder, but {folder} is the name of a file; give a name without its ending")
+    given = list(inputs)
+    _check_inside(folder, [path for path in given if path.is_dir()])
+    _check_files(files, [path for path in given if not path.is_dir()])
+
+
+def places_of(dataset: Dataset) -> set[Path]:
+    """The folders that hold the files of a data set, for the ``inputs`` of `check_output_folder`.
+
+    Not the data set's own folder, if some of its files lie there: the default work folder may be in it.
+    """
+    cases = (*dataset.training, *dataset.test)
+    found = {file.parent for case in cases for file in (*case.images, case.label) if file is not None}
+    return found - {dataset.root, *dataset.root.parents}
+
+
+def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) -> None:
+    """As `check_output_folder`, for a command that is told the names of its files."""
+    written, given = list(files), list(inputs)
+    for path in written:
+        if path.is_dir():
+            raise OutputError(f"the output must be a file, but {path} is a folder; give a name in it")
+        _check_inside(path.parent, [place for place in given if place.is_dir()], output=path)
+    _check_files(written, [path for path in given if not path.is_dir()])
+
+
+def _check_files(written: Iterable[Path], read: Iterable[Path]) -> None:
+    real = {_identity(path): path for path in read}
+    for path in written:
+        if source := real.get(_identity(path)):
+            link = "" if path == source else f" ({source})"
+            raise OutputError(f"{path} is an input of this command{link} and would be overwritten; give another output")
+
+
+def _identity(path: Path) -> object:
+    """What two names of one file have in common: hard links, and names that a file system holds for equal, too."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _check_inside(folder: Path, read: Iterable[Path], output: Path | None = None) -> None:
+    # What is said of a folder that is the output, or holds it.
+    here = f"the output {folder} is" if output is None else f"the output {output} lies in {folder}, which is"
+    lies = f"the output {output or folder} lies in"
+    # Both ways to see it: a link leads into a folder of inputs, or a folder of inputs is a link into this one.
+    place = Path(os.path.realpath(folder))
+    above = [place, *place.parents]
+    identities = {_identity(outer) for outer in above if outer.exists()}
+    for path in read:
+        if _identity(path) in identities:
+            raise OutputError(f"{lies} {path}, which this command reads; give another folder")
+    if what := _data_set(place):
+        raise OutputError(f"{here} {what}, and data sets are only read; give another folder")
+    if place.is_dir() and next(place.glob("*.b2nd"), None):
+        raise OutputError(f"{here} a folder of cases prepared for training; give another folder")
+    if (place / "run.json").is_file() and (place / "plan.json").is_file():
+        raise OutputError(f"{here} a training run; give another folder, such as one in it")
+    for outer in above:
+        if _holds_images_or_labels(outer):
+            raise OutputError(f"{lies} {outer}, among the images or labels of a data set; give another folder")
+
+
+def _data_set(folder: Path) -> str | None:
+    below = _folders_in(folder)
+    described = (folder / "dataset.json").is_file() and not below.isdisjoint(_DESCRIBED)
+    return "a data set" if described or below >= _PLAIN else None
+
+
+def _folders_in(folder: Path) -> set[str]:
+    return {path.name.lower() for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+
+
+def _holds_images_or_labels(folder: Path) -> bool:
+    name = folder.name.lower()
+    described = name in _DESCRIBED and (folder.parent / "dataset.json").is_file()
+    plain = name in _PLAIN and _folders_in(folder.parent) >= _PLAIN
+    # Segmentations may become the labels of a new data set, one after the other.
+    if not (described or plain) or not folder.is_dir() or (folder / MANIFEST).is_file():
+        return False
+    return any(not path.name.startswith(".") for path in folder.iterdir())

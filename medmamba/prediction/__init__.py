@@ -1,0 +1,1 @@
+"""From weights to segmentations of new images, and the folder that they lie in."""

@@ -1,0 +1,391 @@
+"""A run folder on disk: what training leaves behind and prediction needs.
+
+::
+
+    fold_0/
+      plan.json                 the plan, with everything the run overrode
+      run.json                  fold, cases, schedule, precision, versions
+      checkpoint.safetensors    weights, optimiser state and position, to go on from
+      best.safetensors          weights with the best validation Dice so far
+      final.safetensors         weights at the end; its presence means the run is finished
+      log.jsonl                 a line per step and per epoch
+      progress.png              the log as a picture
+
+Every file is written beside its name and renamed, so that a reader, or a run that was killed, never meets half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import medmamba
+from medmamba.case import Split
+from medmamba.device import Precision
+from medmamba.files import replacing, write_bytes
+from medmamba.plans.plan import Plan, TrainSettings
+from medmamba.records import from_json, read_json, to_json, write_json
+from medmamba.training.pace import Speed
+
+Weights = Literal["final", "best", "checkpoint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long to train: a number of steps, or a time on the clock; exactly one of them.
+
+    Args:
+        steps: optimiser steps.
+        budget_s: seconds of training. The learning rate then follows the clock, so two runs with the same seed
+            differ; use ``steps`` where runs must be repeatable.
+    """
+
+    steps: int | None = None
+    budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.budget_s is None):
+            raise ValueError("a schedule is either a number of steps or a time budget")
+        if (self.steps is not None and self.steps < 1) or (self.budget_s is not None and self.budget_s <= 0):
+            raise ValueError(f"a schedule must be positive, got {self.steps or self.budget_s}")
+
+    def epochs(self, settings: TrainSettings) -> int:
+        """Into how many parts the run is divided; after each the network is validated.
+
+        nnU-Net's 250 steps, but at least twenty parts, so that a short run shows how it is doing; with a time budget
+        parts of ten minutes at most. A part has no fewer steps than keep nnU-Net's share of a batch of validation to
+        five of training; with a time budget, where steps are known by their number only when they are done, parts that
+        turn out shorter are joined (`medmamba.training.trainer.Trainer`).
+        """
+        if self.steps is not None:
+            wanted = max(20, self.steps // settings.steps_per_epoch)
+            return max(1, min(wanted, self.steps // settings.steps_per_validation))
+        assert self.budget_s is not None
+        return max(20, round(self.budget_s / 600))
+
+    def progress(self, step: int, elapsed_s: float) -> float:
+        """Share of the schedule that is done, 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        assert self.budget_s is not None
+        return min(1.0, elapsed_s / self.budget_s)
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.steps is not None else f"{self.budget_s:g} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What the recipe of a time budget was fitted from.
+
+    Args:
+        speed: of the plan.
+        steps: that the budget was expected to hold.
+    """
+
+    speed: Speed
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What a run was started with, besides its plan.
+
+    Args:
+        fold: ``0`` to ``4``, or ``all``.
+        split: which cases it learns from and is judged on.
+        schedule: how long it trains.
+        precision: of the network's arithmetic.
+        overrides: fields of the data set's plan that the run changed, such as a batch size fitted to the schedule.
+        versions: of the software.
+        planned: with a time budget, what its recipe was fitted from; None in runs that do not fit it again.
+    """
+
+    fold: str
+    split: Split
+    schedule: Schedule
+    precision: Precision
+    overrides: dict[str, Any]
+    versions: dict[str, str]
+    planned: Planned | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a run is: everything that changes from step to step besides weights and optimiser state."""
+
+    step: int = 0
+    epoch: int = 0
+    validated: int = 0  # the step of the latest validation
+    elapsed_s: float = 0.0
+    dice_average: float | None = None
+    best_dice: float | None = None
+    skipped_steps: int = 0
+    failures: int = 0  # steps in a row, up to this one, whose loss or gradient was not finite
+    lost: bool = False  # the latest epoch ended without finite losses
+
+
+class RunError(ValueError):
+    """The run folder does not allow what was asked."""
+
+
+class Run:
+    """One training run on disk.
+
+    Args:
+        folder: of one fold, as `Run.create` made it.
+
+    Raises:
+        RunError: if there is no run in the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not self.exists(folder):
+            raise RunError(f"{folder} holds no training run (plan.json and run.json); give the folder of a fold")
+        self.plan = Plan.load(folder / "plan.json")
+        try:
+            self.info = from_json(RunInfo, read_json(folder / "run.json"), str(folder / "run.json"))
+        except ValueError as error:
+            raise RunError(
+                f"{error}; restore the file from a copy, or start over with `medmamba train` and --restart, which sets "
+                "the run aside"
+            ) from error
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a run was started in this folder."""
+        return (folder / "plan.json").is_file() and (folder / "run.json").is_file()
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan, info: RunInfo) -> Run:
+        """Start a run in an empty folder.
+
+        Raises:
+            RunError: if there already is one.
+        """
+        if cls.exists(folder):
+            raise RunError(f"{folder} already holds a run; go on with it, or choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        plan.save(folder / "plan.json")
+        write_json(to_json(info), folder / "run.json")
+        return cls(folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return self.weights_path("final").is_file()
+
+    def weights_path(self, weights: Weights) -> Path:
+        """The file that holds these weights."""
+        return self.folder / f"{weights}.safetensors"
+
+    @property
+    def log_path(self) -> Path:
+        """The log, a JSON object per line."""
+        return self.folder / "log.jsonl"
+
+    def use_precision(self, precision: Precision) -> None:
+        """Go on in another precision and remember it."""
+        self.info = replace(self.info, precision=precision)
+        write_json(to_json(self.info), self.folder / "run.json")
+
+    def move_data(self, root: Path) -> None:
+        """Remember where the data set lies now."""
+        if self.plan.dataset_root != str(root):
+            self.plan = replace(self.plan, dataset_root=str(root))
+            self.plan.save(self.folder / "plan.json")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder.
+
+        Raises:
+            RunError: if one already does.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another process is training in {self.folder}; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+        """Write the checkpoint to go on from."""
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        for parameter, state in optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
+        self._write(self.weights_path("checkpoint"), tensors, position)
+
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
+        """Load the checkpoint into network and optimiser; None when there is none yet.
+
+        Raises:
+            RunError: if the file is damaged or belongs to another network.
+        """
+        path = self.weights_path("checkpoint")
+        if not path.is_file():
+            return None
+        tensors, metadata = _read(path, "start over with --restart, which sets this run aside")
+        _load_network(network, _with_prefix(tensors, "network."), path)
+        parameters = dict(network.named_parameters())
+        optimizer.state.clear()
+        for key, tensor in _with_prefix(tensors, "optimizer.").items():
+            name, _, field = key.rpartition(".")
+            optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
+        return from_json(Position, json.loads(metadata["position"]), str(path))
+
+    def save_weights(self, weights: Weights, network: nn.Module, position: Position) -> None:
+        """Write the network's weights alone."""
+        self.write_weights(weights, dict(network.state_dict()), position)
+
+    def write_weights(self, weights: Weights, tensors: dict[str, Tensor], position: Position) -> None:
+        """Write weights that a network had earlier, as its ``state_dict`` has them."""
+        self._write(self.weights_path(weights), tensors, position)
+
+    def load_weights(self, network: nn.Module, weights: Weights | None = None) -> Weights:
+        """Load weights for prediction: the final ones if there are, else the best, else the last checkpoint's.
+
+        Returns:
+            Which weights were loaded.
+
+        Raises:
+            RunError: if there are none, or they do not fit the network.
+        """
+        choices = [weights] if weights else list(cast(tuple[Weights, ...], ("final", "best", "checkpoint")))
+        for choice in choices:
+            path = self.weights_path(choice)
+            if path.is_file():
+                tensors, _ = _read(path, self._instead_of(choice))
+                if choice == "checkpoint":
+                    tensors = _with_prefix(tensors, "network.")
+                _load_network(network, tensors, path)
+                return choice
+        raise RunError(f"{self.folder} has no {' or '.join(choices)} weights; {self._instead_of(choices[0])}")
+
+    def _instead_of(self, weights: Weights) -> str:
+        """What to predict with when some weights are of no use."""
+        others: tuple[Weights, ...] = ("final", "best", "checkpoint")
+        there = [other for other in others if other != weights and self.weights_path(other).is_file()]
+        return f"predict with others, --weights {' or '.join(there)}" if there else "train it first"
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to the log."""
+        with self.log_path.open("ab", buffering=0) as file:
+            rest, end = (json.dumps(record) + "\n").encode(), file.tell()
+            try:
+                while rest:  # a full disk takes what still fits, and says so only when asked again
+                    rest = rest[file.write(rest) :]
+            except OSError as error:
+                file.truncate(end)
+                error.filename = str(self.log_path)
+                raise
+
+    def read_log(self, *, up_to_step: int | None = None) -> list[dict[str, Any]]:
+        """The log's records; those after ``up_to_step`` are dropped from the file as well.
+
+        A run that was killed has logged steps behind its last checkpoint, which it will take again, and
+        its last line may be cut short.
+        """
+        if not self.log_path.is_file():
+            return []
+        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            del lines[-1]
+        records = [json.loads(line) for line in lines]
+        if up_to_step is not None:
+            records = [record for record in records if record["step"] <= up_to_step]
+            write_bytes("".join(json.dumps(record) + "\n" for record in records).encode(), self.log_path)
+        return cast(list[dict[str, Any]], records)
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], position: Position) -> None:
+        metadata = {
+            "plan": self.plan.digest(),
+            "position": json.dumps(asdict(position)),
+            "medmamba": medmamba.__version__,
+        }
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_tensors(contiguous, path, metadata, mode_like=self.folder / "run.json")
+
+
+def write_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, mode_like: Path | None = None
+) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Args:
+        tensors: contiguous, on the CPU, none sharing memory with another.
+        path: of the file.
+        metadata: texts to go with them.
+        mode_like: a file whose permissions to copy; safetensors keeps its own from everybody else.
+
+    Raises:
+        OSError: if the disk is full or does not allow it.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            # Its errors do not say which of the system's they are but in their text.
+            code = re.search(r"\(os error (\d+)\)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+        if mode_like is not None:
+            shutil.copymode(mode_like, temporary)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Sixteen hexadecimal digits that change with any weight, wherever and in whatever file the weights are kept."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, for the record."""
+    return {"medmamba": medmamba.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _read(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _load_network(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
+    if missing or unexpected:
+        raise RunError(
+            f"{path} does not fit the network of its plan: missing {missing[:5]}, unexpected {unexpected[:5]}; "
+            "was it written by another version?"
+        )

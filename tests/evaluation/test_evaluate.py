@@ -1,0 +1,476 @@
+"""Evaluation of files: what belongs together, what counts, and what is wrong with single cases."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from medmamba import io
+from medmamba.evaluation.evaluate import Match, evaluate, find_labels, labels_in, match_files
+from medmamba.evaluation.metrics import METRICS, dice
+from medmamba.evaluation.report import MEAN_OVER_LABELS, CaseScore, Report
+from medmamba.labels import Label, Labels
+from medmamba.volume import Geometry, Volume
+
+BALL = Labels(foreground=(Label(name="ball", values=(1,)),))
+REGIONS = Labels(foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_order=(1, 2))
+AFFINE = np.diag([-3.0, -1.0, 2.0, 1.0])
+
+
+def ball(radius: float = 4, shift: int = 0) -> NDArray[np.uint8]:
+    index = np.indices((20, 18, 16))
+    return np.asarray(((index - 8 - np.array([shift, 0, 0])[:, None, None, None]) ** 2).sum(0) < radius**2, np.uint8)
+
+
+def save(array: NDArray[np.uint8], path: Path, affine: NDArray[np.float64] = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Predictions and references of cases a, b and c, each prediction one voxel off."""
+    for name in "abc":
+        save(ball(), tmp_path / "references" / f"{name}.nii.gz")
+        save(ball(shift=1), tmp_path / "predictions" / f"{name}.nii.gz")
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def case(report: Report, name: str) -> CaseScore:
+    return next(case for case in report.cases if case.id == name)
+
+
+def test_scores_are_those_of_the_masks_with_the_spacing_of_the_files(folders: tuple[Path, Path]) -> None:
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert report.metrics == ("dice", "hd95")
+    assert [case.id for case in report.cases] == ["a", "b", "c"]
+    score = report.cases[0].scores[0]
+    assert score.values == (pytest.approx(dice(ball(shift=1) > 0, ball() > 0)), pytest.approx(3.0))
+    assert score.reference_ml == pytest.approx(ball().sum() * 6.0 / 1000)
+    assert score.prediction_ml == score.reference_ml
+    assert not report.failed
+
+
+def test_number_of_workers_does_not_change_the_report(folders: tuple[Path, Path]) -> None:
+    pairs = match_files(*folders).pairs
+    every = tuple(METRICS)
+    assert evaluate(pairs, BALL, metrics=every, workers=3) == evaluate(pairs, BALL, metrics=every)
+
+
+def test_reference_without_prediction_gets_the_worst_values(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "b.nii.gz").unlink()
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert case(report, "b").status == "failed"
+    assert case(report, "b").notes == ("no prediction",)
+    assert case(report, "b").scores[0].values == (0.0, math.inf)
+    overlap, distance = report.summaries
+    assert (overlap.n, distance.n, distance.infinite) == (3, 2, 1)
+    assert overlap.mean == pytest.approx(2 / 3 * case(report, "a").scores[0].values[0])
+
+
+def test_reference_without_prediction_can_be_left_out(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "b.nii.gz").unlink()
+    report = evaluate(match_files(*folders).pairs, BALL, missing="skip")
+    assert case(report, "b").status == "skipped"
+    assert report.summaries[0].n == 2
+    assert not report.failed
+
+
+def test_broken_prediction_can_be_left_out_but_stays_a_failure(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "b.nii.gz").write_bytes(b"")
+    report = evaluate(match_files(*folders).pairs, BALL, missing="skip")
+    assert case(report, "b").status == "failed"
+    assert report.summaries[0].n == 2
+
+
+def test_prediction_without_reference_is_reported(folders: tuple[Path, Path]) -> None:
+    save(ball(), folders[0] / "z.nii.gz")
+    matches = match_files(*folders)
+    assert matches.extra == (folders[0] / "z.nii.gz",)
+    assert evaluate(matches.pairs, BALL, extra=matches.extra).extra_predictions == ("z.nii.gz",)
+
+
+@pytest.mark.parametrize(
+    ("affine", "words"),
+    [
+        (np.diag([-3.0, -1.0, 2.5, 1.0]), "spacing"),
+        (np.diag([3.0, -1.0, 2.0, 1.0]), "axes point"),
+        (AFFINE + np.eye(4, k=3) * 0.5, "origin shifted by 0.5 mm"),
+    ],
+)
+def test_prediction_on_another_grid_fails_that_case_only(
+    folders: tuple[Path, Path], affine: NDArray[np.float64], words: str
+) -> None:
+    save(ball(), folders[0] / "b.nii.gz", affine)
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert [case.id for case in report.failed] == ["b"]
+    assert "lies on another grid" in case(report, "b").notes[0]
+    assert words in case(report, "b").notes[0]
+    assert case(report, "b").scores[0].values == (0.0, math.inf)
+    assert case(report, "c").status == "scored"
+
+
+def test_prediction_of_one_slice_is_not_broadcast(folders: tuple[Path, Path]) -> None:
+    save(ball()[:, :, 8:9], folders[0] / "b.nii.gz")
+    assert "shape (20, 18, 1) against (20, 18, 16)" in case(evaluate(match_files(*folders).pairs, BALL), "b").notes[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a scan", "half"], ids=["empty", "text", "truncated"])
+def test_broken_prediction_fails_that_case_only(folders: tuple[Path, Path], content: bytes | str) -> None:
+    path = folders[0] / "b.nii.gz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if isinstance(content, str) else content)
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert [case.id for case in report.failed] == ["b"]
+    assert str(path) in case(report, "b").notes[0]
+    assert case(report, "b").scores[0].values == (0.0, math.inf)
+
+
+def test_broken_reference_fails_its_case_without_a_score(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "b.nii.gz").write_bytes(b"not a scan")
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert [case.id for case in report.failed] == ["b"]
+    assert case(report, "b").scores == ()
+    assert report.summaries[0].n == 2
+
+
+def test_empty_masks_are_undefined_and_empty_predictions_infinitely_far(folders: tuple[Path, Path]) -> None:
+    nothing = np.zeros_like(ball())
+    save(nothing, folders[0] / "a.nii.gz")
+    save(nothing, folders[1] / "a.nii.gz")
+    save(nothing, folders[0] / "b.nii.gz")
+    overlap, distance = evaluate(match_files(*folders).pairs, BALL).summaries
+    assert (overlap.n, overlap.undefined, overlap.infinite) == (2, 1, 0)
+    assert (distance.n, distance.undefined, distance.infinite) == (1, 1, 1)
+
+
+def test_regions_are_scored_as_the_union_of_their_values(folders: tuple[Path, Path]) -> None:
+    whole, core = ball(6), ball(3)
+    save(whole + core, folders[1] / "a.nii.gz")
+    save(whole, folders[0] / "a.nii.gz")
+    report = evaluate(match_files(*folders).pairs[:1], REGIONS, metrics=["dice"])
+    assert [score.values for score in report.cases[0].scores] == [(1.0,), (0.0,)]
+    assert [summary.label for summary in report.summaries] == ["whole", "core", MEAN_OVER_LABELS]
+
+
+def test_voxels_to_ignore_count_in_neither_mask(folders: tuple[Path, Path]) -> None:
+    reference = ball(4)
+    reference[12:] = 2
+    save(reference, folders[1] / "a.nii.gz")
+    prediction = ball(4)
+    prediction[14:] = 1
+    save(prediction, folders[0] / "a.nii.gz")
+    labels = Labels(foreground=BALL.foreground, ignore=2)
+    assert evaluate(match_files(*folders).pairs[:1], labels).cases[0].scores[0].values == (1.0, 0.0)
+
+
+def test_value_that_no_label_has_is_noted(folders: tuple[Path, Path]) -> None:
+    save(ball() * 4, folders[0] / "a.nii.gz")
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert case(report, "a").status == "scored"
+    voxels = int(ball().sum())
+    assert case(report, "a").notes == (
+        f"the prediction holds values that no label has, counted as background: 4 ({voxels} voxels)",
+    )
+
+
+def test_sheared_grid_is_noted(folders: tuple[Path, Path]) -> None:
+    sheared = AFFINE.copy()
+    sheared[0, 2] = 0.7
+    for folder in folders:
+        save(ball(), folder / "a.nii.gz", sheared)
+    note = case(evaluate(match_files(*folders).pairs, BALL), "a").notes[0]
+    assert "sheared" in note
+
+
+def test_labels_are_found_in_the_references_when_nothing_names_them(folders: tuple[Path, Path]) -> None:
+    save(ball() * 7, folders[1] / "b.nii.gz")
+    labels = labels_in(match_files(*folders).pairs)
+    assert [(label.name, label.values) for label in labels.foreground] == [("label_1", (1,)), ("label_7", (7,))]
+
+
+def test_references_without_any_label_are_refused(folders: tuple[Path, Path]) -> None:
+    save(np.zeros_like(ball()), folders[1] / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"no label besides background in 1 references.*a\.nii\.gz"):
+        labels_in(match_files(*folders).pairs[:1])
+
+
+def test_references_that_cannot_be_read_say_why(folders: tuple[Path, Path]) -> None:
+    for name in "abc":
+        nibabel.save(nibabel.Nifti1Image(ball().astype(np.float32) * 0.3, AFFINE), folders[1] / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match=r"no reference can be read: .*a\.nii\.gz: label values .* \(2 more have"):
+        labels_in(match_files(*folders).pairs)
+
+
+def description(**labels: int | list[int]) -> str:
+    regions = {"regions_class_order": [1, 2]} if any(isinstance(value, list) for value in labels.values()) else {}
+    return json.dumps(
+        {
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, **labels},
+            "numTraining": 3,
+            "file_ending": ".nii.gz",
+            **regions,
+        }
+    )
+
+
+def test_labels_are_read_from_the_dataset_json_that_lies_with_the_files(folders: tuple[Path, Path]) -> None:
+    assert find_labels(*folders) is None
+    # From the weakest place to the strongest.
+    places = (folders[0], folders[1].parent, folders[1])
+    for place, name in zip(places, ("copied", "above", "beside"), strict=True):
+        (place / "dataset.json").write_text(description(**{name: 1}))
+        for prediction, reference in (folders, (folders[0] / "a.nii.gz", folders[1] / "a.nii.gz")):
+            labels = find_labels(prediction, reference)
+            assert labels is not None
+            assert labels.foreground == (Label(name=name, values=(1,)),)
+
+
+def test_regions_are_read_from_the_dataset_json(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "dataset.json").write_text(description(whole=[1, 2], core=2))
+    assert find_labels(*folders) == REGIONS
+
+
+def test_data_set_stands_for_its_training_labels(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    root = tmp_path / "Dataset001_Balls"
+    for name in "abc":
+        save(ball(), root / "labelsTr" / f"{name}.nii.gz")
+        save(ball() * 9, root / "imagesTr" / f"{name}_0000.nii.gz")
+    (root / "dataset.json").write_text(description(ball=1))
+    pairs = match_files(folders[0], root).pairs
+    assert [pair.reference for pair in pairs] == [root / "labelsTr" / f"{name}.nii.gz" for name in "abc"]
+    assert find_labels(folders[0], root) == BALL
+
+
+def test_two_files_are_a_pair_whatever_they_are_called(folders: tuple[Path, Path]) -> None:
+    matches = match_files(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
+    assert matches.pairs == (Match(id="b", reference=folders[1] / "b.nii.gz", prediction=folders[0] / "a.nii.gz"),)
+
+
+def test_other_files_beside_the_predictions_do_not_disturb(folders: tuple[Path, Path]) -> None:
+    for name in ("report.json", "report.csv", ".hidden.nii.gz", "a.npz", "notes.txt"):
+        (folders[0] / name).write_text("{}")
+    assert match_files(*folders).extra == ()
+
+
+def cubes(path: Path, *sizes: int, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Path:
+    """Nested cubes in one corner, value 1 outermost."""
+    array = np.zeros((12, 12, 12), np.uint8)
+    for size in sizes:
+        array[1 : 1 + size, 1 : 1 + size, 1 : 1 + size] += 1
+    return save(array, path, np.diag([*spacing, 1.0]))
+
+
+def test_missed_structure_has_the_worst_value_of_every_metric(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii", 4), prediction=cubes(tmp_path / "p.nii"))
+    scores = evaluate([pair], BALL, metrics=tuple(METRICS)).cases[0].scores[0]
+    assert scores.values == tuple(metric.worst for metric in METRICS.values())
+    assert (scores.prediction_ml, scores.reference_ml) == (0.0, 0.064)
+
+
+def test_invented_structure_is_infinitely_far_and_worth_nothing(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii"), prediction=cubes(tmp_path / "p.nii", 4))
+    report = evaluate([pair], BALL, metrics=("dice", "precision", "sensitivity", "hd95"))
+    overlap, precision, sensitivity, distance = report.cases[0].scores[0].values
+    assert (overlap, precision, distance) == (0.0, 0.0, math.inf)
+    assert math.isnan(sensitivity)
+
+
+def test_region_that_is_lost_inside_a_found_one_counts(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii", 4, 2), prediction=cubes(tmp_path / "p.nii", 4))
+    whole, core = evaluate([pair], REGIONS).cases[0].scores
+    assert whole.values == (1.0, 0.0)
+    assert core.values == (0.0, math.inf)
+    mean = evaluate([pair], REGIONS).summaries[-1]
+    assert (mean.metric, mean.mean, mean.finite_mean, mean.finite, mean.values) == ("hd95", math.inf, 0.0, 1, 2)
+
+
+def test_distances_are_in_millimetres_along_each_axis(tmp_path: Path) -> None:
+    spacing = (0.5, 1.0, 4.0)
+    for axis, step in enumerate(spacing):
+        one, other = np.zeros((2, 9, 9, 9), np.uint8)
+        one[4, 4, 4] = 1
+        other[tuple(6 if each == axis else 4 for each in range(3))] = 1
+        paths = [
+            save(array, tmp_path / f"{name}{axis}.nii", np.diag([*spacing, 1.0]))
+            for name, array in (("p", one), ("r", other))
+        ]
+        pair = Match(id="a", prediction=paths[0], reference=paths[1])
+        # Half the corners of one voxel are two steps from the other's nearest, the others one.
+        assert evaluate([pair], BALL, metrics=("hd",)).cases[0].scores[0].values == (pytest.approx(2 * step),)
+
+
+def test_thick_slice_is_measured_in_its_plane_in_millimetres(tmp_path: Path) -> None:
+    one, other = np.zeros((2, 20, 20, 1), np.uint8)
+    one[5:10, 5:10], other[5:10, 8:13] = 1, 1
+    paths = [
+        save(array, tmp_path / f"{name}.nii", np.diag([0.5, 2.0, 30.0, 1.0]))
+        for name, array in (("p", one), ("r", other))
+    ]
+    score = evaluate([Match(id="a", prediction=paths[0], reference=paths[1])], BALL).cases[0].scores[0]
+    assert score.values == (pytest.approx(2 * 10 / 50), pytest.approx(6.0))
+
+
+@pytest.mark.parametrize("manifest", [{"cases": ["a", "b"]}, {"cases": {"a": {"status": "done"}, "b": {}}}])
+def test_manifest_adds_cases_to_expect_and_hides_no_file(
+    folders: tuple[Path, Path], manifest: dict[str, object]
+) -> None:
+    (folders[0] / "prediction.json").write_text(json.dumps(manifest))
+    (folders[0] / "b.nii.gz").unlink()
+    save(ball(), folders[1] / "d.nii.gz")
+    matches = match_files(*folders)
+    assert [(pair.id, pair.prediction is None) for pair in matches.pairs] == [("a", False), ("b", True), ("c", False)]
+    assert (matches.extra, matches.not_asked_for) == ((), ("d",))
+
+
+@pytest.mark.parametrize("manifest", [[1, 2], {"cases": 3}, {"cases": [{"what": "else"}]}, {}])
+def test_manifest_of_another_program_makes_every_reference_expected(
+    folders: tuple[Path, Path], manifest: object
+) -> None:
+    (folders[0] / "prediction.json").write_text(json.dumps(manifest))
+    (folders[0] / "b.nii.gz").unlink()
+    assert [pair.prediction is None for pair in match_files(*folders).pairs] == [False, True, False]
+
+
+def itk(array: NDArray[np.uint8], path: Path) -> None:
+    """The same voxels in another format, through the project's own writer."""
+    io.write(Volume(array[None], Geometry(array.shape, AFFINE)), path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".seg.nrrd", ".nii", ".NII.GZ"])
+def test_endings_of_predictions_and_references_may_differ(folders: tuple[Path, Path], ending: str) -> None:
+    (folders[0] / "a.nii.gz").unlink()
+    if ending.lower().startswith(".nii"):
+        save(ball(), folders[0] / "a.nii.gz").rename(folders[0] / f"a{ending}") if ending != ".nii" else save(
+            ball(), folders[0] / "a.nii"
+        )
+    else:
+        itk(ball(), folders[0] / f"a{ending}")
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert case(report, "a").scores[0].values == (1.0, 0.0)
+
+
+def test_what_nnunet_leaves_beside_its_predictions_does_not_disturb(folders: tuple[Path, Path]) -> None:
+    for name in (
+        "summary.json",
+        "plans.json",
+        "predict_from_raw_data_args.json",
+        "a.npz",
+        "a.pkl",
+        "postprocessing.pkl",
+    ):
+        (folders[0] / name).write_text("{}")
+    # A description that was copied away from its images, and that counts cases nobody has here.
+    (folders[0] / "dataset.json").write_text(description(ball=1))
+    matches = match_files(*folders)
+    assert ([pair.id for pair in matches.pairs], matches.extra) == (["a", "b", "c"], ())
+    assert find_labels(*folders) == BALL
+
+
+def test_copied_list_of_the_decathlon_names_the_labels(folders: tuple[Path, Path]) -> None:
+    listed = [{"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}]
+    facts = {"modality": {"0": "MR"}, "labels": {"0": "background", "1": "ball"}, "training": listed, "numTraining": 1}
+    (folders[1] / "dataset.json").write_text(json.dumps(facts))
+    assert find_labels(*folders) == BALL
+    assert [pair.id for pair in match_files(*folders).pairs] == ["a", "b", "c"]
+
+
+def test_data_set_with_a_stray_image_and_mixed_endings_gives_its_labels(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "plain"
+    for name, ending in (("a", ".nii.gz"), ("b", ".nii")):
+        save(ball(), root / "images" / f"{name}{ending}")
+        save(ball() * 3, root / "labels" / f"{name}.nii.gz")
+    save(ball() * 5, root / "labels" / "c.nii.gz")
+    save(ball(), root / "images" / "c.nii.gz")
+    for name in "abc":
+        save(ball() * 5, folders[0] / f"{name}.nii.gz")
+    save(ball(), root / "average_brain.nii.gz")
+    matches = match_files(folders[0], root)
+    assert [pair.reference.parent.name for pair in matches.pairs] == ["labels"] * 3
+    # 5 lies in one reference alone, but what is predicted as 5 elsewhere is judged as well.
+    labels = find_labels(folders[0], root)
+    assert labels is not None
+    assert [label.values for label in labels.foreground] == [(3,), (5,)]
+    report = evaluate(matches.pairs, labels)
+    assert [score.values for score in case(report, "a").scores] == [(0.0, math.inf), (0.0, math.inf)]
+
+
+def test_reference_is_not_compared_with_itself(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match=r"a\.nii\.gz is both prediction and reference"):
+        match_files(folders[1], folders[1])
+    (folders[0] / "c.nii.gz").unlink()
+    (folders[0] / "c.nii.gz").symlink_to(folders[1] / "c.nii.gz")
+    with pytest.raises(ValueError, match=r"c\.nii\.gz is both prediction and reference"):
+        match_files(*folders)
+
+
+def test_empty_folder_is_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has no images"):
+        match_files(tmp_path / "empty", folders[1])
+    with pytest.raises(ValueError, match="empty is no data set"):
+        match_files(folders[0], tmp_path / "empty")
+
+
+def test_labels_above_32767_and_stored_as_floats_keep_their_values(folders: tuple[Path, Path]) -> None:
+    big = Labels(foreground=(Label(name="nucleus", values=(40000,)),))
+    save((ball() > 0).astype(np.uint16) * 40000, folders[1] / "a.nii.gz")  # type: ignore[arg-type]
+    save((ball() > 0).astype(np.float32) * 40000, folders[0] / "a.nii.gz")  # type: ignore[arg-type]
+    report = evaluate(match_files(*folders).pairs[:1], big)
+    assert report.cases[0].scores[0].values == (1.0, 0.0)
+    assert report.cases[0].notes == ()
+
+
+def test_interpolated_prediction_fails_its_case(folders: tuple[Path, Path]) -> None:
+    save(ball() * np.float32(0.5), folders[0] / "b.nii.gz")  # type: ignore[arg-type]
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert [case.id for case in report.failed] == ["b"]
+    assert "label values must be integers" in case(report, "b").notes[0]
+
+
+def test_file_against_folder_is_refused(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="two files or two folders"):
+        match_files(folders[0] / "a.nii.gz", folders[1])
+
+
+def test_path_that_does_not_exist_is_named(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        match_files(folders[0] / "nowhere", folders[1])
+
+
+def test_folders_without_a_common_name_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    save(ball(), tmp_path / "others" / "a_pred.nii.gz")
+    with pytest.raises(ValueError, match=r"has a_pred, .*references has a, b, c"):
+        match_files(tmp_path / "others", folders[1])
+
+
+def test_two_files_with_one_id_are_refused(folders: tuple[Path, Path]) -> None:
+    save(ball(), folders[0] / "a.nii")
+    with pytest.raises(ValueError, match="same id 'a'"):
+        match_files(*folders)
+
+
+def test_unknown_metric_is_refused_with_the_known_ones(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="unknown metric dise; known are dice, iou"):
+        evaluate(match_files(*folders).pairs, BALL, metrics=["dise"])
+
+
+def test_rounded_header_is_the_same_grid_and_a_note(folders: tuple[Path, Path]) -> None:
+    sound = case(evaluate(match_files(*folders).pairs, BALL), "b")
+    path = folders[0] / "b.nii.gz"
+    save(np.asarray(nibabel.load(path).dataobj), path, AFFINE + np.eye(4, k=3) * 0.1)
+    shifted = case(evaluate(match_files(*folders).pairs, BALL), "b")
+    assert shifted.status == "scored"
+    assert shifted.scores == sound.scores
+    assert "less than half a voxel apart" in shifted.notes[0]
+    assert "origin shifted by 0.1 mm" in shifted.notes[0]
+    assert not sound.notes

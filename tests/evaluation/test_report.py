@@ -1,0 +1,225 @@
+"""The sums of a table of scores, and what is written of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medmamba.evaluation.report import MEAN_OVER_LABELS, CaseScore, LabelScore, Report, Summary, summarize
+from medmamba.labels import Label, Labels
+
+NAN, INF = float("nan"), float("inf")
+TWO = Labels(foreground=(Label(name="liver", values=(1,)), Label(name="lesion", values=(2,))))
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values)[:, None]
+
+
+def report(*rows: tuple[tuple[float, float], tuple[float, float]], labels: Labels = TWO) -> Report:
+    """Cases a, b, ... with (Dice, HD95) for each of two labels."""
+    cases = tuple(
+        CaseScore(
+            id=name,
+            status="scored",
+            scores=tuple(
+                LabelScore(label=label.name, values=values, prediction_ml=1.0, reference_ml=2.0)
+                for label, values in zip(labels.foreground, row, strict=True)
+            ),
+        )
+        for name, row in zip("abcdefgh", rows, strict=False)
+    )
+    return Report(labels=labels, metrics=("dice", "hd95"), cases=cases)
+
+
+def test_plain_numbers_are_summed_as_everyone_expects() -> None:
+    summary = summarize(column(0.5, 0.7, 0.9), label="liver", metric="dice")
+    assert (summary.n, summary.undefined, summary.infinite) == (3, 0, 0)
+    assert summary.mean == pytest.approx(0.7)
+    assert summary.std == pytest.approx(0.2)
+    assert summary.median == pytest.approx(0.7)
+
+
+def test_undefined_values_are_left_out_and_counted() -> None:
+    summary = summarize(column(0.5, NAN, 0.9, NAN), label="liver", metric="dice")
+    assert (summary.n, summary.undefined) == (2, 2)
+    assert summary.mean == pytest.approx(0.7)
+
+
+def test_infinite_values_make_mean_and_median_infinite_and_the_finite_ones_have_a_mean_of_their_own() -> None:
+    summary = summarize(column(2.0, 4.0, INF, INF, INF), label="liver", metric="hd95")
+    assert (summary.n, summary.values, summary.finite, summary.infinite) == (2, 5, 2, 3)
+    assert (summary.mean, summary.finite_mean, summary.median) == (INF, 3.0, INF)
+
+
+def test_missed_structure_takes_deviation_and_interval_away() -> None:
+    distances = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
+    found, missed = (summarize(column(*distances, last), label="liver", metric="hd95") for last in (6.0, INF))
+    assert found.interval is not None
+    assert (missed.mean, missed.interval, missed.median) == (INF, None, 3.0)
+    assert math.isnan(missed.std)
+
+
+def test_every_value_is_accounted_for() -> None:
+    table = np.array([[1.0, NAN], [INF, 3.0], [2.0, INF]])
+    summary = summarize(table, label=MEAN_OVER_LABELS, metric="hd95", left_out=2)
+    assert (summary.values, summary.finite, summary.infinite, summary.undefined, summary.missing) == (10, 3, 2, 1, 4)
+    assert summary.finite_mean == pytest.approx((1.5 + 3.0) / 2)
+
+
+def test_nothing_defined_leaves_nothing_to_say() -> None:
+    summary = summarize(column(NAN, NAN), label="liver", metric="dice")
+    assert (summary.n, summary.undefined, summary.interval) == (0, 2, None)
+    assert all(math.isnan(value) for value in (summary.mean, summary.std, summary.median))
+
+
+def test_interval_is_withheld_below_five_cases() -> None:
+    assert summarize(column(0.1, 0.2, 0.3, 0.4), label="liver", metric="dice").interval is None
+    assert summarize(column(0.1, 0.2, 0.3, 0.4, NAN), label="liver", metric="dice").interval is None
+    assert summarize(column(0.1, 0.2, 0.3, 0.4, 0.5), label="liver", metric="dice").interval is not None
+
+
+def test_interval_is_close_to_the_normal_one_for_many_cases() -> None:
+    values = np.random.default_rng(0).normal(0.8, 0.05, size=200)
+    summary = summarize(column(*values), label="liver", metric="dice")
+    half = 1.96 * values.std(ddof=1) / math.sqrt(200)
+    assert summary.interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_interval_is_scipys_bca_bootstrap_of_the_mean() -> None:
+    values = np.random.default_rng(2).beta(8, 1, size=12)
+    oracle = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=4999, rng=7).confidence_interval
+    summary = summarize(column(*values), label="liver", metric="dice", seed=7)
+    assert summary.interval == pytest.approx((oracle.low, oracle.high))
+
+
+def test_interval_depends_on_nothing_but_values_and_seed() -> None:
+    values = column(*np.random.default_rng(1).uniform(size=8))
+    first, again, other = (summarize(values, label="liver", metric="dice", seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first.interval != other.interval
+
+
+@pytest.mark.parametrize("values", [(0.5,) * 6, (1.0,) * 5 + (0.99999,), (0.0,) * 9 + (1.0,)])
+def test_interval_of_nearly_equal_cases_is_finite_and_holds_the_mean(values: tuple[float, ...]) -> None:
+    summary = summarize(column(*values), label="liver", metric="dice")
+    assert summary.interval is not None
+    assert summary.interval[0] <= summary.mean <= summary.interval[1]
+
+
+def test_interval_is_a_point_when_labels_make_up_for_each_other_in_every_case() -> None:
+    summary = summarize(np.array([[1.0, 0.0], [0.0, 1.0]] * 4), label=MEAN_OVER_LABELS, metric="dice")
+    assert summary.interval == pytest.approx((0.5, 0.5))
+
+
+def test_mean_over_labels_weighs_a_rare_label_like_the_others() -> None:
+    table = np.array([[0.8, NAN], [0.8, NAN], [0.8, 0.2]])
+    summary = summarize(table, label=MEAN_OVER_LABELS, metric="dice")
+    assert summary.mean == pytest.approx(0.5)
+    assert summary.undefined == 2
+
+
+def by_name(report: Report) -> dict[tuple[str, str], Summary]:
+    return {(summary.metric, summary.label): summary for summary in report.summaries}
+
+
+def test_report_sums_every_metric_and_label_and_all_labels() -> None:
+    summaries = by_name(report(((0.8, 1.0), (0.4, 3.0)), ((1.0, 3.0), (0.6, INF))))
+    assert set(summaries) == {(m, la) for m in ("dice", "hd95") for la in ("liver", "lesion", MEAN_OVER_LABELS)}
+    assert summaries["dice", "liver"].mean == pytest.approx(0.9)
+    assert (summaries["hd95", "lesion"].mean, summaries["hd95", "lesion"].finite_mean) == (INF, 3.0)
+    assert summaries["dice", MEAN_OVER_LABELS].mean == pytest.approx(0.7)
+
+
+def test_worst_cases_come_first_and_undefined_ones_not_at_all() -> None:
+    scores = report(
+        ((0.8, 1.0), (0.4, 3.0)),
+        ((0.1, 1.0), (NAN, NAN)),
+        ((NAN, NAN), (NAN, NAN)),
+        ((0.9, 1.0), (0.9, 1.0)),
+    )
+    assert [name for name, _ in scores.worst(5)] == ["b", "a", "d"]
+    assert len(scores.worst(1)) == 1
+
+
+def test_case_with_more_structures_missed_is_worse_among_the_infinite_ones() -> None:
+    perfect, near, far = (1.0, 0.0), (0.9, 1.0), (0.8, 9.0)
+    missed = (0.0, INF)
+    scores = report((perfect, missed), (far, near), (missed, missed), (near, missed))
+    by_distance = Report(
+        labels=TWO,
+        metrics=("hd95",),
+        cases=tuple(
+            CaseScore(
+                id=case.id,
+                status="scored",
+                scores=tuple(LabelScore(label=score.label, values=score.values[1:]) for score in case.scores),
+            )
+            for case in scores.cases
+        ),
+    )
+    assert by_distance.worst(9) == (("c", INF), ("d", INF), ("a", INF), ("b", 5.0))
+    assert [name for name, _ in scores.worst(9)] == ["c", "d", "a", "b"]
+
+
+def test_json_is_strict_and_tells_undefined_from_infinite(tmp_path: Path) -> None:
+    scores = report(((NAN, NAN), (0.0, INF)))
+    path, _ = scores.save(tmp_path / "new" / "folder")
+    data = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert data["cases"][0]["scores"][0]["dice"] is None
+    assert data["cases"][0]["scores"][1] == {
+        "label": "lesion",
+        "dice": 0.0,
+        "hd95": "inf",
+        "prediction_ml": 1.0,
+        "reference_ml": 2.0,
+    }
+    assert data["policy"]
+    assert data["labels"] == {"liver": [1], "lesion": [2]}
+    assert {entry["metric"] for entry in data["summary"]} == {"dice", "hd95"}
+
+
+def test_csv_has_one_line_per_case_and_label(tmp_path: Path) -> None:
+    scores = report(((0.25, 1.5), (NAN, INF)), ((0.5, 2.0), (0.75, 3.0)))
+    _, path = scores.save(tmp_path)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["label"]) for row in rows] == [(c, la) for c in "ab" for la in ("liver", "lesion")]
+    assert float(rows[0]["dice"]) == 0.25
+    assert (rows[1]["dice"], rows[1]["hd95"]) == ("", "inf")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["report.csv", "report.json"]
+
+
+def test_failed_cases_are_listed_and_those_without_scores_do_not_count(tmp_path: Path) -> None:
+    whole = report(((0.8, 1.0), (0.4, 3.0)))
+    broken = CaseScore(id="x", status="failed", notes=("reference: broken",))
+    scores = Report(labels=TWO, metrics=whole.metrics, cases=(*whole.cases, broken))
+    assert scores.failed == (broken,)
+    summary = by_name(scores)["dice", "liver"]
+    assert (summary.n, summary.values, summary.missing) == (1, 2, 1)
+    path, table = scores.save(tmp_path)
+    data = json.loads(path.read_text())
+    assert data["cases"][1]["notes"] == ["reference: broken"]
+    assert data["counts"] == {"scored": 1, "failed": 1, "skipped": 0}
+    with table.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["case"] == "x"]
+    assert [(row["label"], row["status"], row["dice"], row["hd95"]) for row in rows] == [
+        ("liver", "failed", "", ""),
+        ("lesion", "failed", "", ""),
+    ]
+
+
+def test_mean_in_the_json_is_infinite_where_a_structure_was_missed() -> None:
+    data = report(((1.0, 0.0), (1.0, 0.0)), ((1.0, 0.0), (0.0, INF))).to_json()
+    found, missed, both = (entry for entry in data["summary"] if entry["metric"] == "hd95")
+    assert (found["mean"], found["finite_mean"], found["infinite"]) == (0.0, 0.0, 0)
+    assert (missed["mean"], missed["finite_mean"], missed["finite"], missed["values"]) == ("inf", 0.0, 1, 2)
+    assert (missed["infinite"], missed["undefined"], missed["missing"]) == (1, 0, 0)
+    assert (missed["std"], missed["interval_95"], missed["median"]) == (None, None, "inf")
+    assert (both["mean"], both["finite"], both["values"], both["infinite"]) == ("inf", 3, 4, 1)
