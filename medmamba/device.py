@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import torch
 
+from medmamba.errors import MachineError
+
 Precision = Literal["fp32", "bf16"]
 
 log = logging.getLogger(__name__)
 
 
-class DeviceError(OSError):
+class DeviceError(MachineError):
     """The machine does not have what was asked for."""
 
 

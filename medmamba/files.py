@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medmamba.errors import UsageError
+
 #: What the system answers when nothing more can be stored: no space, or a user's share of it used up.
 _FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
 
-class OutputError(ValueError):
+class OutputError(UsageError):
     """A place is not to be written to; the message says whose it is."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from medmamba.errors import MedMambaError
 from medmamba.volume import Geometry
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -18,7 +19,7 @@ _NO_LIMIT = 2**60
 _SAID = re.compile(r"tried to allocate|can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
-class TooLittleMemoryError(MemoryError):
+class TooLittleMemoryError(MedMambaError, MemoryError):
     """Something needs more memory than there is; the message says how much of both."""
 
 

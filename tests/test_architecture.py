@@ -39,6 +39,8 @@ FLOORS = (
     ("medmamba.progress", 0),
     ("medmamba.records", 0),
     ("medmamba.files", 0),
+    ("medmamba.errors", 0),
+    ("medmamba.engines", 0),
 )
 #: Third-party packages that stay in one place.
 CONFINED = {

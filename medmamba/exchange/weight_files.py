@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from medmamba.errors import DataError
 from medmamba.exchange import _harmless
 from medmamba.records import read_json
 
@@ -50,7 +51,7 @@ _MAGIC = {
 _DAMAGED = (RuntimeError, EOFError, OSError, UnicodeDecodeError, LookupError, struct.error, AssertionError)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DataError):
     """A file is no checkpoint that can, or should, be read."""
 
 

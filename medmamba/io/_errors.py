@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from medmamba.errors import DataError
 from medmamba.volume import Geometry
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ DEFLATE_RATIO = 1032
 PLAUSIBLE_SPACING_MM = (0.01, 20.0)
 
 
-class ImageFileError(ValueError):
+class ImageFileError(DataError):
     """A file is not an image that can be worked with; the message names it and what to do."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -32,7 +33,7 @@ class LabelValueError(ImageFileError):
     """A file is an image, but no label map: it holds values that are not integers."""
 
 
-class DatasetError(ValueError):
+class DatasetError(DataError):
     """A folder is not a data set that can be used; the message names it and what to do."""
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import DataError
+
 #: `GridMamba`'s stacked parameters, and what upstream calls that of each order, with the order's suffix for {}.
 _STACKED = {
     "conv_weight": "conv1d{}.weight",
@@ -20,7 +22,7 @@ _STACKED = {
 }
 
 
-class UpstreamError(ValueError):
+class UpstreamError(DataError):
     """The weights do not belong to the network they are said to be of."""
 
 

@@ -21,6 +21,7 @@ from filelock import FileLock
 import medmamba
 from medmamba import io
 from medmamba.case import Case
+from medmamba.errors import DataError
 from medmamba.files import content_digest, in_words, naming
 from medmamba.io.manifest import Made, Maker, Manifest
 from medmamba.io.places import check_output_folder
@@ -30,7 +31,7 @@ from medmamba.volume import Volume
 _WRITING = ".writing."
 
 
-class ForeignFileError(ValueError):
+class ForeignFileError(DataError):
     """A file is in the way that is not ours to replace."""
 
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 import medmamba
 from medmamba.case import Split
 from medmamba.device import Precision
+from medmamba.errors import DataError
 from medmamba.files import replacing, write_bytes
 from medmamba.plans.plan import Plan, TrainSettings
 from medmamba.records import from_json, read_json, to_json, write_json
@@ -140,7 +141,7 @@ class Position:
     lost: bool = False  # the latest epoch ended without finite losses
 
 
-class RunError(ValueError):
+class RunError(DataError):
     """The run folder does not allow what was asked."""
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.device import Precision
+from medmamba.errors import DataError, MedMambaError
 from medmamba.plans.plan import TrainSettings
 from medmamba.tasks.segmentation import Segmentation
 from medmamba.training.pace import Clock, Pace, SideJob, Speed
@@ -95,11 +96,11 @@ class Listener(Protocol):
         ...
 
 
-class StoppedError(RuntimeError):
+class StoppedError(MedMambaError):
     """Training was asked to stop and saved a checkpoint; the same command goes on."""
 
 
-class DivergedError(ValueError):
+class DivergedError(DataError):
     """Loss or gradient stayed NaN or infinite, so that nothing more was learned."""
 
 

@@ -1,0 +1,22 @@
+"""Errors that are no fault of the program: a command ends with their text and the exit code of their kind.
+
+Everything else that is raised is a bug, and shows where it came from. Texts give rule, value, place and remedy.
+"""
+
+from __future__ import annotations
+
+
+class MedMambaError(Exception):
+    """Something that whoever reads the message can put right."""
+
+
+class UsageError(MedMambaError, ValueError):
+    """What was asked for cannot be: a name, an option, a place to write to."""
+
+
+class DataError(MedMambaError, ValueError):
+    """What is in a file, or what is missing in it, does not allow what was asked for."""
+
+
+class MachineError(MedMambaError, OSError):
+    """The machine lacks what was asked for."""
