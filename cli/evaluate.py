@@ -214,13 +214,13 @@ def _figure(value: float) -> str:
 
 def _complain(report: Report) -> None:
     """What is wrong with single cases, on standard error."""
-    without = [case for case in report.cases if "no prediction" in case.notes]
+    without = report.without_prediction
     if without:
         names = ", ".join(case.id for case in without[:5]) + (", ..." if len(without) > 5 else "")
         fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
         _note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
     for case in report.failed:
-        if case not in without:
+        if case.status == "failed":
             _note(f"failed {case.id}: {case.notes[0]}")
     remarks = [f"{case.id}: {note}" for case in report.cases if case.status == "scored" for note in case.notes]
     for remark in remarks[:20]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.case import Case, Dataset, some
+from medmamba.engines import Failure, all_done, map_cases, suited
+from medmamba.errors import DataError
 from medmamba.intensity import no_data_remark, unusable
 from medmamba.io import read_case, read_geometry, read_label
+from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
-from medmamba.memory import check_reading
+from medmamba.memory import TooLittleMemoryError, check_reading
 from medmamba.plans.intensities import Sample, foreground_samples, statistics
 from medmamba.plans.plan import IntensityStatistics
 from medmamba.progress import Progress, silent
@@ -36,6 +38,8 @@ SCHEMA = 1
 
 #: Foreground voxels drawn from the whole data set, evenly over its cases.
 FOREGROUND_SAMPLES = 100_000_000
+#: Memory a voxel takes about while its case is measured: for each channel, and for its label and the draws.
+CHANNEL_BYTES, VOXEL_BYTES = 16, 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,7 @@ class Fingerprint:
         schema: version of this format.
 
     Raises:
-        ValueError: if there are no cases, or not one entry of intensities per channel.
+        DataError: if there are no cases, or not one entry of intensities per channel.
     """
 
     dataset: str
@@ -86,9 +90,9 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise ValueError(f"fingerprint has schema {self.schema}, this version of medmamba reads {SCHEMA}")
+            raise DataError(f"fingerprint has schema {self.schema}, this version of medmamba reads {SCHEMA}")
         if not self.cases or len(self.intensities) != len(self.channels):
-            raise ValueError(
+            raise DataError(
                 f"a fingerprint needs at least one case and intensities of each channel, got {len(self.cases)} cases "
                 f"and {len(self.intensities)} for channels {', '.join(self.channels)}"
             )
@@ -99,7 +103,7 @@ class Fingerprint:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not a fingerprint, naming the key that is wrong.
+            DataError: if it is not a fingerprint, naming the key that is wrong.
         """
         return from_json(cls, read_json(path), str(path))
 
@@ -120,14 +124,14 @@ class Fingerprint:
         """See whether the label files hold nothing but what the labels explain.
 
         Raises:
-            ValueError: for values without a meaning, naming the cases.
+            DataError: for values without a meaning, naming the cases.
         """
         allowed = {str(value) for value in labels.allowed_values}
         strange = {case.id: sorted(set(case.label_voxels) - allowed, key=int) for case in self.cases}
         strange = {case: values for case, values in strange.items() if values}
         if strange:
             shown = "; ".join(f"{case} holds {', '.join(values)}" for case, values in list(strange.items())[:5])
-            raise ValueError(
+            raise DataError(
                 f"label files may hold {', '.join(map(str, labels.allowed_values))}, but {len(strange)} of "
                 f"{len(self.cases)} cases hold other values: {shown}{' ...' if len(strange) > 5 else ''}; correct the "
                 "files, or name the values in dataset.json"
@@ -167,16 +171,17 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
     Args:
         dataset: read in place, nothing is written.
         progress: told about each case.
-        workers: cases that are read at the same time; as many as there are processors, but at most 8, when None.
+        workers: cases that are read at the same time; what suits the machine when None.
 
     Raises:
         FileNotFoundError: if a file of a case is missing.
         MemoryError: if a case is larger than there is memory.
-        ValueError: if there are no training cases, a case cannot be measured, or no case has any foreground.
+        DataError: if there are no training cases, cases cannot be measured, each with the reason, or none has any
+            foreground.
     """
     cases = dataset.training
     if not cases:
-        raise ValueError(f"{dataset.root} has no training cases: there is nothing to learn from")
+        raise DataError(f"{dataset.root} has no training cases: there is nothing to learn from")
     missing = [
         str(path) for case in cases for path in (*case.images, *filter(None, [case.label])) if not path.is_file()
     ]
@@ -185,25 +190,16 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
             f"{len(missing)} files of training cases are not there: {some(missing)}; restore them or leave out "
             "the cases"
         )
-    samples = FOREGROUND_SAMPLES // len(cases)
-    measured: dict[str, _Measurement] = {}
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        futures = {pool.submit(_measure, case, dataset.channels, samples): case for case in cases}
-        try:
-            for future in progress(as_completed(futures), title="Measuring cases", total=len(futures)):
-                try:
-                    measurement = future.result()
-                except MemoryError as error:
-                    raise MemoryError(f"case {futures[future].id!r} cannot be measured: {error}") from error
-                measured[measurement.case.id] = measurement
-        except BaseException:
-            # Otherwise the error, or Ctrl-C, would wait for all cases that are still in the queue.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    # In the order of the data set, whichever case was read first.
-    ordered = [measured[case.id] for case in cases]
+    size = largest_voxels([case.images[0] for case in cases]) * (CHANNEL_BYTES * len(dataset.channels) + VOXEL_BYTES)
+    function = partial(_measure, channels=dataset.channels, samples=FOREGROUND_SAMPLES // len(cases))
+    engine = suited(len(cases), at_most=workers, case_bytes=size)
+    outcomes = map_cases(function, cases, engine, title="Measuring cases", progress=progress)
+    for case, outcome in zip(cases, outcomes, strict=True):
+        if isinstance(outcome, Failure) and outcome.kind in ("memory", "killed"):
+            raise TooLittleMemoryError(f"case {case.id!r} cannot be measured: {outcome.reason}")
+    ordered = all_done(cases, outcomes, "measured")
     if not any(sample.drawn for measurement in ordered for sample in measurement.foreground):
-        raise ValueError(
+        raise DataError(
             f"no case of {dataset.root} has a voxel labelled as foreground: there is nothing to learn; check the label "
             "files"
         )
@@ -227,7 +223,7 @@ class _Measurement(NamedTuple):
 
 def _measure(case: Case, channels: tuple[str, ...], samples: int) -> _Measurement:
     if case.label is None:
-        raise ValueError(f"training case {case.id!r} has no label file")
+        raise DataError("it has no label file")
     check_reading(read_geometry(case.images[0]), len(channels))
     image, label = read_case(case), read_label(case.label)
     _check(case, channels, image, label)
@@ -260,25 +256,20 @@ def _label_voxels(label: NDArray[Any]) -> dict[str, int]:
 
 def _check(case: Case, channels: tuple[str, ...], image: Volume, label: Volume) -> None:
     if image.channels != len(channels):
-        raise ValueError(
-            f"case {case.id!r} has {image.channels} channels, the data set has {len(channels)}: {', '.join(channels)}"
-        )
+        raise DataError(f"it has {image.channels} channels, the data set has {len(channels)}: {', '.join(channels)}")
     if label.channels != 1:
-        raise ValueError(f"a label map holds one value per voxel, {case.label} holds {label.channels}")
+        raise DataError(f"a label map holds one value per voxel, {case.label} holds {label.channels}")
     difference = image.geometry.difference(label.geometry)
     if not image.geometry.same_grid(label.geometry):
-        raise ValueError(
-            f"image and label of case {case.id!r} are not on the same grid: {difference}; resample {case.label} to the "
-            "image's grid"
+        raise DataError(
+            f"image and label are not on the same grid: {difference}; resample {case.label} to the image's grid"
         )
     if not image.geometry.allclose(label.geometry):
         log.warning("case %s: image and label lie less than half a voxel apart, taken as one: %s", case.id, difference)
     for name, channel in zip(channels, image.array, strict=True):
         wrong = unusable(channel)
         if wrong:
-            raise ValueError(
-                f"case {case.id!r}, channel {name!r}: {wrong}; replace them, for example by the background's intensity"
-            )
+            raise DataError(f"channel {name!r}: {wrong}; replace them, for example by the background's intensity")
         remark = no_data_remark(channel)
         if remark:
             log.warning("case %s, channel %s: %s", case.id, name, remark)

@@ -15,27 +15,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
-import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from medmamba import io
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
-from medmamba.files import content_digest, in_words, write_bytes
+from medmamba.engines import all_done, exactly, map_cases, suited
+from medmamba.errors import DataError
+from medmamba.files import content_digest, write_bytes
+from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
-from medmamba.memory import check_reading, memory_errors
+from medmamba.memory import check_reading
 from medmamba.plans.plan import Plan
 from medmamba.progress import Progress, silent
 from medmamba.records import from_json, read_json, to_json, write_json
@@ -49,8 +48,8 @@ FOREGROUND_SHARE = 0.01
 ANNOTATED = -1
 #: Up to this size a chunk holds the whole case: reading it at once is faster than finding blocks.
 CHUNK_BYTES = 4 * 2**20
-#: Fewer cases than this are not worth starting processes for.
-CASES_PER_WORKER = 4
+#: Memory a voxel takes about while its case is prepared: for each channel, and for its label and for resampling.
+CHANNEL_BYTES, VOXEL_BYTES = 24, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +141,8 @@ def prepare(
         The cache; it holds at least the given cases.
 
     Raises:
-        ValueError: if cases cannot be prepared, after all others were: each with the reason.
-        OSError: if the folder cannot be written.
+        DataError: if cases cannot be prepared, after all others were: each with the reason.
+        OSError: if the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cache = Cache(folder)
@@ -158,103 +157,34 @@ def prepare(
         for case in open_cases:  # from here on it is unfinished, whatever an earlier preparation left
             (folder / f"{case.id}.json").unlink(missing_ok=True)
         log.info("preparing %d of %d cases in %s", len(open_cases), len(cases), folder)
-        count = _workers(len(open_cases)) if workers is None else workers
-        run = _in_processes if count > 1 else _in_this_process
-        failures = run(open_cases, plan, folder, progress, count)
-    if failures:
-        raise ValueError(
-            f"{len(failures)} of {len(cases)} cases could not be prepared: "
-            + "; ".join(f"{case}: {reason}" for case, reason in sorted(failures.items()))
-            + ". Repair them or leave them out; `medmamba dataset check` lists all problems"
+        size = largest_voxels([case.images[0] for case in open_cases]) * (
+            CHANNEL_BYTES * len(plan.channels) + VOXEL_BYTES
         )
+        engine = suited(len(open_cases), case_bytes=size) if workers is None else exactly(workers)
+        function = partial(_prepare_case, plan=plan, folder=folder)
+        outcomes = map_cases(function, open_cases, engine, title="Preparing cases", progress=progress)
+    all_done(open_cases, outcomes, "prepared", total=len(cases))
     return cache
 
 
-def _workers(cases: int) -> int:
-    return max(1, min(os.cpu_count() or 1, 8, cases // CASES_PER_WORKER))
-
-
-def _in_this_process(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int) -> dict[str, str]:
-    failures = {}
-    for case in progress(cases, title="Preparing cases", total=len(cases)):
-        try:
-            reason = _prepare_case(case, plan, folder)
-        except MemoryError as error:
-            reason = in_words(error)
-        if reason:
-            failures[case.id] = reason
-    return failures
-
-
-def _in_processes(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int) -> dict[str, str]:
-    """Where memory runs out, what is left is tried again in fewer processes; a case fails that is too large alone."""
-    failures: dict[str, str] = {}
-    waiting = list(cases)
-    while waiting:
-        failed, short, unfinished = _in_pool(waiting, plan, folder, progress, count)
-        failures |= failed
-        if count > 1:
-            waiting = [*unfinished, *short]
-            count = count // 2 if unfinished else 1
-            continue
-        failures |= {case.id: in_words(error) for case, error in short.items()}
-        if unfinished:  # one process takes them in order, so the first of them is what ended it
-            failures[unfinished[0].id] = "the machine ended its process, most likely for lack of memory"
-        waiting = unfinished[1:]
-    return failures
-
-
-def _in_pool(
-    cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress, count: int
-) -> tuple[dict[str, str], dict[Case, MemoryError], list[Case]]:
-    """Reasons of cases that failed; cases that there was no memory for; cases left over when a process was ended."""
-    failed: dict[str, str] = {}
-    short: dict[Case, MemoryError] = {}
-    unfinished: set[Case] = set()
-    # Not forked: a fork copies the locks of torch's threads in whatever state they are.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures: dict[Future[str], Case] = {pool.submit(_prepare_case, case, plan, folder): case for case in cases}
-        try:
-            for future in progress(as_completed(futures), title="Preparing cases", total=len(cases)):
-                case = futures[future]
-                try:
-                    if reason := future.result():
-                        failed[case.id] = reason
-                except MemoryError as error:
-                    short[case] = error
-                except BrokenProcessPool:
-                    unfinished.add(case)
-        except BaseException:
-            # Otherwise a full disk, or Ctrl-C, would wait for all cases that are still in the queue.
-            pool.shutdown(cancel_futures=True)
-            raise
-    return failed, short, [case for case in cases if case in unfinished]
-
-
-@memory_errors()
-def _prepare_case(case: Case, plan: Plan, folder: Path) -> str:
-    """Prepare and store one case; returns why it is impossible, or nothing.
+def _prepare_case(case: Case, plan: Plan, folder: Path) -> None:
+    """Prepare and store one case.
 
     Raises:
+        DataError: if it cannot be prepared.
         MemoryError: if there is too little memory now.
-        OSError: if it cannot be stored.
+        OSError: if it cannot be read or stored.
     """
-    try:
-        check_reading(io.read_geometry(case.images[0]), len(plan.channels))
-        if case.label is None:
-            return "it has no reference to learn from"
-        image, label = io.read_case(case), io.read_label(case.label)
-        if not image.geometry.same_grid(label.geometry):
-            return f"image and label lie differently: {image.geometry.difference(label.geometry)}"
-        unknown = sorted(set(np.unique(label.array).tolist()) - set(plan.labels.allowed_values))
-        if unknown:
-            return f"its label holds values {unknown} that the plan does not know"
-        sample = Preprocessor(plan).forward(image, label)
-    except (ValueError, OSError) as error:
-        return in_words(error)
-    _store(case, sample, plan, folder)
-    return ""
+    check_reading(io.read_geometry(case.images[0]), len(plan.channels))
+    if case.label is None:
+        raise DataError("it has no reference to learn from")
+    image, label = io.read_case(case), io.read_label(case.label)
+    if not image.geometry.same_grid(label.geometry):
+        raise DataError(f"image and label lie differently: {image.geometry.difference(label.geometry)}")
+    unknown = sorted(set(np.unique(label.array).tolist()) - set(plan.labels.allowed_values))
+    if unknown:
+        raise DataError(f"its label holds values {unknown} that the plan does not know")
+    _store(case, Preprocessor(plan).forward(image, label), plan, folder)
 
 
 def _store(case: Case, sample: Sample, plan: Plan, folder: Path) -> None:

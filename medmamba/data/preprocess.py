@@ -31,6 +31,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from medmamba.errors import DataError
 from medmamba.intensity import measured, no_data_remark, unusable
 from medmamba.labels import Labels, integer_type
 from medmamba.memory import check_memory, grid
@@ -133,7 +134,7 @@ class Preprocessor:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        # Not in a Compose, which turns the ValueError of a case that cannot be prepared into a RuntimeError.
+        # Not in a Compose, which turns the DataError of a case that cannot be prepared into a RuntimeError.
         self._transforms = (
             PermuteAxesd(plan.axes),
             CropToNonzerod(),
@@ -161,14 +162,14 @@ class Preprocessor:
 
         Raises:
             TooLittleMemoryError: if resampling needs more memory than is free.
-            ValueError: for another number of channels than planned, an image and label that do not fit, intensities
+            DataError: for another number of channels than planned, an image and label that do not fit, intensities
                 that are no measurements, RGB values outside 0 to 255, label values beyond those of the plan, or voxels
                 whose size must be in another unit than the plan's.
         """
         if image.channels != len(self.plan.channels):
-            raise ValueError(f"the plan is for {len(self.plan.channels)} channels, the image has {image.channels}")
+            raise DataError(f"the plan is for {len(self.plan.channels)} channels, the image has {image.channels}")
         if label is not None and label.geometry.shape != image.geometry.shape:
-            raise ValueError(f"label has shape {label.geometry.shape}, its image {image.geometry.shape}")
+            raise DataError(f"label has shape {label.geometry.shape}, its image {image.geometry.shape}")
         array = _finite(image.array.astype(np.float32), self.plan.channels, on_nonfinite, case)
         self._check_rgb(array)
         i, j, k = self.plan.axes
@@ -188,7 +189,7 @@ class Preprocessor:
     def _check_rgb(self, image: NDArray[np.float32]) -> None:
         for channel, values in zip(self.plan.channels, image, strict=True):
             if channel.normalization == "rgb_0_1" and (values.min() < 0 or values.max() > 255):
-                raise ValueError(
+                raise DataError(
                     f"channel {channel.name} is declared as RGB but has values from {values.min():g} to "
                     f"{values.max():g}; RGB is 0 to 255. Name the channel otherwise in dataset.json, and plan again "
                     "with --force"
@@ -198,9 +199,7 @@ class Preprocessor:
         kind = label_type(self.plan.labels)
         low, high = int(label.min()), int(label.max())
         if low < np.iinfo(kind).min or high > np.iinfo(kind).max:
-            raise ValueError(
-                f"the label reaches from {low} to {high}, the plan knows {self.plan.labels.allowed_values}"
-            )
+            raise DataError(f"the label reaches from {low} to {high}, the plan knows {self.plan.labels.allowed_values}")
         typed: NDArray[np.signedinteger[Any]] = label.astype(kind)
         return typed
 
@@ -359,7 +358,7 @@ class Normalized(MapTransform):
                 with np.errstate(over="ignore", invalid="ignore"):  # looked at right below
                     image[index] = scheme.run(image[index], label)
             if not np.isfinite(image[index]).all():
-                raise ValueError(
+                raise DataError(
                     f"channel {channel.name} is not finite after normalisation ({channel.normalization}); look at its "
                     f"intensities and at those in the plan: {channel.intensities}"
                 )
@@ -401,7 +400,7 @@ def _check_unit(planned: tuple[float, ...], case: tuple[float, float, float]) ->
     ratio = np.array(planned) / sizes
     if ratio.min() > OTHER_UNIT or ratio.max() < 1 / OTHER_UNIT:
         here, there = (" x ".join(f"{size:g}" for size in some) for some in (sizes, planned))
-        raise ValueError(
+        raise DataError(
             f"voxels measure {here} mm, the plan is for {there} mm; correct the unit in the image's header, or plan "
             "again (version 0.1.0 took micrometres and metres for millimetres)"
         )
@@ -451,14 +450,14 @@ def _finite(
         place = f"case {case}, channel {channel.name}" if case else f"channel {channel.name}"
         wrong = unusable(values)
         if wrong and policy == "refuse":
-            raise ValueError(
+            raise DataError(
                 f"channel {channel.name}: {wrong}; replace them, for example by the background's intensity, or leave "
                 "out the image"
             )
         if wrong:
             good = measured(values)
             if not good.any():
-                raise ValueError(f"channel {channel.name}: {wrong}, so nothing was measured; copy the image again")
+                raise DataError(f"channel {channel.name}: {wrong}, so nothing was measured; copy the image again")
             log.warning("%s: %s; the channel's smallest measurement takes their place", place, wrong)
             values[~good] = values[good].min()
         # Planning has told of the training cases, and CT is clipped.

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba import io
+from medmamba.engines import Failure, map_cases, suited
+from medmamba.errors import DataError
 from medmamba.evaluation.metrics import METRICS, Masks, Metric
 from medmamba.evaluation.report import CaseScore, LabelScore, Report
 from medmamba.files import in_words
 from medmamba.io.datasets import split_ending, survey
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
+from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Label, Labels
 from medmamba.progress import Progress, silent
 from medmamba.records import read_json
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 Missing = Literal["fail", "skip"]
 #: So many unknown values are named for each label map.
 NAMED = 10
+#: Memory a voxel takes about while its masks are compared.
+VOXEL_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +207,7 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     for pair in progress(pairs, title="Looking for labels", total=len(pairs)):
         try:
             values.update(np.unique(io.read_label(pair.reference).array).tolist())
-        except (ValueError, OSError) as error:
+        except (DataError, OSError) as error:
             logger.info("passed over while looking for labels: %s", error)
             unread.append(in_words(error))
     if unread and len(unread) == len(pairs):
@@ -248,16 +253,14 @@ def evaluate(
     if not pairs:
         raise ValueError("there is no reference to compare with")
 
-    def score(pair: Match) -> CaseScore:
-        return _score_case(pair, labels, tuple(metrics), missing)
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            cases = tuple(progress(pool.map(score, pairs), title="Comparing", total=len(pairs)))
-        except BaseException:
-            # Without this an interrupted run would first finish every case that waits.
-            pool.shutdown(cancel_futures=True)
-            raise
+    files = [path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None]
+    engine = suited(len(pairs), at_most=workers, case_bytes=VOXEL_BYTES * largest_voxels(files))
+    function = partial(_score_case, labels=labels, metrics=tuple(metrics), missing=missing)
+    outcomes = map_cases(function, pairs, engine, title="Comparing", progress=progress)
+    cases = [
+        CaseScore(id=pair.id, status="failed", notes=(outcome.reason,)) if isinstance(outcome, Failure) else outcome
+        for pair, outcome in zip(pairs, outcomes, strict=True)
+    ]
     return Report(
         labels=labels,
         metrics=tuple(metrics),
@@ -270,16 +273,16 @@ def evaluate(
 def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: Missing) -> CaseScore:
     try:
         reference = io.read_label(pair.reference)
-    except (ValueError, OSError, MemoryError) as error:
+    except (DataError, OSError) as error:
         # There is nothing to hold a prediction against, so no score would be right, not even the worst.
         return CaseScore(id=pair.id, status="failed", notes=(f"reference: {in_words(error)}",))
     if pair.prediction is None:
         if missing == "skip":
             return CaseScore(id=pair.id, status="skipped", notes=("no prediction",))
-        return _failure(pair, "no prediction", labels, metrics, missing)
+        return replace(_failure(pair, "no prediction", labels, metrics, missing), status="missing")
     try:
         prediction = io.read_label(pair.prediction)
-    except (ValueError, OSError, MemoryError) as error:
+    except (DataError, OSError) as error:
         return _failure(pair, f"prediction: {in_words(error)}", labels, metrics, missing)
     if not prediction.geometry.same_grid(reference.geometry):
         reason = (

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,11 @@ POLICY = (
     "HD95 is the larger of both directions' 95th percentiles, weighted by surface area (DeepMind surface-distance).",
 )
 
-Status = Literal["scored", "failed", "skipped"]
+#: ``failed``: prediction or reference cannot be used. There is no prediction: ``missing`` where that counts as failed,
+#: ``skipped`` where the case is left out on request.
+Status = Literal["scored", "failed", "missing", "skipped"]
+#: The word for it in the files, whose readers tell two from each other by the notes.
+_WRITTEN = {"scored": "scored", "failed": "failed", "missing": "failed", "skipped": "skipped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,7 @@ class CaseScore:
 
     Args:
         id: name of the case.
-        status: ``scored``, ``failed`` (prediction or reference cannot be used) or ``skipped`` (left out on request).
+        status: see `Status`.
         notes: what a reader should know, the reason of a failure first.
         scores: one per label; empty when the case takes no part in the summary.
     """
@@ -148,8 +152,13 @@ class Report:
 
     @property
     def failed(self) -> tuple[CaseScore, ...]:
-        """Cases whose prediction or reference could not be used."""
-        return tuple(case for case in self.cases if case.status == "failed")
+        """Cases without a prediction and a reference that could be used, but for those left out on request."""
+        return tuple(case for case in self.cases if case.status in ("failed", "missing"))
+
+    @property
+    def without_prediction(self) -> tuple[CaseScore, ...]:
+        """Cases that have a reference alone, also those left out."""
+        return tuple(case for case in self.cases if case.status in ("missing", "skipped"))
 
     @property
     def table(self) -> FloatArray:
@@ -207,7 +216,10 @@ class Report:
                 for name in self.metrics
             },
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
-            "counts": {status: sum(case.status == status for case in self.cases) for status in get_args(Status)},
+            "counts": {
+                word: sum(_WRITTEN[case.status] == word for case in self.cases)
+                for word in dict.fromkeys(_WRITTEN.values())
+            },
             "summary": [_summary_json(summary) for summary in self.summaries],
             "cases": [self._case_json(case) for case in self.cases],
             "extra_predictions": list(self.extra_predictions),
@@ -231,7 +243,7 @@ class Report:
             }
             for score in case.scores
         ]
-        return {"id": case.id, "status": case.status, "notes": list(case.notes), "scores": scores}
+        return {"id": case.id, "status": _WRITTEN[case.status], "notes": list(case.notes), "scores": scores}
 
     def _csv(self) -> str:
         text = io.StringIO()
@@ -240,10 +252,12 @@ class Report:
         for case in self.cases:
             for score in case.scores:
                 values = ["" if math.isnan(value) else value for value in score.values]
-                writer.writerow([case.id, score.label, case.status, *values, score.prediction_ml, score.reference_ml])
+                writer.writerow(
+                    [case.id, score.label, _WRITTEN[case.status], *values, score.prediction_ml, score.reference_ml]
+                )
             if not case.scores:  # a case that has no line would not be missed
                 for label in self.labels.foreground:
-                    writer.writerow([case.id, label.name, case.status, *("" for _ in self.metrics), "", ""])
+                    writer.writerow([case.id, label.name, _WRITTEN[case.status], *("" for _ in self.metrics), "", ""])
         return text.getvalue()
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,8 +22,8 @@ from medmamba.case import Case
 from medmamba.data import cache as module
 from medmamba.data.cache import ANNOTATED, Cache, prepare, sample_foreground
 from medmamba.data.preprocess import Preprocessor
+from medmamba.engines import Processes
 from medmamba.labels import Labels
-from medmamba.memory import TooLittleMemoryError
 from medmamba.volume import Geometry, Volume
 from tests.data.factory import ATLAS, CLASSES, REGIONS, channel, make_plan
 
@@ -50,10 +49,11 @@ def test_cache_holds_what_preprocessing_gives(cases: list[Case], tmp_path: Path)
         np.testing.assert_array_equal(part, sample.image[:, 1:4, 2:6, 3:8])
 
 
-def test_processes_and_one_process_prepare_the_same(cases: list[Case], tmp_path: Path) -> None:
-    prepare(cases, PLAN, tmp_path / "one", workers=0)
-    prepare(cases, PLAN, tmp_path / "two", workers=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+def test_another_process_prepares_the_same(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(cases, PLAN, tmp_path / "here", workers=0)
+    monkeypatch.setattr(module, "exactly", Processes)  # a single one, as it takes seconds to import PyTorch
+    prepare(cases, PLAN, tmp_path / "there", workers=1)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 
 def test_finished_cases_are_not_prepared_again(
@@ -63,7 +63,9 @@ def test_finished_cases_are_not_prepared_again(
     prepare(cases[:2], PLAN, folder, workers=0)
     prepared = []
     original = module._prepare_case
-    monkeypatch.setattr(module, "_prepare_case", lambda case, *rest: prepared.append(case.id) or original(case, *rest))
+    monkeypatch.setattr(
+        module, "_prepare_case", lambda case, **rest: prepared.append(case.id) or original(case, **rest)
+    )
     prepare(cases, PLAN, folder, workers=0)
     assert prepared == ["case2"]
 
@@ -110,7 +112,7 @@ def test_moved_sources_are_not_prepared_again(
     prepare(cases[:1], PLAN, folder, workers=0)
     shutil.copy2(cases[0].images[0], tmp_path / "moved.nii.gz")
     moved = replace(cases[0], images=(tmp_path / "moved.nii.gz",))
-    monkeypatch.setattr(module, "_prepare_case", lambda *_: "must not be asked")
+    monkeypatch.delattr(module, "_prepare_case")
     for _ in range(2):
         assert prepare([moved], PLAN, folder, workers=0).ids == ("case0",)
 
@@ -123,7 +125,7 @@ def test_cache_of_the_first_version_is_not_made_again(
     record = json.loads((folder / "case0.json").read_text())
     del record["touched"], record["content"]
     (folder / "case0.json").write_text(json.dumps(record))
-    monkeypatch.setattr(module, "_prepare_case", lambda *_: "must not be asked")
+    monkeypatch.delattr(module, "_prepare_case")
     assert prepare(cases[:1], PLAN, folder, workers=0).ids == ("case0",)
 
 
@@ -245,22 +247,11 @@ def test_mistake_in_a_step_is_no_bad_case(cases: list[Case], tmp_path: Path, mon
         prepare(cases, PLAN, tmp_path / "cache", workers=0)
 
 
-def _dies_or_is_short(case: Case, plan: object, folder: Path) -> str:
-    if case.id == "case1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if case.id == "case2" and not (folder / "case2.short").exists():
-        (folder / "case2.short").touch()
-        raise TooLittleMemoryError("it needs 9 GB of memory, 2 GB are free")
-    (folder / f"{case.id}.done").touch()
-    return ""
-
-
 def test_case_for_which_the_machine_ends_the_process_fails_alone(
     cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fork = multiprocessing.get_context("fork")  # spawned processes would not know the stand-in
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: fork)
-    monkeypatch.setattr(module, "_prepare_case", _dies_or_is_short)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "work"))  # which processes take over
+    monkeypatch.setattr(module, "_prepare_case", importlib.import_module("engine_work").dies_or_is_short)
     with pytest.raises(ValueError, match=r"1 of 3 cases could not be prepared: case1: the machine ended its process"):
         prepare(cases, PLAN, tmp_path / "cache", workers=2)
     assert sorted(path.name for path in (tmp_path / "cache").glob("*.done")) == ["case0.done", "case2.done"]

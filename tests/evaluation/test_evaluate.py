@@ -58,17 +58,36 @@ def test_scores_are_those_of_the_masks_with_the_spacing_of_the_files(folders: tu
     assert not report.failed
 
 
-def test_number_of_workers_does_not_change_the_report(folders: tuple[Path, Path]) -> None:
-    pairs = match_files(*folders).pairs
-    every = tuple(METRICS)
-    assert evaluate(pairs, BALL, metrics=every, workers=3) == evaluate(pairs, BALL, metrics=every)
+def test_number_of_workers_does_not_change_the_report(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, every = match_files(*folders).pairs, tuple(METRICS)
+    here = evaluate(pairs, BALL, metrics=every)
+    monkeypatch.setattr("medmamba.engines.START_S", 0.0)  # the first case here, the others in processes
+    assert evaluate(pairs, BALL, metrics=every, workers=2) == here
+
+
+def test_case_without_enough_memory_fails_without_a_score(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(path: Path) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("medmamba.evaluation.evaluate.io.read_label", short)
+    report = evaluate(match_files(*folders).pairs, BALL)
+    assert [(case.status, case.notes, case.scores) for case in report.cases] == [
+        ("failed", ("Unable to allocate 9 GiB",), ())
+    ] * 3
 
 
 def test_reference_without_prediction_gets_the_worst_values(folders: tuple[Path, Path]) -> None:
     (folders[0] / "b.nii.gz").unlink()
     report = evaluate(match_files(*folders).pairs, BALL)
-    assert case(report, "b").status == "failed"
-    assert case(report, "b").notes == ("no prediction",)
+    assert case(report, "b").status == "missing"
+    assert report.failed == report.without_prediction == (case(report, "b"),)
+    assert report.to_json()["counts"] == {"scored": 2, "failed": 1, "skipped": 0}
+    assert report.to_json()["cases"][1]["status"] == "failed"
+    assert report.to_json()["cases"][1]["notes"] == ["no prediction"]
     assert case(report, "b").scores[0].values == (0.0, math.inf)
     overlap, distance = report.summaries
     assert (overlap.n, distance.n, distance.infinite) == (3, 2, 1)
