@@ -29,6 +29,11 @@ class Case:
                 f"a case needs an id and at least one image, got {self.id!r} with {len(self.images)} images"
             )
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Images and, where there is one, the label."""
+        return self.images if self.label is None else (*self.images, self.label)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:

@@ -8,11 +8,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from medmamba.errors import UsageError
 
 #: What the system answers when nothing more can be stored: no space, or a user's share of it used up.
 _FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+#: How names of folders begin in which something is written; what a killed process left can be removed by it.
+WRITING = ".writing."
 
 
 class OutputError(UsageError):
@@ -38,6 +42,45 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_all(path: Path) -> Iterator[Path]:
+    """As `replacing`, for what may be written as several files of which ``path`` names the others.
+
+    Yields ``path`` in a temporary folder beside it. What lies there when the block ends well takes its place, ``path``
+    as the last: until then readers meet the old one.
+
+    Raises:
+        OSError: as from the block, naming ``path``.
+    """
+    with naming(path), TemporaryDirectory(dir=path.parent, prefix=f"{WRITING}{os.getpid()}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        files = sorted(Path(folder).iterdir(), key=lambda file: file == temporary)
+        for file in files:
+            sync(file)
+        for file in files:
+            os.replace(file, path.with_name(file.name))
+        sync(path.parent)
+
+
+def append(data: bytes, path: Path) -> None:
+    """Add to the end of a file, such as a record to a log: all of it, or nothing where the disk is full.
+
+    It is not synced: a power cut may take the last records, and cut one short.
+
+    Raises:
+        OSError: naming ``path``.
+    """
+    with naming(path), path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while data:  # a full disk takes what still fits, and says so only when asked again
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def sync(path: Path) -> None:
@@ -83,6 +126,30 @@ def in_words(error: Exception) -> str:
 def is_full(error: OSError) -> bool:
     """Whether it is the space on the disk that is missing."""
     return error.errno in _FULL
+
+
+class Signature(NamedTuple):
+    """What the system says of a file, by which an exchanged or edited one is noticed without reading it.
+
+    Args:
+        size: in bytes.
+        changed_ns: when it was written last; copies may keep that, and programs can set it.
+        touched_ns: when the system last saw it written, renamed or moved, which nobody can set.
+    """
+
+    size: int
+    changed_ns: int
+    touched_ns: int
+
+
+def signature(path: Path) -> Signature:
+    """The signature of a file.
+
+    Raises:
+        OSError: if it is gone.
+    """
+    state = path.stat()
+    return Signature(state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def content_digest(paths: Iterable[Path]) -> str:

@@ -131,6 +131,14 @@ class Geometry:
         # Less a thousandth, so that a shift by half a voxel, centres taken for corners, counts also when rounded.
         return self.distance_mm(other) < 0.999 * SAME_GRID_VOXELS * edge_mm
 
+    def apart(self, other: Geometry) -> str:
+        """In words, how ``other`` differs from this grid when they are not `same_grid`; empty when they are."""
+        return "" if self.same_grid(other) else self.difference(other)
+
+    def rounded(self, other: Geometry) -> str:
+        """In words, how headers of one grid differ all the same; empty when there is nothing to speak of."""
+        return self.difference(other) if self.same_grid(other) and not self.allclose(other) else ""
+
     def difference(self, other: Geometry) -> str:
         """In words, how ``other`` differs from this grid: for error messages."""
         if self.shape != other.shape:
@@ -191,6 +199,19 @@ class Volume:
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Other voxels on the same grid."""
         return Volume(array, self.geometry)
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box around what is marked, a slice for each axis; everything where nothing is.
+
+    >>> bounding_box(np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0]], bool))
+    (slice(1, 3, None), slice(0, 2, None))
+    """
+    box = []
+    for axis, size in enumerate(mask.shape):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, size))
+    return tuple(box)
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medmamba.case import Case, Dataset, some
 from medmamba.engines import Failure, all_done, map_cases, suited
 from medmamba.errors import DataError
+from medmamba.files import signature
 from medmamba.intensity import no_data_remark, unusable
 from medmamba.io import read_case, read_geometry, read_label
 from medmamba.io.sizes import largest_voxels
@@ -29,7 +30,7 @@ from medmamba.plans.intensities import Sample, foreground_samples, statistics
 from medmamba.plans.plan import IntensityStatistics
 from medmamba.progress import Progress, silent
 from medmamba.records import from_json, read_json, to_json, write_json
-from medmamba.volume import Volume
+from medmamba.volume import Volume, bounding_box
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +158,8 @@ def case_signature(case: Case) -> str:
     Raises:
         FileNotFoundError: if a file is gone.
     """
-    files = [*case.images, *([case.label] if case.label else [])]
-    facts = []
-    for path in files:
-        status = path.stat()
-        facts.append(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}")
+    found = [(path.name, signature(path)) for path in case.files]
+    facts = [f"{name}\0{one.size}\0{one.changed_ns}" for name, one in found]
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
@@ -182,9 +180,7 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
     cases = dataset.training
     if not cases:
         raise DataError(f"{dataset.root} has no training cases: there is nothing to learn from")
-    missing = [
-        str(path) for case in cases for path in (*case.images, *filter(None, [case.label])) if not path.is_file()
-    ]
+    missing = [str(path) for case in cases for path in case.files if not path.is_file()]
     if missing:  # known before hours of measuring the others
         raise FileNotFoundError(
             f"{len(missing)} files of training cases are not there: {some(missing)}; restore them or leave out "
@@ -227,7 +223,8 @@ def _measure(case: Case, channels: tuple[str, ...], samples: int) -> _Measuremen
     check_reading(read_geometry(case.images[0]), len(channels))
     image, label = read_case(case), read_label(case.label)
     _check(case, channels, image, label)
-    box = nonzero_box(image.array)
+    # nnU-Net also fills holes in the mask, which does not change its box.
+    box = bounding_box(np.any(image.array != 0, axis=0))
     i, j, k = (part.stop - part.start for part in box)
     return _Measurement(
         CaseFingerprint(
@@ -259,13 +256,10 @@ def _check(case: Case, channels: tuple[str, ...], image: Volume, label: Volume) 
         raise DataError(f"it has {image.channels} channels, the data set has {len(channels)}: {', '.join(channels)}")
     if label.channels != 1:
         raise DataError(f"a label map holds one value per voxel, {case.label} holds {label.channels}")
-    difference = image.geometry.difference(label.geometry)
-    if not image.geometry.same_grid(label.geometry):
-        raise DataError(
-            f"image and label are not on the same grid: {difference}; resample {case.label} to the image's grid"
-        )
-    if not image.geometry.allclose(label.geometry):
-        log.warning("case %s: image and label lie less than half a voxel apart, taken as one: %s", case.id, difference)
+    if apart := image.geometry.apart(label.geometry):
+        raise DataError(f"image and label are not on the same grid: {apart}; resample {case.label} to the image's grid")
+    if rounded := image.geometry.rounded(label.geometry):
+        log.warning("case %s: image and label lie less than half a voxel apart, taken as one: %s", case.id, rounded)
     for name, channel in zip(channels, image.array, strict=True):
         wrong = unusable(channel)
         if wrong:
@@ -273,27 +267,3 @@ def _check(case: Case, channels: tuple[str, ...], image: Volume, label: Volume) 
         remark = no_data_remark(channel)
         if remark:
             log.warning("case %s, channel %s: %s", case.id, name, remark)
-
-
-def nonzero_box(array: NDArray[Any]) -> tuple[slice, slice, slice]:
-    """The smallest box around the voxels that are not zero in some channel.
-
-    nnU-Net also fills holes in the mask of those voxels; that does not change the box.
-
-    Args:
-        array: (C, I, J, K).
-
-    Returns:
-        One slice per array axis; the whole image when every voxel is zero.
-    """
-    nonzero = np.any(array != 0, axis=0)
-    if not nonzero.any():
-        i, j, k = nonzero.shape
-        return slice(0, i), slice(0, j), slice(0, k)
-    ends = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        inside = np.flatnonzero(nonzero.any(axis=others))
-        ends.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    i_range, j_range, k_range = ends
-    return i_range, j_range, k_range

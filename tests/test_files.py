@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from medmamba import io
-from medmamba.files import content_digest, in_words, is_full, replacing, write_bytes
+from medmamba.files import append, content_digest, in_words, is_full, replacing, replacing_all, write_bytes
 from medmamba.io.images import ImageFileError
 from medmamba.training.plot import plot_progress
 from medmamba.training.run import Run, write_tensors
@@ -56,6 +56,55 @@ def test_full_disk_names_the_file_that_was_meant(tmp_path: Path, monkeypatch: py
     assert caught.value.filename == str(tmp_path / "a.txt")
     assert not list(tmp_path.iterdir())
     assert not is_full(PermissionError(errno.EACCES, "no"))
+
+
+def test_what_was_renamed_is_synced_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    write_bytes(b"new", tmp_path / "a.txt")
+    assert synced == [str(tmp_path / f".a.txt.{os.getpid()}.tmp"), str(tmp_path)]
+    synced.clear()
+    with replacing_all(tmp_path / "a.mhd") as temporary:
+        temporary.write_bytes(b"header")
+        temporary.with_suffix(".raw").write_bytes(b"voxels")
+    assert [Path(path).name for path in synced] == ["a.raw", "a.mhd", tmp_path.name]
+
+
+def test_several_files_take_their_places_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mhd"
+    path.write_text("old")
+
+    def write_one() -> None:
+        with replacing_all(path) as temporary:
+            temporary.write_text("new")
+            raise OSError(errno.EIO, "broken", str(temporary))
+
+    with pytest.raises(OSError, match="broken") as caught:
+        write_one()
+    assert caught.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mhd"]
+    replaced: list[str] = []
+    replace_file = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (replaced.append(new.name), replace_file(old, new)))
+    with replacing_all(path) as temporary:
+        temporary.write_text("new")
+        for name in ("a.raw", "b.raw"):
+            temporary.with_name(name).write_text("voxels")
+    assert sorted(replaced[:2]) == ["a.raw", "b.raw"]
+    assert replaced[2] == "a.mhd"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mhd", "a.raw", "b.raw"]
+
+
+def test_record_is_added_whole_or_not_at_all(small_disk: Callable[[str], Path]) -> None:
+    path = small_disk("64k") / "log.jsonl"
+    append(b"one\n", path)
+    with pytest.raises(OSError, match=r"No space left.*log\.jsonl"):
+        append(bytes(100_000), path)
+    assert path.read_bytes() == b"one\n"
+    append(b"two\n", path)
+    assert path.read_bytes() == b"one\ntwo\n"
 
 
 def test_digest_is_of_contents_and_their_order(tmp_path: Path) -> None:

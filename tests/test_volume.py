@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medmamba.volume import Geometry, Volume
+from medmamba.volume import Geometry, Volume, bounding_box
 
 SHAPE = (4, 5, 6)
 OBLIQUE = np.array([[-0.7, 0.3, 0.2, 11.5], [0.25, -0.9, 0.3, -7.25], [0.1, 0.2, 2.5, 3.0], [0, 0, 0, 1]])
@@ -130,3 +130,19 @@ def test_mirrored_grid_and_other_shape_are_another_grid() -> None:
         flip[axis, axis], flip[axis, 3] = -1, one.shape[axis] - 1  # the same box, walked through from its other end
         assert not one.same_grid(Geometry((4, 5, 6), flip))
     assert not one.same_grid(Geometry((4, 5, 7), np.eye(4)))
+
+
+def test_words_for_another_place_and_for_a_rounded_header_exclude_each_other() -> None:
+    def shifted(voxels: float) -> Geometry:
+        return grid(np.array([[1.0, 0, 0, voxels], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]]))
+
+    assert [bool(grid().apart(shifted(voxels))) for voxels in (0, 0.4, 0.6)] == [False, False, True]
+    assert [bool(grid().rounded(shifted(voxels))) for voxels in (0, 0.4, 0.6)] == [False, True, False]
+    assert grid().rounded(shifted(0.4)) == "origin shifted by 0.4 mm"
+
+
+def test_box_is_around_what_is_marked_and_everything_where_nothing_is() -> None:
+    mask = np.zeros(SHAPE, bool)
+    assert bounding_box(mask) == (slice(0, 4), slice(0, 5), slice(0, 6))
+    mask[1, 2, 3] = mask[3, 2, 5] = True
+    assert bounding_box(mask) == (slice(1, 4), slice(2, 3), slice(3, 6))

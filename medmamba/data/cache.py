@@ -31,7 +31,7 @@ from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor, Sample, Trail, label_type
 from medmamba.engines import all_done, exactly, map_cases, suited
 from medmamba.errors import DataError
-from medmamba.files import content_digest, write_bytes
+from medmamba.files import content_digest, signature, write_bytes
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
 from medmamba.memory import check_reading
@@ -58,8 +58,8 @@ class Record:
 
     Args:
         digest: of the plan's preprocessing, see `medmamba.plans.plan.Plan.preprocessing_digest`.
-        sources: size and time of change of each source file, so that a changed one is noticed.
-        touched: when the system last saw each of them written, renamed or moved, which nobody can set.
+        sources: size and time of change of each source file, see `medmamba.files.Signature`.
+        touched: when the system last saw each of them changed.
         content: digest of the source files; empty in records of version 0.1.0.
         shape: (C, *S) of the image.
         trail: the way back to the case's grid.
@@ -179,8 +179,8 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> None:
     if case.label is None:
         raise DataError("it has no reference to learn from")
     image, label = io.read_case(case), io.read_label(case.label)
-    if not image.geometry.same_grid(label.geometry):
-        raise DataError(f"image and label lie differently: {image.geometry.difference(label.geometry)}")
+    if apart := image.geometry.apart(label.geometry):
+        raise DataError(f"image and label lie differently: {apart}")
     unknown = sorted(set(np.unique(label.array).tolist()) - set(plan.labels.allowed_values))
     if unknown:
         raise DataError(f"its label holds values {unknown} that the plan does not know")
@@ -203,12 +203,13 @@ def _store(case: Case, sample: Sample, plan: Plan, folder: Path) -> None:
         # The bytes that blosc2 would write itself, but without saying why when it cannot.
         write_bytes(compressed.to_cframe(), folder / f"{case.id}.{kind}.b2nd")
     channels, *size = sample.image.shape
+    sources, touched = _signatures(case)
     record = Record(
         digest=plan.preprocessing_digest(),
-        sources=_sources(case),
+        sources=sources,
         shape=(channels, size[0], size[1], size[2]),
         trail=sample.trail,
-        touched=_touched(case),
+        touched=touched,
         content=content_digest(_source_files(case)),
     )
     write_json(to_json(record), folder / f"{case.id}.json")
@@ -258,13 +259,13 @@ def _is_finished(cache: Cache, case: Case, digest: str, labels: Labels) -> bool:
         log.warning("%s; preparing the case again", error)
         return False
     files = [cache.folder / f"{case.id}.{kind}.b2nd" for kind in ("image", "label", "foreground")]
-    if record.digest != digest or record.sources != _sources(case) or not all(file.is_file() for file in files):
+    sources, touched = _signatures(case)
+    if record.digest != digest or record.sources != sources or not all(file.is_file() for file in files):
         return False
     # Version 0.1.0 kept all labels as int16, in which larger values became others.
     kind = label_type(labels)
     if kind != np.int16 and blosc2.open(str(files[1]), mode="r").dtype != kind:
         return False
-    touched = _touched(case)
     if record.content and record.touched != touched:
         # A file of the same size and date may be another one all the same, or the same in another place.
         if record.content != content_digest(_source_files(case)):
@@ -274,14 +275,10 @@ def _is_finished(cache: Cache, case: Case, digest: str, labels: Labels) -> bool:
 
 
 def _source_files(case: Case) -> list[Path]:
-    images = (*case.images, case.label) if case.label is not None else case.images
-    return [file for image in images for file in io.files(image)]
+    return [file for image in case.files for file in io.files(image)]
 
 
-def _sources(case: Case) -> tuple[tuple[int, int], ...]:
-    states = [file.stat() for file in _source_files(case)]
-    return tuple((state.st_size, state.st_mtime_ns) for state in states)
-
-
-def _touched(case: Case) -> tuple[int, ...]:
-    return tuple(file.stat().st_ctime_ns for file in _source_files(case))
+def _signatures(case: Case) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Of its source files, as a record keeps them: ``sources`` and ``touched``."""
+    found = [signature(file) for file in _source_files(case)]
+    return tuple((one.size, one.changed_ns) for one in found), tuple(one.touched_ns for one in found)

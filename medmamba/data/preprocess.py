@@ -36,7 +36,7 @@ from medmamba.intensity import measured, no_data_remark, unusable
 from medmamba.labels import Labels, integer_type
 from medmamba.memory import check_memory, grid
 from medmamba.plans.plan import ChannelPlan, Plan, Resampling
-from medmamba.volume import Volume
+from medmamba.volume import Volume, bounding_box
 
 log = logging.getLogger(__name__)
 
@@ -322,7 +322,7 @@ class CropToNonzerod(MapTransform):
         done = dict(data)
         image = done["image"]
         mask = binary_fill_holes((image != 0).any(axis=0))
-        box = _box(mask)
+        box = bounding_box(mask)
         inside = mask[box]
         label = done["label"][(slice(None), *box)].copy() if "label" in done else np.zeros((1, *inside.shape), np.int16)
         label[0][(label[0] == 0) & ~inside] = OUTSIDE
@@ -432,15 +432,6 @@ def _resample(
         separate_z_anisotropy_threshold=settings.anisotropy_threshold,
     )
     return np.asarray(resampled)
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """Bounding box of a mask; the whole of it when it is empty."""
-    sides = []
-    for axis in range(3):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, mask.shape[axis]))
-    return sides[0], sides[1], sides[2]
 
 
 def _finite(

@@ -284,10 +284,9 @@ def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: 
         prediction = io.read_label(pair.prediction)
     except (DataError, OSError) as error:
         return _failure(pair, f"prediction: {in_words(error)}", labels, metrics, missing)
-    if not prediction.geometry.same_grid(reference.geometry):
+    if apart := prediction.geometry.apart(reference.geometry):
         reason = (
-            f"{pair.prediction} lies on another grid than {pair.reference}: "
-            f"{prediction.geometry.difference(reference.geometry)}; write it on the reference's grid"
+            f"{pair.prediction} lies on another grid than {pair.reference}: {apart}; write it on the reference's grid"
         )
         return _failure(pair, reason, labels, metrics, missing)
     scores = _score_labels(prediction, reference, labels, metrics)
@@ -352,9 +351,8 @@ def _notes(prediction: Volume, reference: Volume, labels: Labels) -> tuple[str, 
             more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
             listed = ", ".join(unknown[:NAMED])
             notes.append(f"the {name} holds values that no label has, counted as background: {listed}{more}")
-    if not prediction.geometry.allclose(reference.geometry):
-        difference = prediction.geometry.difference(reference.geometry)
-        notes.append(f"prediction and reference lie less than half a voxel apart, taken as one grid: {difference}")
+    if rounded := prediction.geometry.rounded(reference.geometry):
+        notes.append(f"prediction and reference lie less than half a voxel apart, taken as one grid: {rounded}")
     if not reference.geometry.is_orthogonal():
         notes.append("the grid is sheared: distances are measured as if its axes were perpendicular")
     return tuple(notes)

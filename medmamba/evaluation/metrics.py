@@ -33,6 +33,8 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
+from medmamba.volume import bounding_box
+
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -116,7 +118,8 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[fl
         flat = prediction.shape.index(1)
         prediction, reference = prediction.squeeze(flat), reference.squeeze(flat)
         spacing = spacing[:flat] + spacing[flat + 1 :]
-    box = _bounding_box(prediction | reference)
+    either = prediction | reference
+    box = bounding_box(either) if either.any() else (slice(0, 0),) * either.ndim
     areas = _element_areas(spacing)
     element_areas = [areas[_neighbourhoods(mask[box])] for mask in (prediction, reference)]
     surfaces = [area > 0 for area in element_areas]
@@ -253,14 +256,6 @@ def _distances(
     values = edt.edt(np.ascontiguousarray(~target), anisotropy=spacing)[source].astype(np.float64)
     order = np.lexsort((source_areas, values))
     return values[order], source_areas[order]
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, 0))
-    return tuple(box)
 
 
 def _neighbourhoods(mask: Mask) -> NDArray[np.uint8]:

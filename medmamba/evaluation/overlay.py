@@ -24,9 +24,10 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from medmamba.errors import DataError
 from medmamba.files import replacing
 from medmamba.labels import Labels
-from medmamba.volume import Geometry, Volume
+from medmamba.volume import Geometry, Volume, bounding_box
 
 FloatArray = NDArray[np.float64]
 
@@ -106,15 +107,15 @@ def overlay(
         ``path``.
 
     Raises:
-        ValueError: if a segmentation lies on another grid, or there are more than the reference and one other.
+        DataError: if a segmentation lies on another grid.
+        ValueError: if there are more than the reference and one other.
     """
     filled = [name for name in segmentations if name != REFERENCE]
     if len(filled) > 1:
         raise ValueError(f"one segmentation can be filled besides the {REFERENCE}, got {', '.join(filled)}")
     for name, volume in segmentations.items():
-        if not volume.geometry.same_grid(image.geometry):
-            difference = volume.geometry.difference(image.geometry)
-            raise ValueError(f"the {name} lies on another grid than the image of {title or 'the case'}: {difference}")
+        if apart := volume.geometry.apart(image.geometry):
+            raise DataError(f"the {name} lies on another grid than the image of {title or 'the case'}: {apart}")
     shown = tuple(channels) or tuple(range(min(2, image.channels)))
     scene = _Scene(image, segmentations, labels)
     figure = _draw(scene, shown, channel_names, window, title)
@@ -283,12 +284,9 @@ def _reordered(array: NDArray[Any], order: tuple[int, int, int], flips: tuple[bo
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     """Bounding box with a small margin; everything when the mask is empty."""
     box = []
-    for axis, size in enumerate(mask.shape):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not inside.size:
-            return tuple(slice(0, whole) for whole in mask.shape)
+    for size, side in zip(mask.shape, bounding_box(mask), strict=True):
         margin = math.ceil(0.02 * size)
-        box.append(slice(max(0, int(inside[0]) - margin), min(size, int(inside[-1]) + 1 + margin)))
+        box.append(slice(max(0, side.start - margin), min(size, side.stop + margin)))
     return tuple(box)
 
 

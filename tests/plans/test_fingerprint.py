@@ -11,7 +11,7 @@ import pytest
 
 from medmamba.engines import Processes
 from medmamba.plans import fingerprint as module
-from medmamba.plans.fingerprint import Fingerprint, case_signature, fingerprint, nonzero_box
+from medmamba.plans.fingerprint import Fingerprint, case_signature, fingerprint
 
 
 def phantom(shape: tuple[int, int, int] = (12, 10, 8), channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -85,15 +85,14 @@ def test_progress_counts_the_cases(scans: Any) -> None:
     assert seen == [("Measuring cases", 3)] * 3
 
 
-def test_the_box_holds_what_is_not_zero_in_any_channel() -> None:
-    image = np.zeros((2, 6, 6, 6))
+def test_the_box_holds_what_is_not_zero_in_any_channel(scans: Any) -> None:
+    image, label = np.zeros((2, 6, 6, 6)), np.zeros((6, 6, 6))
     image[0, 1, 2, 3] = -1
     image[1, 4, 2, 5] = 7
-    assert nonzero_box(image) == (slice(1, 5), slice(2, 3), slice(3, 6))
-
-
-def test_the_box_of_an_empty_image_is_the_image() -> None:
-    assert nonzero_box(np.zeros((1, 3, 4, 5))) == (slice(0, 3), slice(0, 4), slice(0, 5))
+    label[1, 2, 3] = 1
+    scans.add(image, label)
+    scans.add(np.zeros((2, 3, 4, 5)), np.zeros((3, 4, 5)))
+    assert [case.cropped_shape for case in fingerprint(scans.dataset(("T1", "T2"))).cases] == [(4, 1, 3), (3, 4, 5)]
 
 
 def test_reading_what_was_written_gives_the_same(scans: Any, tmp_path: Path) -> None:
