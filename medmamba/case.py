@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medmamba.errors import DataError
 from medmamba.labels import Labels
 
 
@@ -17,6 +18,9 @@ class Case:
         id: what the case is called everywhere: in tables, logs and names of output files.
         images: one file per channel in the order of the data set's channels, or a single file that holds all.
         label: the reference segmentation, where there is one.
+
+    Raises:
+        DataError: if there is no id or no image.
     """
 
     id: str
@@ -25,7 +29,7 @@ class Case:
 
     def __post_init__(self) -> None:
         if not self.id or not self.images:
-            raise ValueError(
+            raise DataError(
                 f"a case needs an id and at least one image, got {self.id!r} with {len(self.images)} images"
             )
 
@@ -90,6 +94,9 @@ class Dataset:
         test: cases without.
         file_ending: ending of the image files, such as ``.nii.gz``; predictions get the same.
         splits: folds the author fixed, or empty.
+
+    Raises:
+        DataError: if the folds cannot be trained with, see `split_problems`.
     """
 
     name: str
@@ -101,3 +108,8 @@ class Dataset:
     test: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
     splits: tuple[Split, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = split_problems(self.splits, {case.id for case in self.training})
+        if problems:
+            raise DataError(f"{self.name}: {problems[0]}; correct the splits file in {self.root}")

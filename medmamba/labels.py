@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medmamba.errors import DataError
 
 #: Resampling works in float64, which holds integers exactly up to here.
 LARGEST_VALUE = 2**53
@@ -35,7 +38,7 @@ class Labels:
         ignore: value of voxels without annotation, left out of loss and scores; None when there is none.
 
     Raises:
-        ValueError: when values are missing, repeated between classes, or ``region_order`` has the wrong length.
+        DataError: when values are missing, repeated between classes, or ``region_order`` has the wrong length.
     """
 
     foreground: tuple[Label, ...]
@@ -44,27 +47,42 @@ class Labels:
 
     def __post_init__(self) -> None:
         if not self.foreground:
-            raise ValueError("a data set needs at least one label besides background")
+            raise DataError("a data set needs at least one label besides background")
         names = [label.name for label in self.foreground]
         if len(set(names)) != len(names):
-            raise ValueError(f"label names must differ, got {names}")
+            raise DataError(f"label names must differ, got {names}")
         values = [value for label in self.foreground for value in label.values]
         if any(not label.values for label in self.foreground) or min(values) < 1:
-            raise ValueError(f"each label needs values of 1 or more, got {[label.values for label in self.foreground]}")
+            raise DataError(f"each label needs values of 1 or more, got {[label.values for label in self.foreground]}")
         if self.has_regions:
             if len(self.region_order) != len(self.foreground):
-                raise ValueError(
+                raise DataError(
                     f"regions_class_order needs one value per region: {len(self.foreground)} regions "
                     f"({', '.join(names)}), got {list(self.region_order)}"
                 )
         elif len(set(values)) != len(values) or any(len(label.values) > 1 for label in self.foreground):
-            raise ValueError("labels that share values are regions and need regions_class_order in dataset.json")
+            raise DataError("labels that share values are regions and need regions_class_order in dataset.json")
         if (largest := max(*self.region_order, *values, self.ignore or 0)) > LARGEST_VALUE:
-            raise ValueError(f"label values reach to {LARGEST_VALUE}, got {largest}; give the structure a smaller one")
+            raise DataError(f"label values reach to {LARGEST_VALUE}, got {largest}; give the structure a smaller one")
         if (count := len(self.allowed_values)) > np.iinfo(np.int16).max:
-            raise ValueError(f"up to {np.iinfo(np.int16).max} label values can be told apart, got {count}; merge some")
+            raise DataError(f"up to {np.iinfo(np.int16).max} label values can be told apart, got {count}; merge some")
         if self.ignore is not None and self.ignore in values:
-            raise ValueError(f"the ignore value {self.ignore} is also the value of a label")
+            raise DataError(f"the ignore value {self.ignore} is also the value of a label")
+
+    @classmethod
+    def of_values(cls, values: Iterable[int]) -> Labels:
+        """A structure for each value, where nothing says what they mean: ``label_1``, ``label_2``, ...
+
+        Args:
+            values: that occur, background (0) among them or not.
+
+        Raises:
+            DataError: if there is none above 0, a negative one, or what `Labels` itself refuses.
+        """
+        found = sorted(set(values))
+        if not found or found[0] < 0 or found[-1] == 0:
+            raise DataError(f"label maps hold the values {found}; structures are 1 and more")
+        return cls(foreground=tuple(Label(name=f"label_{value}", values=(value,)) for value in found if value))
 
     @property
     def has_regions(self) -> bool:
@@ -105,7 +123,7 @@ class Labels:
         """Replace each value by its place in `allowed_values`; negative ones, which mark what is outside, stay.
 
         Raises:
-            ValueError: for values that no label has.
+            DataError: for values that no label has.
         """
         known = np.array(self.allowed_values)
         if known[-1] == len(known) - 1 and values.max() <= known[-1]:  # without gaps each value is its own place
@@ -114,7 +132,7 @@ class Labels:
         found = known[places.clip(max=len(known) - 1)] == values
         if not (found | (values < 0)).all():
             unknown = np.unique(values[~found & (values >= 0)])[:5].tolist()
-            raise ValueError(f"a label map holds {unknown}, but the labels are {list(self.allowed_values)}")
+            raise DataError(f"a label map holds {unknown}, but the labels are {list(self.allowed_values)}")
         return np.where(found, places, values).astype(np.int16)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medmamba import io
-from medmamba.io._description import channel_names, nnunet_labels
+from medmamba.errors import DataError
+from medmamba.io.layouts.description import channel_names, nnunet_labels
 from medmamba.plans.nnunet import RESAMPLE, SCHEMES
 from medmamba.plans.plan import (
     ChannelPlan,
@@ -42,7 +43,7 @@ class _Facts(dict[str, Any]):
         self.where = where
 
     def __missing__(self, key: str) -> Any:
-        raise ValueError(f"{self.where} has no {key!r}; it must be of a model that nnU-Net v2 trained")
+        raise DataError(f"{self.where} has no {key!r}; it must be of a model that nnU-Net v2 trained")
 
 
 def plan_from_nnunet(folder: Path, configuration: str, network: str, *, mirror_axes: Sequence[int] = ()) -> Plan:
@@ -56,7 +57,7 @@ def plan_from_nnunet(folder: Path, configuration: str, network: str, *, mirror_a
 
     Raises:
         FileNotFoundError: if one of the files is missing.
-        ValueError: if the plans have no such configuration, or it prepares images in a way that ours cannot, naming it.
+        DataError: if the plans have no such configuration, or it prepares images in a way that ours cannot, naming it.
     """
     where, described = folder / "plans.json", folder / "dataset.json"
     plans, facts = _Facts(read_json(where), where), _Facts(read_json(described), described)
@@ -98,7 +99,7 @@ def _inherited(configurations: Mapping[str, Any], name: str, where: Path) -> dic
     parent: str | None = name
     while parent is not None:
         if parent not in configurations or parent in chain:
-            raise ValueError(f"{where} has no configuration {parent!r}; it has {', '.join(configurations)}")
+            raise DataError(f"{where} has no configuration {parent!r}; it has {', '.join(configurations)}")
         chain.append(parent)
         parent = configurations[parent].get("inherits_from")
     return {key: value for name in reversed(chain) for key, value in configurations[name].items()}
@@ -107,11 +108,11 @@ def _inherited(configurations: Mapping[str, Any], name: str, where: Path) -> dic
 def _check(plans: _Facts, settings: _Facts, where: Path) -> None:
     """Refuse what our preparation of images does otherwise."""
     if settings.get("previous_stage"):
-        raise ValueError(f"{where}: a cascade's second stage needs the first one's segmentation, which is not there")
+        raise DataError(f"{where}: a cascade's second stage needs the first one's segmentation, which is not there")
     if settings["preprocessor_name"] != "DefaultPreprocessor":
-        raise ValueError(f"{where}: only DefaultPreprocessor is known here, got {settings['preprocessor_name']}")
+        raise DataError(f"{where}: only DefaultPreprocessor is known here, got {settings['preprocessor_name']}")
     if plans["image_reader_writer"] not in READERS:
-        raise ValueError(
+        raise DataError(
             f"{where}: images were read by {plans['image_reader_writer']}, which turns them in another way than here; "
             f"known are {', '.join(READERS)}"
         )
@@ -120,7 +121,7 @@ def _check(plans: _Facts, settings: _Facts, where: Path) -> None:
     for kind, arguments in kinds:
         function = settings[f"resampling_fn_{kind}"]
         if function != RESAMPLE or arguments.get("force_separate_z") is not None or len(coarse) > 1:
-            raise ValueError(
+            raise DataError(
                 f"{where}: only {RESAMPLE} with one order_z and without force_separate_z is known here, got "
                 f"resampling_fn_{kind} {function} with {arguments}"
             )
@@ -145,12 +146,12 @@ def _topology(settings: _Facts) -> Topology:
 def _channels(plans: _Facts, settings: _Facts, names: Sequence[str]) -> tuple[ChannelPlan, ...]:
     schemes, masks = settings["normalization_schemes"], settings["use_mask_for_norm"]
     if not len(names) == len(schemes) == len(masks):
-        raise ValueError(
+        raise DataError(
             f"{plans.where} normalises {len(schemes)} channels, but dataset.json names {', '.join(names)}; the two "
             "must be of one model"
         )
     if unknown := sorted(set(schemes) - set(_NORMALIZATIONS)):
-        raise ValueError(
+        raise DataError(
             f"{plans.where}: normalisation {', '.join(unknown)} is not known here; known are "
             f"{', '.join(_NORMALIZATIONS)}"
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medmamba.case import Dataset, Split, split_problems
+from medmamba.case import Dataset, Split
+from medmamba.errors import DataError, UsageError
 
 FOLDS = 5
 SEED = 12345
@@ -16,15 +17,13 @@ def folds(dataset: Dataset) -> tuple[Split, ...]:
     With fewer than five training cases there are as many folds as cases, each judged on one of them.
 
     Raises:
-        ValueError: if there are fewer than two training cases, or the author's folds name cases that do not exist,
-            have an empty side, or judge on cases they learn from.
+        DataError: if there are fewer than two training cases.
     """
     if dataset.splits:
-        _check(dataset)
         return dataset.splits
     ids = sorted(case.id for case in dataset.training)
     if len(ids) < 2:
-        raise ValueError(
+        raise DataError(
             f"{dataset.root} has {len(ids)} training cases, folds need at least 2; label more cases, or learn from and "
             "judge on the same with fold 'all'"
         )
@@ -47,17 +46,18 @@ def split(dataset: Dataset, fold: int | str) -> Split:
     """One fold by its number, from 0; ``"all"`` learns from all training cases and is judged on the same.
 
     Raises:
-        ValueError: if there is no such fold.
+        UsageError: if there is no such fold.
+        DataError: if there are too few cases.
     """
     if fold == "all":
         ids = tuple(sorted(case.id for case in dataset.training))
         if not ids:
-            raise ValueError(f"{dataset.root} has no training cases: there is nothing to learn from")
+            raise DataError(f"{dataset.root} has no training cases: there is nothing to learn from")
         return Split(train=ids, validation=ids)
     splits = folds(dataset)
     number = int(fold) if isinstance(fold, int) or fold.isdecimal() else -1
     if not 0 <= number < len(splits):
-        raise ValueError(
+        raise UsageError(
             f"{dataset.name} has folds 0 to {len(splits) - 1}{_why_so_few(dataset, splits)}, got {fold!r}; "
             "choose one of them, or 'all' to learn from every case"
         )
@@ -68,9 +68,3 @@ def _why_so_few(dataset: Dataset, splits: tuple[Split, ...]) -> str:
     if dataset.splits:
         return " (fixed by its author)"
     return f" (it has {len(dataset.training)} training cases)" if len(splits) < FOLDS else ""
-
-
-def _check(dataset: Dataset) -> None:
-    problems = split_problems(dataset.splits, {case.id for case in dataset.training})
-    if problems:
-        raise ValueError(f"{dataset.name}: {problems[0]}; correct the splits file in {dataset.root}")

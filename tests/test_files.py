@@ -143,7 +143,7 @@ def test_image_on_a_full_disk_is_whole_or_an_error_of_the_system(
 
 
 def test_image_that_itk_cut_short_without_a_word_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medmamba.io import itk
+    from medmamba.io.formats import itk
 
     write = itk.sitk.WriteImage
 

@@ -24,7 +24,7 @@ from medmamba.errors import DataError
 from medmamba.evaluation.metrics import METRICS, Masks, Metric
 from medmamba.evaluation.report import CaseScore, LabelScore, Report
 from medmamba.files import in_words
-from medmamba.io.datasets import split_ending, survey
+from medmamba.io.layouts import split_ending, survey
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Label, Labels

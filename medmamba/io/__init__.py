@@ -1,7 +1,7 @@
-"""Images and data sets on disk: one module per family of formats, one table of suffixes in `medmamba.io.images`."""
+"""Images and data sets on disk: formats in `medmamba.io.formats`, layouts in `medmamba.io.layouts`, one table each."""
 
-from medmamba.io._errors import ImageFileError
-from medmamba.io.datasets import DatasetError, find_inputs, open_dataset
+from medmamba.io.datasets import find_inputs, open_dataset
+from medmamba.io.errors import DatasetError, ImageFileError
 from medmamba.io.images import files, read, read_case, read_channels, read_geometry, read_label, suffixes, write
 
 __all__ = [

@@ -6,16 +6,20 @@ See datasets.md for pictures of the layouts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from medmamba.case import Case, Dataset
+from medmamba.errors import DataError
 from medmamba.files import content_digest
 from medmamba.io import images as image_files
-from medmamba.io._errors import DatasetError
-from medmamba.io._names import (
+from medmamba.io.check.rules import description_errors
+from medmamba.io.errors import DatasetError
+from medmamba.io.layouts import Survey, split_ending, survey
+from medmamba.io.layouts.folders import channels_of_files
+from medmamba.io.layouts.names import (
     ENDINGS,
     by_case,
     channel_of,
@@ -23,16 +27,13 @@ from medmamba.io._names import (
     images_in,
     maps_in,
     refuse_doubles,
-    split_ending,
     subfolder,
 )
-from medmamba.io._rules import description_errors, in_words
-from medmamba.io._survey import Survey, channels_of_files, survey
-from medmamba.io.images import read_label
 from medmamba.io.manifest import Manifest
-from medmamba.labels import Label, Labels
+from medmamba.io.remarks import tell
+from medmamba.labels import Labels
 
-__all__ = ["DatasetError", "find_inputs", "labels_of_values", "open_dataset", "split_ending", "survey"]
+__all__ = ["find_inputs", "open_dataset", "split_ending", "survey"]
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,8 @@ def open_dataset(path: Path) -> Dataset:
     errors = list(description_errors(found))
     if errors:
         more = f" ({len(errors) - 1} more errors: medmamba dataset check {found.root})" if len(errors) > 1 else ""
-        raise DatasetError(in_words(errors[0]) + more)
-    for remark in found.remarks:
-        log.log(logging.WARNING if remark.severity == "warning" else logging.INFO, "%s", remark.message)
+        raise DatasetError(errors[0].in_words + more)
+    tell(found.remarks)
     assert found.channels is not None  # unknown only with a problem
     return Dataset(
         name=found.name,
@@ -143,7 +143,7 @@ def _single_input(path: Path, channels: int, named: bool) -> Case:
 
 def _holds_all(path: Path, channels: int) -> bool:
     """Whether a file holds several channels by itself."""
-    return channels > 1 and channels_of_files([Case(id=path.name, images=(path,))]) == channels
+    return channels > 1 and channels_of_files([path]) == channels
 
 
 def _labels_beside(images: Path) -> set[str]:
@@ -177,25 +177,11 @@ def _without_segmentations(folder: Path, images: list[Path]) -> list[Path]:
     return [image for image in images if not is_segmentation(image)]
 
 
-def labels_of_values(where: Path, values: Iterable[int]) -> Labels:
-    """In plain folders nothing says what values mean, so each one that occurs is a structure.
-
-    Raises:
-        DatasetError: if there are none, negative ones, or such as `Labels` refuses.
-    """
-    found = sorted(set(values))
-    structures = [value for value in found if value > 0]
-    if not structures or found[0] < 0:
-        raise DatasetError(f"the labels in {where} hold the values {found}; structures are 1 and more")
-    try:
-        return Labels(foreground=tuple(Label(name=f"label_{value}", values=(value,)) for value in structures))
-    except ValueError as error:
-        raise DatasetError(f"{where}: {error}") from error
-
-
 def _labels_of_maps(found: Survey) -> Labels:
-    values: set[int] = set()
-    for case in found.training:
-        assert case.label is not None  # what makes it a training case
-        values |= set(np.unique(read_label(case.label).array).tolist())
-    return labels_of_values(found.root / "labels", values)
+    """In plain folders nothing says what values mean, so each one that occurs is a structure."""
+    maps = [case.label for case in found.training if case.label is not None]
+    values = {value for path in maps for value in np.unique(image_files.read_label(path).array).tolist()}
+    try:
+        return Labels.of_values(values)
+    except DataError as error:
+        raise DatasetError(f"{found.root / 'labels'}: {error}") from error

@@ -1,36 +1,26 @@
 """Reading and writing images, whatever their format.
 
-`medmamba.volume` says what comes out: RAS millimetres and array order, whatever the file's own convention.
+`medmamba.volume` says what comes out: RAS millimetres and array order, whatever the file's own convention. What is read
+is recognised by its content; the name decides what is written.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.case import Case
-from medmamba.io import itk, nifti
-from medmamba.io._errors import MAX_VOXELS, ImageFileError, LabelValueError
-from medmamba.labels import integer_type
+from medmamba.io.errors import ImageFileError, LabelValueError
+from medmamba.io.formats import FORMATS, MAX_VOXELS, Format, Stored
+from medmamba.io.remarks import Remark, tell
+from medmamba.labels import Labels, integer_type
 from medmamba.volume import Geometry, Volume
 
-log = logging.getLogger(__name__)
-
-_FORMATS: dict[str, ModuleType] = {
-    ".nii.gz": nifti,
-    ".nii": nifti,
-    ".seg.nrrd": itk,
-    ".nrrd": itk,
-    ".nhdr": itk,
-    ".mha": itk,
-    ".mhd": itk,
-}
-
+#: Formats are recognised by this much of a file.
+_START_BYTES = 256
 #: float32, of which images are made, tells integers apart up to here.
 _EXACT = 2**24
 #: A larger share of an image's range than this, lost in rounding to float32, is worth a word.
@@ -41,7 +31,7 @@ ROUNDING = 1e-3
 
 def suffixes() -> tuple[str, ...]:
     """Endings of the files that can be read and written."""
-    return tuple(_FORMATS)
+    return tuple(suffix for known in FORMATS for suffix in known.suffixes)
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -49,10 +39,9 @@ def files(path: Path) -> tuple[Path, ...]:
 
     Raises:
         OSError: if it cannot be read.
-        ImageFileError: if no format has its suffix.
+        ImageFileError: if it is of no format that is known.
     """
-    found: tuple[Path, ...] = _format(path).files(path)
-    return found
+    return (_recognised(path) or _named(path)).files(path)
 
 
 def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
@@ -70,23 +59,27 @@ def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
         FileNotFoundError: if there is no such file.
         ImageFileError: if it cannot be read as an image of real numbers on an invertible grid, saying why.
     """
-    array, geometry = _format(path).read(path, max_voxels=max_voxels)
+    volume, remarks = read_with_remarks(path, max_voxels=max_voxels)
+    tell(remarks, path)
+    return volume
+
+
+def read_with_remarks(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[Volume, tuple[Remark, ...]]:
+    """As `read`, with what is odd about the file as values: nothing is logged."""
+    stored = _stored(path, max_voxels)
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which nobody overlooks
-        voxels = np.ascontiguousarray(array, dtype=np.float32)
-    _note_rounding(path, array, voxels)
-    return Volume(voxels, geometry)
+        voxels = np.ascontiguousarray(stored.array, dtype=np.float32)
+    return Volume(voxels, stored.geometry), (*stored.remarks, *_lost_by_rounding(stored.array, voxels))
 
 
 def read_channels(path: Path) -> int:
     """How many channels `read` gives, going by the header alone; errors as `read`."""
-    channels: int = _format(path).read_channels(path)
-    return channels
+    return _format(path).read_header(path).channels
 
 
 def read_geometry(path: Path) -> Geometry:
     """The grid of an image, without its voxels; errors as `read`."""
-    geometry: Geometry = _format(path).read_geometry(path)
-    return geometry
+    return _format(path).read_header(path).geometry
 
 
 def read_label(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
@@ -104,12 +97,23 @@ def read_label(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
         LabelValueError: if it holds values that are not integers.
         ImageFileError: as `read`, and if it has several channels.
     """
-    array, geometry = _format(path).read(path, max_voxels=max_voxels)
+    volume, remarks = read_label_with_remarks(path, max_voxels=max_voxels)
+    tell(remarks, path)
+    return volume
+
+
+def read_label_with_remarks(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[Volume, tuple[Remark, ...]]:
+    """As `read_label`, with what is odd about the file as values: nothing is logged."""
+    stored = _stored(path, max_voxels)
+    array, remarks = stored.array, stored.remarks
     if len(array) != 1:
         raise ImageFileError(path, _several_layers(path, len(array)))
     if not np.issubdtype(array.dtype, np.integer):
         array = _rounded(path, array)
-    return Volume(np.ascontiguousarray(array), geometry)
+        if stored.array.dtype == np.float32 and np.abs(array).max() >= _EXACT:
+            message = f"label values above {_EXACT} are stored as float32, which rounds them; store integers"
+            remarks = (*remarks, Remark(message))
+    return Volume(np.ascontiguousarray(array), stored.geometry), remarks
 
 
 def read_case(case: Case) -> Volume:
@@ -125,22 +129,22 @@ def read_case(case: Case) -> Volume:
     volumes = [read(path) for path in case.images]
     first = volumes[0]
     for path, volume in zip(case.images[1:], volumes[1:], strict=True):
-        if first.geometry.allclose(volume.geometry):
-            continue
-        difference = first.geometry.difference(volume.geometry)
-        if not first.geometry.same_grid(volume.geometry):
+        found = first.geometry.compare(volume.geometry)
+        if not found.is_same:
             raise ImageFileError(
                 path,
                 f"channels of a case must lie on one grid, but against {case.images[0].name} this has "
-                f"{difference}; resample it to the first channel's grid",
+                f"{found.difference}; resample it to the first channel's grid",
             )
-        log.warning("%s: less than half a voxel from the first channel, whose grid is used: %s", path, difference)
+        if not found.is_exact:
+            message = f"less than half a voxel from the first channel, whose grid is used: {found.difference}"
+            tell([Remark(message)], path)
     if len(volumes) == 1:
         return first
     return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry)
 
 
-def write(volume: Volume, path: Path, *, like: Path | None = None) -> None:
+def write(volume: Volume, path: Path, *, like: Path | None = None, labels: Labels | None = None) -> None:
     """Write an image so that nobody ever meets half of it.
 
     Integers are stored in the smallest unsigned type that holds them (signed when there are negative values), other
@@ -151,30 +155,83 @@ def write(volume: Volume, path: Path, *, like: Path | None = None) -> None:
         path: its suffix decides the format.
         like: an image on the same grid. Its header's geometry is copied bit for bit when it has the same format, so
             that every other program sees the two in the same place.
+        labels: what the values of a label map mean, for formats that keep names.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
         ImageFileError: if the suffix is unknown, ``like`` lies on another grid, or there are numbers that float32
             does not reach.
     """
-    target = _format(path)
+    target = _named(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} into")
-    if like is not None:
-        grid = read_geometry(like)
-        if not grid.allclose(volume.geometry):
-            raise ImageFileError(like, f"the image to write lies on another grid: {grid.difference(volume.geometry)}")
-        if _format(like) is not target:
-            like = None
-    target.write(volume.with_array(_storable(path, volume.array)), path, like)
+    if like is not None and not (found := read_geometry(like).compare(volume.geometry)).is_exact:
+        raise ImageFileError(like, f"the image to write lies on another grid: {found.difference}")
+    target.write(volume.with_array(_storable(path, volume.array)), path, like=like, labels=labels)
 
 
-def _format(path: Path) -> ModuleType:
-    name = path.name.lower()
-    for suffix, module in _FORMATS.items():
-        if name.endswith(suffix):
-            return module
-    raise ImageFileError(path, f"images end in {', '.join(_FORMATS)}; convert the file to one of these")
+def _recognised(path: Path) -> Format | None:
+    """The format of a file or folder by its content."""
+    start = _start(path)
+    return next((known for known in FORMATS if known.recognises(path, start)), None)
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; none where there is none, or a folder."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(_START_BYTES)
+
+
+def _named(path: Path) -> Format:
+    """The format of a file by its name."""
+    for known in FORMATS:
+        if path.name.lower().endswith(known.suffixes):
+            return known
+    raise ImageFileError(path, f"images end in {', '.join(suffixes())}; convert the file to one of these")
+
+
+def _format(path: Path) -> Format:
+    """The format to read a file by: of its content, or else of its name, which says what is wrong with it."""
+    found = _recognised(path)
+    if found is None:
+        _check_content(path)
+    return found or _named(path)
+
+
+def _stored(path: Path, max_voxels: int) -> Stored:
+    found = _format(path)
+    stored = found.read(path, max_voxels=max_voxels)
+    if not path.name.lower().endswith(suffixes()) or (named := _named(path)) is found:
+        return stored
+    remark = Remark(f"the file is {found.name}, but its name is of {named.name}; read by its content")
+    return Stored(stored.array, stored.geometry, (remark, *stored.remarks))
+
+
+def _check_content(path: Path) -> None:
+    """Refuse what is an image of no format.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageFileError: if it is empty, a folder, or text that was saved under an image's name.
+    """
+    if path.is_dir():
+        raise ImageFileError(path, "this is a folder, not an image; name the files in it")
+    if not path.is_file():
+        link = " (a link that leads nowhere)" if path.is_symlink() else ""
+        raise FileNotFoundError(f"{path}: there is no such file{link}")
+    start = _start(path)
+    if not start:
+        raise ImageFileError(path, "the file is empty (0 bytes); copy or download it again")
+    if start.lstrip().startswith((b"<", b"{")):
+        raise ImageFileError(
+            path,
+            f"this is no image but text that begins with {start[:8].decode('latin-1')!r}, most likely the error page "
+            "of a failed download; download it again",
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise ImageFileError(path, "this is no image but a pointer to one in Git LFS; fetch it with `git lfs pull`")
 
 
 def _several_layers(path: Path, count: int) -> str:
@@ -199,8 +256,6 @@ def _rounded(path: Path, array: NDArray[Any]) -> NDArray[Any]:
         raise LabelValueError(
             path, f"label values must be integers, {int(wrong.sum())} voxels are not (such as {examples}); {cause}"
         )
-    if array.dtype == np.float32 and np.abs(rounded).max() >= _EXACT:
-        log.warning("%s: label values above %d are stored as float32, which rounds them; store integers", path, _EXACT)
     return rounded.astype(np.int32 if np.abs(rounded).max() <= np.iinfo(np.int32).max else np.int64)
 
 
@@ -218,17 +273,13 @@ def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     return stored
 
 
-def _note_rounding(path: Path, stored: NDArray[Any], voxels: NDArray[np.float32]) -> None:
-    """Say so where an image of large and almost equal numbers loses what it shows."""
+def _lost_by_rounding(stored: NDArray[Any], voxels: NDArray[np.float32]) -> list[Remark]:
+    """A remark where an image of large and almost equal numbers loses what it shows."""
     if stored.dtype.itemsize < 4 or stored.dtype == np.float32 or not np.isfinite(voxels).all():
-        return
+        return []
     low, high = float(stored.min()), float(stored.max())
     lost = float(np.spacing(np.float32(max(abs(low), abs(high))))) / 2
-    if max(abs(low), abs(high)) > _EXACT and low < high and lost > _ROUNDED_SHARE * (high - low):
-        log.warning(
-            "%s: intensities from %.9g to %.9g are rounded to float32, by up to %g; subtract what they have in common",
-            path,
-            low,
-            high,
-            lost,
-        )
+    if max(abs(low), abs(high)) <= _EXACT or low == high or lost <= _ROUNDED_SHARE * (high - low):
+        return []
+    message = f"intensities from {low:.9g} to {high:.9g} are rounded to float32, by up to {lost:g}"
+    return [Remark(f"{message}; subtract what they have in common")]

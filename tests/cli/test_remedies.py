@@ -24,7 +24,8 @@ from medmamba.cli._training import TrainingDisplay
 from medmamba.cli.main import app
 from medmamba.cli.train import parse_time
 from medmamba.evaluation.metrics import METRICS
-from medmamba.io import _regions, open_dataset
+from medmamba.io import open_dataset
+from medmamba.io import regions as region_orders
 from medmamba.io.check import check_dataset
 from medmamba.labels import Label
 from medmamba.plans import splits
@@ -449,14 +450,14 @@ def test_order_of_regions_is_found_wherever_there_is_one() -> None:
             Label(name=f"r{n}", values=tuple(sorted(chance.sample(values, chance.randint(1, len(values))))))
             for n in range(chance.randint(2, 3))
         ]
-        found = _regions.painting_order(regions)
+        found = region_orders.painting_order(regions)
         if found is None:
             impossible += 1
             for order in itertools.permutations(regions):
                 for paints in itertools.product(*(region.values for region in order)):
-                    assert _regions.lost_values(order, paints)
+                    assert region_orders.lost_values(order, paints)
         else:
-            assert not _regions.lost_values(*found)
+            assert not region_orders.lost_values(*found)
     assert impossible > 5
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from medmamba import io
 from medmamba.io import DatasetError, find_inputs, open_dataset
-from medmamba.io._survey import survey
 from medmamba.io.check import check_dataset
+from medmamba.io.layouts import survey
 from medmamba.volume import Geometry, Volume
 
 GRID = Geometry((3, 4, 5), np.eye(4))

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from medmamba import io
-from medmamba.io._gunzip import Gunzip
+from medmamba.io.formats._gunzip import Gunzip
 
 ARRAY = np.arange(60_000, dtype=np.int16).reshape(30, 40, 50)
 PLAIN = nibabel.Nifti1Image(ARRAY, np.eye(4)).to_bytes()

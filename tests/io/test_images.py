@@ -15,7 +15,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from medmamba import io
 from medmamba.case import Case
-from medmamba.io.itk import lps_to_ras
+from medmamba.io.formats.itk import lps_to_ras
 from medmamba.volume import Geometry, Volume
 
 OBLIQUE = np.array([[-0.7, 0.3, 0.2, 11.5], [0.25, -0.9, 0.3, -7.25], [0.1, 0.2, 2.5, 3.0], [0, 0, 0, 1]])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from medmamba.io._errors import DatasetError
+from medmamba.io.errors import DatasetError
 from medmamba.io.images import suffixes
 
 ENDINGS = suffixes()

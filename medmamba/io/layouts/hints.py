@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medmamba.case import some
-from medmamba.io._errors import DatasetError
-from medmamba.io._names import images_in, maps_in, split_ending
+from medmamba.io.errors import DatasetError
+from medmamba.io.layouts.names import images_in, maps_in, split_ending
 
 #: Folders of a data set, which are given in place of it.
 _INSIDE = ("imagestr", "labelstr", "imagests", "labelsts", "images", "labels")

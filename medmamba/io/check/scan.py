@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.case import Case
+from medmamba.errors import DataError
 from medmamba.files import in_words
 from medmamba.intensity import no_data_remark, unusable
-from medmamba.io._errors import ImageFileError, LabelValueError
-from medmamba.io._findings import Facts
-from medmamba.io._survey import Survey
-from medmamba.io.images import read, read_label
+from medmamba.io.check.findings import Facts
+from medmamba.io.errors import ImageFileError, LabelValueError
+from medmamba.io.images import read_label_with_remarks, read_with_remarks
+from medmamba.io.layouts.layout import Survey
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
 
@@ -50,11 +51,14 @@ def scan(case: Case, dataset: Survey) -> Facts:
 
 def _read_image(file: Path, facts: Facts) -> Volume | None:
     try:
-        return read(file)
+        volume, remarks = read_with_remarks(file)
     except FileNotFoundError as error:
         facts.add("error", "missing-image", _reason(error, file) + "; restore it or leave out the case", file)
-    except (ValueError, OSError, MemoryError) as error:
+    except (DataError, OSError, MemoryError) as error:
         facts.add("error", "unreadable", _reason(error, file), file)
+    else:
+        facts.remark(remarks, file)
+        return volume
     return None
 
 
@@ -66,9 +70,7 @@ def _reason(error: Exception, file: Path) -> str:
 def _check_intensities(name: str, values: NDArray[np.float32], file: Path, facts: Facts) -> None:
     wrong = unusable(values)
     if wrong:
-        rule = "not-finite"
-        if np.isfinite(values).all():
-            rule = "extreme-values"
+        rule = "extreme-values" if np.isfinite(values).all() else "not-finite"
         message = f"channel {name}: {wrong}; replace them, for example by the background's intensity"
         facts.add("error", rule, message, file)
         return
@@ -82,36 +84,25 @@ def _check_intensities(name: str, values: NDArray[np.float32], file: Path, facts
     # Images that are constant are alike without being the same.
     facts.digests.append(hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest())
     if name.lower() == "ct" and NOT_HOUNSFIELD[0] <= low and high <= NOT_HOUNSFIELD[1]:
-        facts.add(
-            "warning",
-            "not-hounsfield",
-            f"channel {name} reaches from {low:g} to {high:g}, which are not Hounsfield units; take the original image",
-            file,
-        )
+        message = f"channel {name} reaches from {low:g} to {high:g}, which are not Hounsfield units"
+        facts.add("warning", "not-hounsfield", f"{message}; take the original image", file)
 
 
 def _check_grid(geometry: Geometry, file: Path, facts: Facts) -> None:
     if facts.geometry is None:
         facts.geometry = geometry
         if not geometry.is_orthogonal():
-            facts.add(
-                "warning",
-                "sheared",
-                "voxel axes are not perpendicular, as in a scan with a tilted gantry, but spacing and resampling "
-                "take them to be; resample the image to perpendicular axes",
-                file,
-            )
+            message = "voxel axes are not perpendicular, as in a scan with a tilted gantry, but spacing and resampling"
+            remedy = "resample the image to perpendicular axes"
+            facts.add("warning", "sheared", f"{message} take them to be; {remedy}", file)
         return
-    difference = facts.geometry.difference(geometry)
-    if not facts.geometry.same_grid(geometry):
-        facts.add("error", "channel-grids", f"against the first channel: {difference}; resample it to that grid", file)
-    elif not facts.geometry.allclose(geometry):
-        facts.add(
-            "warning",
-            "slightly-shifted",
-            f"less than half a voxel from the first channel: {difference}; that one's grid is used for both",
-            file,
-        )
+    found = facts.geometry.compare(geometry)
+    if not found.is_same:
+        message = f"against the first channel: {found.difference}; resample it to that grid"
+        facts.add("error", "channel-grids", message, file)
+    elif not found.is_exact:
+        message = f"less than half a voxel from the first channel: {found.difference}; that one's grid is used for both"
+        facts.add("warning", "slightly-shifted", message, file)
 
 
 def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
@@ -119,13 +110,14 @@ def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
         facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
         return
     try:
-        label = read_label(case.label)
+        label, remarks = read_label_with_remarks(case.label)
     except LabelValueError as error:
         facts.add("error", "label-not-integer", error.reason, case.label)
         return
-    except (ValueError, OSError, MemoryError) as error:
+    except (DataError, OSError, MemoryError) as error:
         facts.add("error", "unreadable", _reason(error, case.label), case.label)
         return
+    facts.remark(remarks, case.label)
     values = [int(value) for value in np.unique(label.array)]
     facts.values = frozenset(values)
     if labels is not None:
@@ -146,12 +138,8 @@ def _check_values(values: list[int], labels: Labels, file: Path, facts: Facts) -
     if len(unknown) == len(unused):  # such as BraTS, where enhancing tumour is 4 in some editions and 3 in others
         pairs = ", ".join(f"{old} to {new}" for old, new in zip(unknown, unused, strict=True))
         remedy += f" (perhaps {pairs}, if they mean the same)"
-    facts.add(
-        "error",
-        "label-values",
-        f"label holds {some_values(unknown)}, declared are {declared}; {remedy}",
-        file,
-    )
+    message = f"label holds {some_values(unknown)}, declared are {declared}; {remedy}"
+    facts.add("error", "label-values", message, file)
 
 
 def some_values(values: list[int]) -> str:
@@ -160,22 +148,15 @@ def some_values(values: list[int]) -> str:
 
 
 def _check_alignment(image: Geometry, label: Geometry, file: Path, facts: Facts) -> None:
-    if image.allclose(label):
+    found = image.compare(label)
+    if found.is_exact:
         return
-    difference = image.difference(label)
-    if image.same_grid(label):
-        facts.add(
-            "warning",
-            "slightly-shifted",
-            f"label and image differ by less than half a voxel: {difference}; the image's grid is used for both",
-            file,
-        )
+    if found.is_same:
+        message = f"label and image differ by less than half a voxel: {found.difference}"
+        facts.add("warning", "slightly-shifted", f"{message}; the image's grid is used for both", file)
     elif image.shape == label.shape and image.orientation != label.orientation:
-        facts.add(
-            "error",
-            "mirrored",
-            f"label is mirrored or rotated against its image: {difference}; find out which header is right",
-            file,
-        )
+        message = f"label is mirrored or rotated against its image: {found.difference}; find out which header is right"
+        facts.add("error", "mirrored", message, file)
     else:
-        facts.add("error", "misaligned", f"label lies on another grid than its image: {difference}; resample it", file)
+        message = f"label lies on another grid than its image: {found.difference}; resample it"
+        facts.add("error", "misaligned", message, file)

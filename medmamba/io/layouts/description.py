@@ -1,4 +1,8 @@
-"""The values in a dataset.json and in a splits_final.json, read and judged one by one."""
+"""What a dataset.json and a splits_final.json say, read and judged value by value.
+
+Which way the labels are declared (names to values, as in nnU-Net v2, or values to names, as in the Decathlon and
+nnU-Net v1) is one thing, where the cases are listed another: data sets mix them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, TypeGuard
 
 from medmamba.case import Case, Split
-from medmamba.io._errors import DatasetError
-from medmamba.io._regions import order_remedy
+from medmamba.io.errors import DatasetError
+from medmamba.io.layouts.layout import Folder, Survey
+from medmamba.io.regions import order_remedy
 from medmamba.labels import Label, Labels
 from medmamba.records import read_json
 
@@ -21,17 +26,21 @@ class Entry(NamedTuple):
     label: str | None
 
 
-def read_facts(where: Path) -> dict[str, Any]:
-    """The object in a dataset.json.
+def described(folder: Folder, *, channels: Any = None) -> Survey:
+    """What a dataset.json says of a data set, all but its cases.
 
-    Raises:
-        DatasetError: if it holds something else.
-        ValueError: if it is not JSON.
+    Args:
+        folder: with a dataset.json.
+        channels: what is taken where it names none.
     """
-    facts = read_json(where)
-    if not isinstance(facts, dict):
-        raise DatasetError(f"{where} must hold an object, not a {type(facts).__name__}")
-    return facts
+    where, facts = folder.description, folder.facts
+    name = str(facts.get("name") or folder.root.name)
+    found = Survey(name=name, root=folder.root, announced=facts.get("numTraining"))
+    names = facts.get("channel_names", facts.get("modality", channels))
+    read_labels = labels_of_values_to_names if labels_by_value(facts) else nnunet_labels
+    found.channels = found.attempt(lambda: channel_names(where, names), None)
+    found.labels = found.attempt(lambda: read_labels(where, facts), None)
+    return found
 
 
 def labels_by_value(facts: dict[str, Any]) -> bool:

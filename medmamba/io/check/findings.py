@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medmamba.case import some
+from medmamba.io.remarks import Remark
 from medmamba.volume import Geometry
-
-__all__ = ["Facts", "Finding", "Severity", "some"]
 
 Severity = Literal["error", "warning", "note"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Something wrong, or worth knowing.
 
@@ -32,6 +31,17 @@ class Finding:
     case: str | None = None
     file: str | None = None
 
+    @classmethod
+    def of(cls, remark: Remark, case: str | None = None, file: str | None = None) -> Finding:
+        """What a reader or a layout remarked on."""
+        return cls("warning" if remark.is_warning else "note", remark.rule, remark.message, case, file)
+
+    @property
+    def in_words(self) -> str:
+        """As the message of an error: place, value, remedy."""
+        place = ", ".join(filter(None, (self.file, f"case {self.case}" if self.case else None)))
+        return f"{place}: {self.message}" if place else self.message
+
 
 @dataclass(slots=True)
 class Facts:
@@ -46,4 +56,8 @@ class Facts:
     def add(self, severity: Severity, rule: str, message: str, file: Path | None = None) -> None:
         """One more finding about this case."""
         name = None if file is None else str(file)
-        self.findings.append(Finding(severity=severity, rule=rule, message=message, case=self.case, file=name))
+        self.findings.append(Finding(severity, rule, message, self.case, name))
+
+    def remark(self, remarks: Iterable[Remark], file: Path) -> None:
+        """What the reader of a file remarked on."""
+        self.findings += [Finding.of(remark, self.case, str(file)) for remark in remarks]

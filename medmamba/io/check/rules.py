@@ -10,10 +10,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
-from medmamba.case import split_problems
-from medmamba.io._findings import Finding, some
-from medmamba.io._regions import lost_values, order_remedy
-from medmamba.io._survey import Survey
+from medmamba.case import some, split_problems
+from medmamba.io.check.findings import Finding
+from medmamba.io.layouts.layout import Survey
+from medmamba.io.regions import lost_values, order_remedy
 from medmamba.labels import Labels
 
 #: Names of files are made of ids; file systems allow 255 bytes.
@@ -25,34 +25,32 @@ NOT_ON_WINDOWS = '<>:"|?*'
 def description_errors(dataset: Survey) -> Iterator[Finding]:
     """All errors that no image is needed for."""
     for problem in dataset.problems:
-        yield Finding(severity="error", rule="layout", message=str(problem))
+        yield Finding("error", "layout", str(problem))
     for case, what in dataset.incomplete.items():
-        yield Finding(severity="error", rule="channels", message=f"{what}; add or remove files", case=case)
+        yield Finding("error", "channels", f"{what}; add or remove files", case=case)
     yield from _check_ids(dataset)
     if dataset.labels is not None:
         yield from _check_labels(dataset.labels, str(dataset.root / "dataset.json"))
     file = str(dataset.root / "splits_final.json")
     for wrong in split_problems(dataset.splits, {case.id for case in dataset.training}):
-        yield Finding(severity="error", rule="splits", message=f"{wrong}; correct the file", file=file)
+        yield Finding("error", "splits", f"{wrong}; correct the file", file=file)
 
 
 def _check_labels(labels: Labels, file: str) -> Iterator[Finding]:
     """An ignore value that is not the highest, regions that cannot be read back once they are painted."""
     if labels.ignore is not None and labels.ignore != max(labels.allowed_values):
-        yield Finding(
-            severity="error",
-            rule="ignore-label",
-            message=f"the ignore value {labels.ignore} must be the highest, but {max(labels.values)} is a label; use "
-            f"{max(labels.values) + 1}, here and in the label maps",
-            file=file,
-        )
-    yield from _check_region_order(labels, file)
-
-
-def in_words(finding: Finding) -> str:
-    """A finding as the message of an error: place, value, remedy."""
-    place = ", ".join(filter(None, (finding.file, f"case {finding.case}" if finding.case else None)))
-    return f"{place}: {finding.message}" if place else finding.message
+        highest = max(labels.values)
+        message = f"the ignore value {labels.ignore} must be the highest, but {highest} is a label"
+        remedy = f"use {highest + 1}, here and in the label maps"
+        yield Finding("error", "ignore-label", f"{message}; {remedy}", file=file)
+    # A label map with regions painted into it must give the same regions when it is read.
+    lost = lost_values(labels.foreground, labels.region_order) if labels.has_regions else {}
+    remedy = order_remedy(labels.foreground) if lost else ""
+    for name, values in lost.items():
+        becomes = ", ".join(f"{value} becomes {paint}" for value, paint in values.items())
+        order = f"in the order of 'labels' with regions_class_order {list(labels.region_order)} ({becomes})"
+        message = f"region {name} is lost when regions are painted {order}; {remedy}"
+        yield Finding("error", "region-order", message, file=file)
 
 
 def _check_ids(dataset: Survey) -> Iterator[Finding]:
@@ -62,26 +60,18 @@ def _check_ids(dataset: Survey) -> Iterator[Finding]:
         if wrong:
             safe = re.sub(r"[\W_]+", "_", case).strip("_")[:50]
             message = f"case id {case!r} {wrong}: files are called after it; choose another, such as {safe or 'case'!r}"
-            yield Finding(severity="error", rule="case-id", message=message)
+            yield Finding("error", "case-id", message)
     same: dict[str, list[str]] = defaultdict(list)
     for case in ids:
         same[unicodedata.normalize("NFC", case).lower()].append(case)
     for alike in same.values():
         if len(set(alike)) > 1:
-            yield Finding(
-                severity="error",
-                rule="ids-collide",
-                message=f"case ids {', '.join(sorted(set(alike)))} are one where upper and lower case do not count; "
-                "rename all but one",
-            )
+            message = f"case ids {', '.join(sorted(set(alike)))} are one where upper and lower case do not count"
+            yield Finding("error", "ids-collide", f"{message}; rename all but one")
         elif len(alike) > 1:
             files = [str(case.images[0]) for case in dataset.training if case.id == alike[0]]
-            yield Finding(
-                severity="error",
-                rule="ids-collide",
-                message=f"case id {alike[0]} occurs {len(alike)} times ({some(files)}); give each file a name of "
-                "its own",
-            )
+            message = f"case id {alike[0]} occurs {len(alike)} times ({some(files)}); give each file a name of its own"
+            yield Finding("error", "ids-collide", message)
 
 
 def id_problem(case: str) -> str:
@@ -103,20 +93,3 @@ def id_problem(case: str) -> str:
         return "is blank"
     length = len(case.encode("utf-8", "surrogateescape"))
     return f"is {length} bytes long, more than {LONGEST_ID_BYTES}" if length > LONGEST_ID_BYTES else ""
-
-
-def _check_region_order(labels: Labels, file: str) -> Iterator[Finding]:
-    """A label map with regions painted into it must give the same regions when it is read."""
-    if not labels.has_regions:
-        return
-    lost = lost_values(labels.foreground, labels.region_order)
-    remedy = order_remedy(labels.foreground) if lost else ""
-    for name, values in lost.items():
-        becomes = ", ".join(f"{value} becomes {paint}" for value, paint in values.items())
-        yield Finding(
-            severity="error",
-            rule="region-order",
-            message=f"region {name} is lost when regions are painted in the order of 'labels' with "
-            f"regions_class_order {list(labels.region_order)} ({becomes}); {remedy}",
-            file=file,
-        )

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
 
-from medmamba.io._description import Entry
-from medmamba.io._names import by_case, channel_of, images_in, split_ending
-
-
-class Files(NamedTuple):
-    """Images of an entry: id of the case, files in the order of channels, and by number where they bear numbers."""
-
-    case: str
-    images: tuple[Path, ...]
-    numbers: dict[int | None, Path]
+from medmamba.case import Case
+from medmamba.io.layouts.description import Entry
+from medmamba.io.layouts.layout import Numbered, Survey
+from medmamba.io.layouts.names import by_case, channel_of, images_in, split_ending
 
 
 @dataclass(slots=True)
@@ -33,29 +26,28 @@ class Locator:
     channels: int
     numbered: list[tuple[str, Path]] = field(default_factory=list)
     moved: list[tuple[str, Path]] = field(default_factory=list)
-    _folders: dict[Path, dict[str, dict[int | None, Path]]] = field(default_factory=dict)
+    _folders: dict[Path, dict[str, Numbered]] = field(default_factory=dict)
 
-    def files(self, entry: Entry) -> Files:
-        """Images of an entry."""
-        if len(entry.images) > 1:
-            paths = tuple(self.file(name) for name in entry.images)
-            cases = {channel_of(path)[0] for path in paths}
-            return Files(cases.pop() if len(cases) == 1 else split_ending(paths[0])[0], paths, {})
-        (name,) = entry.images
-        path = self.file(name)
-        stem = split_ending(path)[0]
-        if not path.is_file():
-            numbers = self._numbers(path, stem)
-            if numbers:
-                self.numbered.append((name, next(iter(numbers.values()))))
-                return Files(stem, tuple(numbers.values()), numbers)
-        case, number = channel_of(path)
+    def case(self, entry: Entry) -> tuple[Case, Numbered]:
+        """The case of an entry, and its images by channel where they bear numbers that it leaves out."""
+        name, images, numbers = self._images(entry)
+        return Case(id=name, images=images, label=self.file(entry.label) if entry.label else None), numbers
+
+    def _images(self, entry: Entry) -> tuple[str, tuple[Path, ...], Numbered]:
+        paths = tuple(map(self.file, entry.images))
+        case, number = channel_of(paths[0])
+        stem = split_ending(paths[0])[0]
+        if len(paths) > 1:
+            return case if {channel_of(path)[0] for path in paths} == {case} else stem, paths, {}
+        if not paths[0].is_file() and (numbers := self._numbers(paths[0], stem)):
+            self.numbered.append((entry.images[0], next(iter(numbers.values()))))
+            return stem, tuple(numbers.values()), numbers
         if number == 0 and self.channels > 1:
             # Only the first channel is listed, the others lie beside it.
-            numbers = self._numbers(path, case)
+            numbers = self._numbers(paths[0], case)
             if len(numbers) > 1:
-                return Files(case, tuple(numbers.values()), numbers)
-        return Files(stem, (path,), {})
+                return case, tuple(numbers.values()), numbers
+        return stem, paths, {}
 
     def file(self, name: str) -> Path:
         """One file, or its numbered channels' common name; where it should be when it is nowhere."""
@@ -73,7 +65,7 @@ class Locator:
     def _is_there(self, path: Path) -> bool:
         return path.is_file() or bool(self._numbers(path, split_ending(path)[0]))
 
-    def _numbers(self, path: Path, case: str) -> dict[int | None, Path]:
+    def _numbers(self, path: Path, case: str) -> Numbered:
         """Files of a case by channel, in the folder and with the ending of ``path``."""
         folder = path.parent
         if folder not in self._folders:
@@ -84,3 +76,11 @@ class Locator:
             for number, file in self._folders[folder].get(case, {}).items()
             if number is not None and split_ending(file)[1] == ending
         }
+
+    def remark_moved(self, found: Survey) -> None:
+        """Tell of files that are not where the list says."""
+        if self.moved:
+            listed, there = self.moved[0]
+            message = f"{found.root / 'dataset.json'} lists files that are not where it says, such as {listed}"
+            taken = f"those of this folder are taken, such as {there} ({len(self.moved)} files)"
+            found.remark(f"{message}; {taken}", is_warning=True)

@@ -1,0 +1,161 @@
+"""Goes through a data set and compares its cases with one another."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from medmamba.case import some
+from medmamba.errors import DataError
+from medmamba.io.check.findings import Facts, Finding
+from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
+from medmamba.io.check.scan import scan, some_values
+from medmamba.io.layouts import Survey, split_ending, survey
+from medmamba.io.layouts.hints import likely_pairs
+from medmamba.io.layouts.names import maps_in
+from medmamba.labels import Labels
+from medmamba.progress import Progress, silent
+
+#: A structure in fewer cases than this is hardly learned and leaves folds without it.
+FEW_CASES = 5
+#: A voxel size that is this many times another case's is more likely centimetres than another scanner.
+ODD_SPACING = 8.0
+
+
+def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) -> list[Finding]:
+    """List all problems of a data set.
+
+    Every file of a training case is read once, and nothing is written. Test images are not read.
+
+    Args:
+        path: its folder.
+        progress: shows how far it is.
+        workers: threads that read files.
+
+    Returns:
+        Findings, errors first; empty when all is well.
+    """
+    try:
+        dataset = survey(path)
+    except (ValueError, FileNotFoundError) as error:
+        return [Finding("error", "layout", str(error))]
+    with ThreadPoolExecutor(workers) as pool:
+        scanned = pool.map(lambda case: scan(case, dataset), dataset.training)
+        facts = list(progress(scanned, title="Checking cases", total=len(dataset.training)))
+    findings = [
+        *description_errors(dataset),
+        *map(Finding.of, dataset.remarks),
+        *_check_description(dataset),
+        *_check_leftovers(dataset),
+        *_check_ids(dataset),
+        *(finding for fact in facts for finding in fact.findings),
+        *_check_duplicates(facts),
+        *_check_grids(facts),
+        *_check_structures(dataset, facts),
+    ]
+    order = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda finding: (order[finding.severity], finding.rule, finding.case or ""))
+
+
+def _check_description(dataset: Survey) -> Iterator[Finding]:
+    file = str(dataset.root / "dataset.json")
+    found = len(dataset.training)
+    if not found and not dataset.problems:
+        message = f"{dataset.root} has no training cases; put images and labels where datasets.md says"
+        yield Finding("error", "no-cases", message)
+    if dataset.is_described and str(dataset.announced) != str(found):
+        said = "missing" if dataset.announced is None else str(dataset.announced)
+        message = f"numTraining is {said}, {found} training cases were found and are used"
+        remedy = "correct the number, nnU-Net itself would stop"
+        yield Finding("warning", "num-training", f"{message}; {remedy}", file=file)
+    labels = dataset.labels
+    values = [value for value in labels.values if value > 0] if labels is not None else []
+    if values != list(range(1, len(values) + 1)):
+        message = f"label values {values} have gaps, which is fine here; nnU-Net needs 1 to {len(values)}"
+        yield Finding("note", "label-gaps", message, file=file)
+
+
+def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
+    if dataset.listed:
+        return
+    labels = {case.label for case in dataset.training if case.label is not None}
+    for folder in sorted({label.parent for label in labels if label.parent.is_dir()}):
+        orphans = [path for path in maps_in(folder) if path not in labels]
+        if not orphans:
+            continue
+        cases = (*dataset.training, *dataset.test)
+        lacking = [case.id for case in cases if case.label is None or not case.label.is_file()]
+        pairs = likely_pairs([split_ending(path)[0] for path in orphans], lacking)
+        renames = f", or rename {some([f'{label} to {case}' for label, case in pairs])}" if pairs else ""
+        message = f"labels without an image: {some([path.name for path in orphans])}"
+        remedy = f"add the images or remove the labels{renames}"
+        yield Finding("warning", "label-without-image", f"{message}; {remedy}", file=str(folder))
+
+
+def _check_ids(dataset: Survey) -> Iterator[Finding]:
+    """What ids make difficult, but not here; what they make impossible is among the errors of the description."""
+    training, test = ({case.id for case in cases} for cases in (dataset.training, dataset.test))
+    if odd := sorted(case for case in training | test if set(case) & set(NOT_ON_WINDOWS)):
+        message = f"case ids {some(odd)} hold one of {NOT_ON_WINDOWS}, which names of files cannot hold on Windows"
+        yield Finding("warning", "odd-id", message)
+    if both := sorted(training & test):
+        message = f"case ids {some(both)} are those of training cases and of test cases"
+        yield Finding("warning", "ids-in-test", f"{message}; predictions of the two need folders of their own")
+
+
+def _check_duplicates(facts: Iterable[Facts]) -> Iterator[Finding]:
+    owners: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        for digest in fact.digests:
+            owners[digest].add(fact.case)
+    remedy = "keep one, or all on one side of every fold: scores are too good otherwise"
+    # Cases that share several channels are told of once.
+    for cases in sorted({tuple(sorted(cases)) for cases in owners.values() if len(cases) > 1}):
+        yield Finding("warning", "duplicate-image", f"cases {some(cases)} hold the same image; {remedy}")
+
+
+def _check_grids(facts: Iterable[Facts]) -> Iterator[Finding]:
+    grids = {fact.case: fact.geometry for fact in facts if fact.geometry is not None}
+    if not grids:
+        return
+    counts = Counter(grid.orientation for grid in grids.values())
+    if len(counts) > 1:
+        listed = ", ".join(f"{orientation} in {count}" for orientation, count in counts.most_common())
+        message = f"voxel axes point in different directions ({listed} cases)"
+        remedy = "the network sees arrays as they are stored, so reorient all images and labels alike"
+        yield Finding("warning", "mixed-orientation", f"{message}; {remedy}")
+    flat = [case for case, grid in grids.items() if min(grid.shape) == 1]
+    if 0 < len(flat) < len(grids):
+        message = f"{len(flat)} of {len(grids)} cases are single slices ({some(flat)}), the others volumes"
+        yield Finding("warning", "mixed-dimensions", f"{message}; train one network for each")
+    # Sorted, so that a case stored with other axes is not taken for one with other voxels.
+    usual = np.median([sorted(grid.spacing_mm) for grid in grids.values()], axis=0)
+    for case, grid in grids.items():
+        ratio = np.array(sorted(grid.spacing_mm)) / usual
+        if ratio.max() > ODD_SPACING or ratio.min() < 1 / ODD_SPACING:
+            here, there = (" x ".join(f"{size:g}" for size in sizes) for sizes in (sorted(grid.spacing_mm), usual))
+            message = f"voxels measure {here} mm, those of the usual case {there} mm; is it another unit?"
+            yield Finding("warning", "odd-spacing", message, case)
+
+
+def _check_structures(dataset: Survey, facts: Iterable[Facts]) -> Iterator[Finding]:
+    seen = [fact.values for fact in facts if fact.values is not None]
+    labels = dataset.labels
+    if not seen:
+        return
+    if not dataset.is_described:
+        try:
+            labels = Labels.of_values(frozenset[int]().union(*seen))
+        except DataError as error:
+            yield Finding("error", "label-values", f"{dataset.root / 'labels'}: {error}")
+            return
+    for label in labels.foreground if labels is not None else ():
+        count = sum(bool(values & set(label.values)) for values in seen)
+        if count < min(FEW_CASES, len(seen)):
+            rule = "rare-label" if count else "absent-label"
+            message = f"label {label.name} {some_values(list(label.values))} occurs in {count} of {len(seen)} cases"
+            yield Finding("warning", rule, f"{message}; a network cannot learn what it hardly sees")

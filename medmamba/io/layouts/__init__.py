@@ -1,0 +1,44 @@
+"""Layouts of data sets: one module each, all of them in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medmamba.io.errors import DatasetError
+from medmamba.io.layouts.description import splits
+from medmamba.io.layouts.folders import PlainFolders
+from medmamba.io.layouts.hints import no_layout
+from medmamba.io.layouts.layout import Folder, Layout, Survey
+from medmamba.io.layouts.msd import Decathlon
+from medmamba.io.layouts.names import split_ending
+from medmamba.io.layouts.nnunet import NnUNet
+
+__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "split_ending", "survey"]
+
+#: The first that recognises a folder surveys it.
+LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders())
+
+
+def survey(path: Path) -> Survey:
+    """Find out how a folder is laid out, collecting what is wrong instead of stopping at it.
+
+    No voxels are read, and headers in plain folders alone.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        DatasetError: if it has none of the known layouts.
+        ValueError: if its dataset.json is not JSON.
+    """
+    if path.name == "dataset.json":
+        path = path.parent
+    if path.is_file():
+        raise DatasetError(f"{path} is a file, not the folder of a data set; unpack it if it is an archive")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such folder")
+    folder = Folder(path.resolve())
+    layout = next((known for known in LAYOUTS if known.recognises(folder)), None)
+    if layout is None:
+        raise DatasetError(no_layout(folder.root))
+    found = layout.survey(folder)
+    found.splits = found.attempt(lambda: splits(folder.root / "splits_final.json"), ())
+    return found

@@ -1,0 +1,70 @@
+"""Plain folders: images/ and labels/ with files of the same name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from medmamba.case import Case
+from medmamba.errors import DataError
+from medmamba.io.errors import DatasetError
+from medmamba.io.images import read_channels
+from medmamba.io.layouts import hints
+from medmamba.io.layouts.layout import Folder, Survey, sorted_cases
+from medmamba.io.layouts.names import (
+    ENDINGS,
+    by_case,
+    digits_are_names,
+    images_in,
+    labels_in,
+    maps_in,
+    refuse_doubles,
+    split_ending,
+)
+
+
+class PlainFolders:
+    """Folders without a description; headers alone tell how many channels a file holds."""
+
+    def recognises(self, folder: Folder) -> bool:
+        """By the folder of images."""
+        return folder.within("images").is_dir()
+
+    def survey(self, folder: Folder) -> Survey:
+        """Images with a label of their name to learn from, and those without to predict."""
+        found = Survey(name=folder.root.name, root=folder.root, layout="folders", is_described=False)
+        images, masks = folder.within("images"), folder.within("labels")
+        paths, labels, maps = images_in(images), labels_in(masks), maps_in(masks)
+        found.attempt(lambda: refuse_doubles(masks, maps, by_case(maps, numbered=False)), None)
+        files = by_case(paths, numbered=not digits_are_names(paths, labels))
+        if not files:
+            found.problems.append(DatasetError(f"{images} holds no images; they end in {', '.join(ENDINGS)}"))
+        found.attempt(lambda: refuse_doubles(images, paths, files), None)
+        cases = [Case(id=case, images=tuple(each.values()), label=labels.get(case)) for case, each in files.items()]
+        found.training = sorted_cases(case for case in cases if case.label is not None)
+        found.test = sorted_cases(case for case in cases if case.label is None)
+        unlike = hints.unlike_names(images, files, masks, set(labels))
+        found.problems += unlike
+        if files and not found.training and not unlike:
+            found.problems.append(DatasetError(hints.no_labels(folder.root, images, masks)))
+        channels = max((len(case.images) for case in found.training), default=1)
+        held = channels_of_files(case.images[0] for case in found.training) if channels == 1 else 1
+        channels = max(channels, held)
+        found.channels = tuple(f"channel_{number}" for number in range(channels)) if channels > 1 else ("image",)
+        if held == 1:  # else a number says nothing of the channel
+            found.note_incomplete({case.id: files[case.id] for case in found.training})
+        if found.training:
+            found.file_ending = split_ending(found.training[0].images[0])[1]
+        return found
+
+
+def channels_of_files(paths: Iterable[Path]) -> int:
+    """How many channels most files hold; those that cannot be read are told of when they are."""
+    counts: Counter[int] = Counter()
+    for path in paths:
+        try:
+            counts[read_channels(path)] += 1
+        except (DataError, OSError):
+            continue
+    return counts.most_common(1)[0][0] if counts else 1
