@@ -320,7 +320,7 @@ def test_every_rule_is_documented() -> None:
     used |= set(re.findall(r'\("(?:error|warning|note)",\s*"([a-z-]+)"', source))
     used |= {"absent-label", "rare-label", "extreme-values", "not-finite"}  # chosen at run time
     assert len(used) > 25
-    page = Path(__file__).resolve().parent.parent.parent / "datasets.md"
+    page = Path(__file__).resolve().parents[3] / "datasets.md"
     if not page.is_file():
         pytest.skip("datasets.md is not part of the installed package")
     documented = set(re.findall(r"`([a-z-]+)`", page.read_text()))
