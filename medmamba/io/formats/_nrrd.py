@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medmamba.io.formats._text_header import PLACE, TextHeader
+
 #: What the file of voxels is called in a rewritten header.
 VOXELS = "voxels"
-#: Longer headers than this are none; those of Slicer's segmentations grow with every segment.
-_HEADER_BYTES = 2**24
 _PATIENT = {
     "right-anterior-superior": ("ras", "rast"),
     "left-anterior-superior": ("las", "last"),
@@ -59,43 +59,23 @@ class Rewritten:
     remark: str
 
 
-def rewritten(path: Path) -> Rewritten | None:
+def rewritten(header: TextHeader) -> Rewritten | None:
     """The header of a file in ITK's words; None if it is in them already, or is none of NRRD."""
-    lines, fields = _read(path)
-    changes, remark = _changes(fields)
-    elsewhere = fields.get("data file") or fields.get("datafile") or ""
-    if not changes or elsewhere.startswith("LIST") or "%" in elsewhere:
+    changes, remark = _changes(header.fields) if header.is_nrrd else ({}, "")
+    if not changes or header.several_files:
         return None
-    if not elsewhere:
-        changes["line skip"] = str(len(lines) + 1)
-    kept = [line for line in lines if _name(line) not in {*changes, "data file", "datafile"}]
+    if not header.voxels:
+        changes["line skip"] = str(len(header.lines) + 1)
+    kept = [line for line in header.lines if header.field(line)[0] not in {*changes, *PLACE}]
     added = [f"{name}: {value}" for name, value in changes.items() if value]
     text = "\n".join((*kept, *added, f"data file: {VOXELS}", ""))
-    return Rewritten(os.fsencode(text), path.parent / elsewhere if elsewhere else path, remark)
+    return Rewritten(os.fsencode(text), header.voxels[0] if header.voxels else header.path, remark)
 
 
-def foreign_space(path: Path) -> str | None:
+def foreign_space(header: TextHeader) -> str | None:
     """The space of a file that does not say where the patient's left is; None if it says so, or is none of NRRD."""
-    lines, fields = _read(path)
-    space, _ = _space(fields)
-    return None if not lines or space in _PATIENT else (space or "of no name")
-
-
-def _read(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Lines and fields of a header; empty if it is none of NRRD."""
-    lines = []
-    with path.open("rb") as file:
-        while (line := file.readline(_HEADER_BYTES)).strip():
-            lines.append(os.fsdecode(line.rstrip(b"\r\n")))
-            if not lines[0].startswith("NRRD") or file.tell() > _HEADER_BYTES:
-                return [], {}
-    return lines, {name: line.partition(":")[2].strip() for line in lines if (name := _name(line))}
-
-
-def _name(line: str) -> str:
-    """Which field a line is; empty for comments and for keys of a program's own (``key:=value``)."""
-    match = re.match(r"([a-zA-Z][a-zA-Z ]*):(?!=)", line)
-    return match[1].strip().lower() if match else ""
+    space, _ = _space(header.fields)
+    return None if not header.is_nrrd or space in _PATIENT else (space or "of no name")
 
 
 def _space(fields: dict[str, str]) -> tuple[str | None, bool]:

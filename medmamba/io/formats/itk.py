@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,14 @@ import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
 from medmamba.files import replacing
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import _nrrd
+from medmamba.io.formats._text_header import TextHeader
 from medmamba.io.formats.format import Header, Stored, check_size, check_stored, odd_spacing
 from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
 from medmamba.volume import FloatArray, Geometry, Volume
 
-#: Headers are text and shorter than this.
+#: Headers are shorter than this.
 _HEADER_BYTES = 65536
-#: Where a header says that its voxels are.
-_DETACHED = re.compile(rb"(?im)^(?:ElementDataFile *=|data ?file:) *([^\r\n]+?) *\r?$")
-_UNIT = re.compile(rb"(?im)^DistanceUnits *= *(\S+)")
-_ENCODING = re.compile(rb"(?im)^(?:encoding:|CompressedData *=) *(\w+)")
 
 
 def lps_to_ras(affine: FloatArray) -> FloatArray:
@@ -64,32 +60,27 @@ class Itk:
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """The file, and those of its voxels if it is a header alone."""
-        return path, *(file for file in _Text(path).voxels if file.is_file())
+        return path, *(file for file in TextHeader(path).voxels if file.is_file())
 
     def read_header(self, path: Path) -> Header:
         """Grid and channels."""
-        information = self._information(path)
-        _check_kind(path, information)
+        header = TextHeader(path)
+        information = self._information(header)
         channels = int(information.GetNumberOfComponents() * np.prod(information.GetSize()[3:], dtype=np.int64))
-        return Header(_geometry(path, information), channels)
+        return Header(_geometry(header, information), channels)
 
     def read(self, path: Path, *, max_voxels: int) -> Stored:
         """Voxels and grid; channels are a fourth axis or the components of each voxel, not both."""
-        information = self._information(path)
-        _check_kind(path, information)
+        header = TextHeader(path)
+        information = self._information(header)
         size, components = information.GetSize(), information.GetNumberOfComponents()
         # MetaImage and NRRD call themselves complete before their voxels are looked for.
         item_bytes = sitk.Image([1, 1], information.GetPixelIDValue(), components).GetSizeOfPixelComponent()
         check_size(path, (*size, components) if components > 1 else size, item_bytes, max_voxels=max_voxels)
-        _check_voxels_are_there(path, int(np.prod(size, dtype=np.int64)) * components * item_bytes)
-        geometry = _geometry(path, information)
-        try:
-            with _readable_name(path) as name:
-                image = sitk.ReadImage(name, imageIO=self.reader)
-        except RuntimeError as error:
-            raise ImageFileError(
-                path, f"the voxels cannot be read ({_last_line(error)}); copy the file again"
-            ) from error
+        _check_voxels_are_there(header, int(np.prod(size, dtype=np.int64)) * components * item_bytes)
+        geometry = _geometry(header, information)
+        with _readable_name(header) as name, _refusing(path, "the voxels cannot be read"):
+            image = sitk.ReadImage(name, imageIO=self.reader)
         array = sitk.GetArrayFromImage(image)
         if components > 1:
             array = np.moveaxis(array, -1, 0)
@@ -97,7 +88,7 @@ class Itk:
             array = array[None]
         # SimpleITK's arrays have the last axis first.
         array = np.moveaxis(array.reshape(len(array), *reversed(geometry.shape)), (1, 2, 3), (3, 2, 1))
-        return Stored(array, geometry, tuple(_remarks(path, geometry)))
+        return Stored(array, geometry, tuple(_remarks(header, geometry)))
 
     def why_not_integer(self, path: Path) -> None:
         """Nothing is known: these formats do not scale what they store."""
@@ -106,17 +97,19 @@ class Itk:
         """Write a volume with the spacing, origin and direction of ``like``, or those of its grid."""
         _check_name(path)
         array = volume.array.transpose(0, 3, 2, 1)
-        source = next((known for known in (NRRD, METAIMAGE) if like and known.begins.match(_Text(like).start)), None)
-        grid = None if source is None or like is None else source._information(like)
+        header = grid = None
+        if like is not None and (known := _recognised(like)):
+            header = TextHeader(like)
+            grid = known._information(header)
         if grid is not None and grid.GetDimension() == 2:
             array = array[:, 0]
         if volume.channels == 1:
             image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]))
         else:
             image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
-        if grid is not None and like is not None:
+        if grid is not None and header is not None:
             dims, full = image.GetDimension(), grid.GetDimension()
-            factor = _Text(like).millimetres
+            factor = _millimetres(header)
             image.SetSpacing([size * factor for size in grid.GetSpacing()[:dims]])
             image.SetOrigin([place * factor for place in grid.GetOrigin()[:dims]])
             image.SetDirection(np.reshape(grid.GetDirection(), (full, full))[:dims, :dims].ravel().tolist())
@@ -127,27 +120,25 @@ class Itk:
             image.SetDirection((affine[:3, :3] / np.array(volume.geometry.spacing_mm)).ravel().tolist())
         # In a folder of its own: MetaImage may be a header and a file of voxels that the header names.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing.") as folder:
-            _write(image, Path(folder) / path.name, path)
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the header last
-                with replacing(path.with_name(file.name)) as temporary:
+            written = Path(folder) / (path.name if _is_utf8(path.name) else f"image{path.suffix}")
+            _write(image, written, path)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):  # the header last
+                with replacing(path if file == written else path.with_name(file.name)) as temporary:
                     os.replace(file, temporary)
 
-    def _information(self, path: Path) -> Any:
-        """What ITK says of a header."""
-        text = _Text(path)
-        if text.is_one_file and not text.voxels[0].is_file():
-            name = text.voxels[0].name
-            raise ImageFileError(path, f"this is a header whose voxels are in {name}, which is missing; copy both")
+    def _information(self, header: TextHeader) -> Any:
+        """What ITK says of a header: of real numbers, and one axis of channels at most."""
+        if header.voxels and not header.several_files and not header.voxels[0].is_file():
+            name = header.voxels[0].name
+            raise ImageFileError(
+                header.path, f"this is a header whose voxels are in {name}, which is missing; copy both"
+            )
         reader = sitk.ImageFileReader()
         reader.SetImageIO(self.reader)  # whatever the file is called
-        try:
-            with _readable_name(path) as name:
-                reader.SetFileName(name)
-                reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise ImageFileError(
-                path, f"the header cannot be read ({_last_line(error)}); copy the file again"
-            ) from error
+        with _readable_name(header) as name, _refusing(header.path, "the header cannot be read"):
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+        _check_kind(header.path, reader)
         return reader
 
 
@@ -155,69 +146,20 @@ NRRD = Itk("NRRD", (".seg.nrrd", ".nrrd", ".nhdr"), "NrrdImageIO", re.compile(rb
 METAIMAGE = Itk("MetaImage", (".mha", ".mhd"), "MetaImageIO", re.compile(rb"\s*[A-Za-z]+[ \t]*=[ \t]*\S"))
 
 
-class _Text:
-    """The beginning of a file, and what is told in it of the voxels, as long as it is a header.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with path.open("rb") as file:
-            self.start = file.read(_HEADER_BYTES)
-        found = _DETACHED.search(self.start)
-        #: Bytes of the header before the voxels.
-        self.end = found.end() if found else 0
-        self._elsewhere = found[1] if found else b"LOCAL"
-        #: Whether the voxels are in another file, which is one.
-        self.is_one_file = self._elsewhere not in (b"LOCAL", b"LIST") and b"%" not in self._elsewhere
-        #: Whether they are in this one.
-        self.is_whole = self._elsewhere == b"LOCAL"
-
-    @cached_property
-    def voxels(self) -> list[Path]:
-        """Other files that hold the voxels, be they there or not."""
-        if self.is_whole:
-            return []
-        names = [self._elsewhere]
-        if self._elsewhere.startswith(b"LIST"):
-            names = self.start[self.end :].split(b"\n")
-        elif b"%" in self._elsewhere:
-            names = _numbered(self._elsewhere)
-        return [self.path.parent / os.fsdecode(name.strip()) for name in names if name.strip()]
-
-    @property
-    def unit(self) -> str:
-        """The unit of lengths that a MetaImage header declares, which ITK leaves alone."""
-        declared = None if self.start.startswith(b"NRRD") else _UNIT.search(self.start)
-        return declared[1].decode("utf-8", "replace").lower() if declared else ""
-
-    @property
-    def millimetres(self) -> float:
-        """Millimetres in that unit; 1 for any other file."""
-        return _nrrd.UNITS_MM.get(self.unit, 1.0)
+def _recognised(path: Path) -> Itk | None:
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+    return next((known for known in (NRRD, METAIMAGE) if known.recognises(path, start)), None)
 
 
-def _numbered(rule: bytes) -> list[bytes]:
-    """Names of slices by a rule such as ``slice%03d.raw 1 20 1``."""
-    pattern, *numbers = rule.split()
-    try:
-        first, last, step = (int(number) for number in numbers[:3])
-        return [pattern % number for number in range(first, last + 1, step)]
-    except (ValueError, TypeError):
-        return []  # a damaged header, which reading will find
-
-
-def _remarks(path: Path, geometry: Geometry) -> list[Remark]:
+def _remarks(header: TextHeader, geometry: Geometry) -> list[Remark]:
     """What is odd about a header that can be used: a warning if the image may lie elsewhere than it says."""
-    text, header, space = _Text(path), _nrrd.rewritten(path), _nrrd.foreign_space(path)
-    found = odd_spacing(geometry)
-    if header is not None and header.remark:
-        found = [Remark(header.remark)]
-    elif text.millimetres != 1:
-        found = [Remark(f"lengths are in {text.unit} by the header; converted to mm")]
-    if space is not None:
+    found, rewritten = odd_spacing(geometry), _nrrd.rewritten(header)
+    if rewritten is not None and rewritten.remark:
+        found = [Remark(rewritten.remark)]
+    elif _millimetres(header) != 1:
+        found = [Remark(f"lengths are in {header.fields['distanceunits'].lower()} by the header; converted to mm")]
+    if (space := _nrrd.foreign_space(header)) is not None:
         message = f"the space is {space}, so left and right are a guess; taken as left-posterior-superior"
         found.append(Remark(message, is_warning=False))
     return found
@@ -234,9 +176,8 @@ def _write(image: Any, temporary: Path, path: Path) -> None:
         ImageFileError: if ITK cannot write the image.
     """
     try:
-        with _plain_name(temporary, written=True) as name:
-            sitk.WriteImage(image, name, useCompression=True)
         with _plain_name(temporary) as name:
+            sitk.WriteImage(image, name, useCompression=True)
             written = sitk.ReadImage(name)
         if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
             raise RuntimeError("what was written is not what is read back")
@@ -253,38 +194,33 @@ def _write(image: Any, temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _plain_name(path: Path, *, written: bool = False) -> Iterator[str]:
+def _plain_name(path: Path) -> Iterator[str]:
     """A name of the same file that is valid UTF-8: with any other, SimpleITK ends the whole process."""
     if _is_utf8(str(path)):
         yield str(path)
         return
-    _check_name(path)
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "folder"
-        link.symlink_to(path.parent.absolute(), target_is_directory=True)
+        link = Path(folder) / f"image{path.suffix}"
         if _is_utf8(path.name):
+            link.symlink_to(path.parent.absolute(), target_is_directory=True)
             yield str(link / path.name)
-        elif written:
-            plain = f"image{path.suffix}"
-            yield str(link / plain)
-            os.replace(path.with_name(plain), path)
         else:
-            alias = Path(folder) / f"image{path.suffix}"
-            alias.symlink_to(path.absolute())
-            yield str(alias)
+            link.symlink_to(path.absolute())
+            yield str(link)
 
 
 @contextmanager
-def _readable_name(path: Path) -> Iterator[str]:
+def _readable_name(header: TextHeader) -> Iterator[str]:
     """As `_plain_name`, but for a header that ITK would not understand the name of one that says the same."""
-    header = _nrrd.rewritten(path)
-    if header is None:
-        with _plain_name(path) as name:
+    rewritten = _nrrd.rewritten(header)
+    if rewritten is None:
+        _check_name(header.path)
+        with _plain_name(header.path) as name:
             yield name
         return
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _nrrd.VOXELS).symlink_to(header.voxels.absolute())
-        (Path(folder) / "image.nhdr").write_bytes(header.text)
+        (Path(folder) / _nrrd.VOXELS).symlink_to(rewritten.voxels.absolute())
+        (Path(folder) / "image.nhdr").write_bytes(rewritten.text)
         yield str(Path(folder) / "image.nhdr")
 
 
@@ -321,36 +257,47 @@ def _check_kind(path: Path, information: Any) -> None:
         )
 
 
-def _check_voxels_are_there(path: Path, promised_bytes: int) -> None:
-    """ITK asks for memory before it looks for the voxels."""
-    text = _Text(path)
-    if not text.is_whole and not text.is_one_file:
-        return  # several files: left to ITK
-    stored = text.voxels[0].stat().st_size + path.stat().st_size if text.is_one_file else path.stat().st_size - text.end
-    encoding = _ENCODING.search(text.start)
-    method = encoding[1].lower() if encoding else b"raw"
-    if method in (b"raw", b"false", b"gzip", b"gz", b"true"):
-        check_stored(path, promised_bytes, stored, compressed=method in (b"gzip", b"gz", b"true"))
+def _check_voxels_are_there(header: TextHeader, promised_bytes: int) -> None:
+    """ITK asks for memory before it looks for the voxels; several files are left to it."""
+    method, stored = header.compression, header.path.stat().st_size - header.end
+    if header.voxels:
+        stored = header.voxels[0].stat().st_size
+    if not header.several_files and method in ("raw", "false", "gzip", "gz", "true"):
+        check_stored(header.path, promised_bytes, stored, compressed=method in ("gzip", "gz", "true"))
 
 
-def _geometry(path: Path, information: Any) -> Geometry:
+def _millimetres(header: TextHeader) -> float:
+    """Millimetres in the unit that a MetaImage header declares, which ITK leaves alone; 1 for any other file."""
+    return 1.0 if header.is_nrrd else _nrrd.UNITS_MM.get(header.fields.get("distanceunits", "").lower(), 1.0)
+
+
+def _geometry(header: TextHeader, information: Any) -> Geometry:
     dims = information.GetDimension()
     if dims not in (2, 3, 4):
-        raise ImageFileError(path, f"images have two or three dimensions and channels, this has {dims} axes")
+        raise ImageFileError(header.path, f"images have two or three dimensions and channels, this has {dims} axes")
     used = min(dims, 3)
     direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
     direction[:used, :used] = np.array(information.GetDirection()).reshape(dims, dims)[:used, :used]
     spacing[:used] = information.GetSpacing()[:used]
     origin[:used] = information.GetOrigin()[:used]
     affine = np.eye(4)
-    factor = _Text(path).millimetres
+    factor = _millimetres(header)
     affine[:3, :3] = direction * spacing * factor
     affine[:3, 3] = origin * factor
     size = [int(n) for n in information.GetSize()[:used]] + [1] * (3 - used)
     try:
         return Geometry((size[0], size[1], size[2]), lps_to_ras(affine))
     except ValueError as error:
-        raise ImageFileError(path, f"{error}. Repair spacing and direction in the header") from error
+        raise ImageFileError(header.path, f"{error}. Repair spacing and direction in the header") from error
+
+
+@contextmanager
+def _refusing(path: Path, what: str) -> Iterator[None]:
+    """Errors of ITK are those of a damaged file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ImageFileError(path, f"{what} ({_last_line(error)}); copy the file again") from error
 
 
 def _last_line(error: RuntimeError) -> str:
