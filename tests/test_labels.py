@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medmamba.case import Case
+from medmamba.errors import DataError
 from medmamba.labels import LARGEST_VALUE, Label, Labels, integer_type
 
 A, B = Label(name="a", values=(1,)), Label(name="b", values=(4,))
@@ -75,6 +76,14 @@ def test_values_without_gaps_are_their_own_places() -> None:
     assert labels.number(values).tolist() == values.tolist()
     with pytest.raises(ValueError, match=r"holds \[3\]"):
         labels.number(np.array([3], dtype=np.int16))
+
+
+def test_values_that_nothing_explains_are_called_after_themselves() -> None:
+    found = Labels.of_values([4, 0, 1, 4])
+    assert [(label.name, label.values) for label in found.foreground] == [("label_1", (1,)), ("label_4", (4,))]
+    for values in ([], [0], [-1, 1]):
+        with pytest.raises(DataError, match="structures are 1 and more"):
+            Labels.of_values(values)
 
 
 def test_integer_type_is_the_smallest_that_holds_both_ends() -> None:

@@ -82,6 +82,6 @@ def test_the_refusal_says_why_there_are_few_folds() -> None:
         (Split(train=(), validation=("a",)), "nothing to learn from"),
     ],
 )
-def test_impossible_folds_of_the_author_are_refused(own: Split, words: str) -> None:
+def test_data_set_with_impossible_folds_of_its_author_is_refused(own: Split, words: str) -> None:
     with pytest.raises(ValueError, match=f"fold 1 .*{words}"):
-        folds(dataset(["a", "b"], (Split(train=("a",), validation=("b",)), own)))
+        dataset(["a", "b"], (Split(train=("a",), validation=("b",)), own))
