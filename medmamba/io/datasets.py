@@ -17,23 +17,11 @@ from medmamba.files import content_digest
 from medmamba.io import images as image_files
 from medmamba.io.check.rules import description_errors
 from medmamba.io.errors import DatasetError
-from medmamba.io.layouts import Survey, split_ending, survey
+from medmamba.io.layouts import Survey, names, survey
 from medmamba.io.layouts.folders import channels_of_files
-from medmamba.io.layouts.names import (
-    ENDINGS,
-    by_case,
-    channel_of,
-    digits_are_names,
-    images_in,
-    maps_in,
-    refuse_doubles,
-    subfolder,
-)
 from medmamba.io.manifest import Manifest
 from medmamba.io.remarks import tell
 from medmamba.labels import Labels
-
-__all__ = ["find_inputs", "open_dataset", "split_ending", "survey"]
 
 log = logging.getLogger(__name__)
 
@@ -92,23 +80,23 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
     folder = path if path.is_dir() else path.parent
-    found = images_in(path) if path.is_dir() else [path]
+    found = names.images_in(path) if path.is_dir() else [path]
     images = _without_segmentations(path, found) if path.is_dir() else found
-    named = digits_are_names(images, {*known, *_labels_beside(folder)})
+    named = names.digits_are_names(images, {*known, *_labels_beside(folder)})
     if path.is_file():
         return [_single_input(path, channels, named)]
     if not images:
         kind = "no images but segmentations that `medmamba predict` made" if found else "no images"
-        raise DatasetError(f"{path} holds {kind}; images end in {', '.join(ENDINGS)}{_images_below(path)}")
+        raise DatasetError(f"{path} holds {kind}; images end in {', '.join(names.ENDINGS)}{_images_below(path)}")
     if named:
         log.info("%s: four digits at the end of a name are part of it, as in the labels or in training", path)
     # With one channel, and no first one, there is nothing to number but cases; nor with all channels in each file.
-    numbers = {channel_of(image)[1]: image for image in images}
+    numbers = {names.channel_of(image)[1]: image for image in images}
     numbered = not named and (channels > 1 or 0 in numbers)
     if numbers.keys() - {None, 0} and _holds_all(numbers[max(number or 0 for number in numbers)], channels):
         numbered = False
-    grouped = by_case(images, numbered=numbered)
-    refuse_doubles(path, images, grouped)
+    grouped = names.by_case(images, numbered=numbered)
+    names.refuse_doubles(path, images, grouped)
     missing = [
         f"{case} ({', '.join(file.name for file in files.values())})"
         for case, files in grouped.items()
@@ -124,21 +112,21 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
         raise DatasetError(
             f"the model takes {takes}; these cases in {path} have others: {'; '.join(missing[:10])}; add or remove "
             "files, or, where the digits number patients, put a channel's number behind them, such as "
-            f"{split_ending(images[0])[0]}_0000{split_ending(images[0])[1]}"
+            f"{names.split_ending(images[0])[0]}_0000{names.split_ending(images[0])[1]}"
         )
     return [Case(id=case, images=tuple(files.values())) for case, files in grouped.items()]
 
 
 def _single_input(path: Path, channels: int, named: bool) -> Case:
-    case, channel = channel_of(path)
+    case, channel = names.channel_of(path)
     if channel == 0 and not named and not _holds_all(path, channels):
-        beside = images_in(path.parent)
-        ours = [other for other in beside if channel_of(other)[0] == case and channel_of(other)[1] is not None]
-        siblings = by_case(ours).get(case, {})
-        if set(siblings) >= set(range(channels)):
-            refuse_doubles(path.parent, ours, {case: siblings})
-            return Case(id=case, images=(path, *(siblings[n] for n in range(1, channels))))
-    return Case(id=split_ending(path)[0], images=(path,))
+        wanted = [(case, number) for number in range(channels)]
+        ours = [other for other in names.images_in(path.parent) if names.channel_of(other) in wanted]
+        siblings = names.by_case(ours).get(case, {})
+        if len(siblings) == channels:
+            names.refuse_doubles(path.parent, ours, {case: siblings})
+            return Case(id=case, images=(path, *(siblings[number] for _, number in wanted[1:])))
+    return Case(id=names.split_ending(path)[0], images=(path,))
 
 
 def _holds_all(path: Path, channels: int) -> bool:
@@ -150,13 +138,14 @@ def _labels_beside(images: Path) -> set[str]:
     """Names of the labels in the data set that a folder of images belongs to; none for another folder."""
     folder = images.resolve()
     labels = _LABELS_OF.get(folder.name.lower())
-    return {split_ending(path)[0] for path in maps_in(subfolder(folder.parent, labels))} if labels else set()
+    paths = names.maps_in(names.subfolder(folder.parent, labels)) if labels else []
+    return {names.split_ending(path)[0] for path in paths}
 
 
 def _images_below(path: Path) -> str:
     """Where the images are when the folder of a data set is given."""
-    below = [name for name in ("imagesTs", "images", "imagesTr") if images_in(subfolder(path, name))]
-    return f"; those of the data set are in {subfolder(path, below[0])}" if below else ""
+    below = [name for name in ("imagesTs", "images", "imagesTr") if names.images_in(names.subfolder(path, name))]
+    return f"; those of the data set are in {names.subfolder(path, below[0])}" if below else ""
 
 
 def _without_segmentations(folder: Path, images: list[Path]) -> list[Path]:
@@ -166,10 +155,10 @@ def _without_segmentations(folder: Path, images: list[Path]) -> list[Path]:
     except ValueError as error:
         log.info("%s; passed over", error)
         return images
-    numbered = {case for case, channel in map(channel_of, images) if channel is not None}
+    numbered = {case for case, channel in map(names.channel_of, images) if channel is not None}
 
     def is_segmentation(image: Path) -> bool:
-        stem, made = split_ending(image)[0], manifest.made.get(image.name)
+        stem, made = names.split_ending(image)[0], manifest.made.get(image.name)
         if stem in numbered:  # the images are those with numbers, also if the segmentation was edited
             return made is not None or stem in manifest.unrecorded.cases
         return made is not None and content_digest(image_files.files(image)) == made.digest

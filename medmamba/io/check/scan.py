@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medmamba.io.check.findings import Facts
 from medmamba.io.errors import ImageFileError, LabelValueError
 from medmamba.io.images import read_label_with_remarks, read_with_remarks
 from medmamba.io.layouts.layout import Survey
+from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
 
@@ -30,7 +32,7 @@ def scan(case: Case, dataset: Survey) -> Facts:
     names = dataset.channels or ()
     channels = unreadable = 0
     for file in case.images:
-        volume = _read_image(file, facts)
+        volume = _read(read_with_remarks, file, facts)
         if volume is None:
             unreadable += 1
             channels += 1  # as far as anybody can tell
@@ -49,11 +51,13 @@ def scan(case: Case, dataset: Survey) -> Facts:
     return facts
 
 
-def _read_image(file: Path, facts: Facts) -> Volume | None:
+def _read(reader: Callable[[Path], tuple[Volume, tuple[Remark, ...]]], file: Path, facts: Facts) -> Volume | None:
     try:
-        volume, remarks = read_with_remarks(file)
+        volume, remarks = reader(file)
     except FileNotFoundError as error:
         facts.add("error", "missing-image", _reason(error, file) + "; restore it or leave out the case", file)
+    except LabelValueError as error:
+        facts.add("error", "label-not-integer", error.reason, file)
     except (DataError, OSError, MemoryError) as error:
         facts.add("error", "unreadable", _reason(error, file), file)
     else:
@@ -109,15 +113,9 @@ def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
     if case.label is None or not case.label.is_file():
         facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
         return
-    try:
-        label, remarks = read_label_with_remarks(case.label)
-    except LabelValueError as error:
-        facts.add("error", "label-not-integer", error.reason, case.label)
+    label = _read(read_label_with_remarks, case.label, facts)
+    if label is None:
         return
-    except (DataError, OSError, MemoryError) as error:
-        facts.add("error", "unreadable", _reason(error, case.label), case.label)
-        return
-    facts.remark(remarks, case.label)
     values = [int(value) for value in np.unique(label.array)]
     facts.values = frozenset(values)
     if labels is not None:

@@ -10,18 +10,8 @@ from medmamba.case import Case
 from medmamba.errors import DataError
 from medmamba.io.errors import DatasetError
 from medmamba.io.images import read_channels
-from medmamba.io.layouts import hints
+from medmamba.io.layouts import hints, names
 from medmamba.io.layouts.layout import Folder, Survey, sorted_cases
-from medmamba.io.layouts.names import (
-    ENDINGS,
-    by_case,
-    digits_are_names,
-    images_in,
-    labels_in,
-    maps_in,
-    refuse_doubles,
-    split_ending,
-)
 
 
 class PlainFolders:
@@ -35,12 +25,12 @@ class PlainFolders:
         """Images with a label of their name to learn from, and those without to predict."""
         found = Survey(name=folder.root.name, root=folder.root, layout="folders", is_described=False)
         images, masks = folder.within("images"), folder.within("labels")
-        paths, labels, maps = images_in(images), labels_in(masks), maps_in(masks)
-        found.attempt(lambda: refuse_doubles(masks, maps, by_case(maps, numbered=False)), None)
-        files = by_case(paths, numbered=not digits_are_names(paths, labels))
+        paths, labels, maps = names.images_in(images), names.labels_in(masks), names.maps_in(masks)
+        found.attempt(lambda: names.refuse_doubles(masks, maps, names.by_case(maps, numbered=False)), None)
+        files = names.by_case(paths, numbered=not names.digits_are_names(paths, labels))
         if not files:
-            found.problems.append(DatasetError(f"{images} holds no images; they end in {', '.join(ENDINGS)}"))
-        found.attempt(lambda: refuse_doubles(images, paths, files), None)
+            found.problems.append(DatasetError(f"{images} holds no images; they end in {', '.join(names.ENDINGS)}"))
+        found.attempt(lambda: names.refuse_doubles(images, paths, files), None)
         cases = [Case(id=case, images=tuple(each.values()), label=labels.get(case)) for case, each in files.items()]
         found.training = sorted_cases(case for case in cases if case.label is not None)
         found.test = sorted_cases(case for case in cases if case.label is None)
@@ -55,7 +45,7 @@ class PlainFolders:
         if held == 1:  # else a number says nothing of the channel
             found.note_incomplete({case.id: files[case.id] for case in found.training})
         if found.training:
-            found.file_ending = split_ending(found.training[0].images[0])[1]
+            found.file_ending = names.split_ending(found.training[0].images[0])[1]
         return found
 
 

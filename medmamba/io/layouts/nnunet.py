@@ -7,19 +7,10 @@ from pathlib import Path
 
 from medmamba.case import Case, some
 from medmamba.io.errors import DatasetError
-from medmamba.io.layouts import hints
+from medmamba.io.layouts import hints, names
 from medmamba.io.layouts.description import described, file_ending, labels_by_value, nnunet_cases
 from medmamba.io.layouts.layout import Folder, Numbered, Survey, sorted_cases
 from medmamba.io.layouts.listed import Locator
-from medmamba.io.layouts.names import (
-    ENDINGS,
-    by_case,
-    digits_are_names,
-    images_in,
-    labels_in,
-    refuse_doubles,
-    split_ending,
-)
 
 
 class NnUNet:
@@ -38,10 +29,10 @@ class NnUNet:
                 f"{where}: 'labels' go from value to name, as in the Decathlon and nnU-Net v1, and are taken so; "
                 "nnU-Net v2 itself needs names to values"
             )
-        usual = Counter(split_ending(path)[1] for path in images_in(images)).most_common(1)
+        usual = Counter(names.split_ending(path)[1] for path in names.images_in(images)).most_common(1)
         ending = usual[0][0] if usual else ".nii.gz"
         if "file_ending" in facts or not labels_by_value(facts):  # which nnU-Net v1 did not have
-            ending = found.attempt(lambda: file_ending(where, facts.get("file_ending"), ENDINGS), ending)
+            ending = found.attempt(lambda: file_ending(where, facts.get("file_ending"), names.ENDINGS), ending)
         found.file_ending = ending
         if "dataset" in facts:
             locator, nothing = Locator(folder.root, len(found.channels or ())), list[Case]()
@@ -50,7 +41,7 @@ class NnUNet:
             locator.remark_moved(found)
         else:
             _list_folders(found, images, folder.within("labelsTr"), usual[0][0] if usual else None)
-        test = by_case(images_in(folder.within("imagesTs"), ending))
+        test = names.by_case(names.images_in(folder.within("imagesTs"), ending))
         found.test = sorted_cases(Case(id=case, images=tuple(files.values())) for case, files in test.items())
         return found
 
@@ -58,10 +49,10 @@ class NnUNet:
 def _list_folders(found: Survey, folder: Path, labels: Path, usual: str | None) -> None:
     """The cases of imagesTr and labelsTr; ``usual`` is what images end in there."""
     ending = found.file_ending
-    paths, maps = images_in(folder, ending), labels_in(labels, ending)
-    named = digits_are_names(paths, maps)
-    images = by_case(paths, numbered=not named)
-    found.attempt(lambda: refuse_doubles(folder, paths, images), None)
+    paths, maps = names.images_in(folder, ending), names.labels_in(labels, ending)
+    named = names.digits_are_names(paths, maps)
+    images = names.by_case(paths, numbered=not named)
+    found.attempt(lambda: names.refuse_doubles(folder, paths, images), None)
     found.training = sorted_cases(
         Case(id=case, images=tuple(files.values()), label=maps.get(case, labels / f"{case}{ending}"))
         for case, files in images.items()
@@ -83,7 +74,7 @@ def _remark_numbers(found: Survey, images: dict[str, Numbered], named: bool) -> 
     bare = [files[None].name for files in images.values() if None in files]
     if not bare:
         return
-    stem, ending = split_ending(Path(bare[0]))
+    stem, ending = names.split_ending(Path(bare[0]))
     why = " (four digits at the end are part of the name, because labels bear them too)" if named else ""
     found.remark(
         f"images without a channel's number: {some(bare)}{why}, taken as holding all channels; nnU-Net itself needs "
