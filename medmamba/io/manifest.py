@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medmamba.errors import DataError
 from medmamba.records import from_json, read_json, to_json, write_json
 
 #: In a folder of segmentations: which cases were asked for, by whom.
@@ -87,7 +88,7 @@ class Manifest:
         """The record of a folder; an empty one when there is none.
 
         Raises:
-            ValueError: if the file is damaged, or of another program.
+            DataError: if the file is damaged, or of another program.
         """
         path = folder / MANIFEST
         if not path.is_file():
@@ -95,9 +96,9 @@ class Manifest:
         try:
             data = read_json(path)
         except ValueError as error:
-            raise ValueError(f"{error}; choose another folder, or rename the file") from error
+            raise DataError(f"{error}; choose another folder, or rename the file") from error
         if not isinstance(data, dict) or "cases" not in data:
-            raise ValueError(f"{path} is no record of `medmamba predict`; choose another folder, or rename the file")
+            raise DataError(f"{path} is no record of `medmamba predict`; choose another folder, or rename the file")
         if "made" in data:
             return from_json(cls, data, str(path))
         noted = {key: data[key] for key in ("cases", "plan") if key in data}

@@ -42,9 +42,9 @@ class TextHeader:
                 name, value = self.field(text)
                 if name:
                     self.fields[name] = value
-                if name in PLACE and value.startswith("LIST"):
+                if name in PLACE and _is_list(value):
                     self._names = os.fsdecode(file.read(_HEADER_BYTES)).splitlines()
-                if name in PLACE and (self._names or not self.is_nrrd):
+                if name == "elementdatafile":
                     break
             #: Bytes before the voxels, where they are in this file.
             self.end = file.tell()
@@ -67,7 +67,7 @@ class TextHeader:
     @property
     def several_files(self) -> bool:
         """Whether the voxels are in several files."""
-        return self.place.startswith("LIST") or "%" in self.place
+        return _is_list(self.place) or "%" in self.place
 
     @cached_property
     def voxels(self) -> list[Path]:
@@ -76,6 +76,10 @@ class TextHeader:
         if self.several_files:
             names = _numbered(self.place) if "%" in self.place else self._names
         return [self.path.parent / name.strip() for name in names if name.strip()]
+
+
+def _is_list(place: str) -> bool:
+    return place.split()[:1] == ["LIST"]
 
 
 def _numbered(rule: str) -> list[str]:

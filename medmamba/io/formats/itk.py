@@ -103,10 +103,8 @@ class Itk:
             grid = known._information(header)
         if grid is not None and grid.GetDimension() == 2:
             array = array[:, 0]
-        if volume.channels == 1:
-            image = sitk.GetImageFromArray(np.ascontiguousarray(array[0]))
-        else:
-            image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
+        array = array[0] if volume.channels == 1 else np.moveaxis(array, 0, -1)
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=volume.channels > 1)
         if grid is not None and header is not None:
             dims, full = image.GetDimension(), grid.GetDimension()
             factor = _millimetres(header)
