@@ -31,7 +31,7 @@ def check(
     path: Annotated[Path, typer.Argument(exists=True, help="Folder of the data set.")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a list of findings.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings as well.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Files to read at the same time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Cases to read at the same time, at most.")] = 4,
 ) -> None:
     """List all problems of a data set at once, before anything is computed.
 

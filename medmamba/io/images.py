@@ -58,6 +58,7 @@ def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
     Raises:
         FileNotFoundError: if there is no such file.
         ImageFileError: if it cannot be read as an image of real numbers on an invertible grid, saying why.
+        MemoryError: if there is too little memory for it now.
     """
     volume, remarks = read_with_remarks(path, max_voxels=max_voxels)
     tell(remarks, path)

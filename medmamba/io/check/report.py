@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from medmamba.case import some
+from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
 from medmamba.io.check.findings import Facts, Finding
 from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
-from medmamba.io.check.scan import scan, some_values
+from medmamba.io.check.scan import Declared, scan, some_values
 from medmamba.io.layouts import Survey, split_ending, survey
 from medmamba.io.layouts.hints import likely_pairs
 from medmamba.io.layouts.names import maps_in
+from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
 from medmamba.progress import Progress, silent
 
@@ -24,6 +26,8 @@ from medmamba.progress import Progress, silent
 FEW_CASES = 5
 #: A voxel size that is this many times another case's is more likely centimetres than another scanner.
 ODD_SPACING = 8.0
+#: Memory for a voxel of a channel that is checked: stored, as float32, and masks of it.
+CASE_BYTES = 16.0
 
 
 def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) -> list[Finding]:
@@ -34,18 +38,16 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
     Args:
         path: its folder.
         progress: shows how far it is.
-        workers: threads that read files.
+        workers: at most so many processes read files.
 
     Returns:
         Findings, errors first; empty when all is well.
     """
     try:
         dataset = survey(path)
-    except (ValueError, FileNotFoundError) as error:
+    except (DataError, FileNotFoundError) as error:
         return [Finding("error", "layout", str(error))]
-    with ThreadPoolExecutor(workers) as pool:
-        scanned = pool.map(lambda case: scan(case, dataset), dataset.training)
-        facts = list(progress(scanned, title="Checking cases", total=len(dataset.training)))
+    facts = _scan_all(dataset, progress, workers)
     findings = [
         *description_errors(dataset),
         *map(Finding.of, dataset.remarks),
@@ -59,6 +61,21 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
     ]
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(findings, key=lambda finding: (order[finding.severity], finding.rule, finding.case or ""))
+
+
+def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
+    """What is found in each case; in one that cannot be looked at, the reason."""
+    cases = dataset.training
+    declared = Declared(dataset.channels or (), dataset.labels, frozenset(dataset.incomplete))
+    size = CASE_BYTES * largest_voxels([case.images[0] for case in cases])
+    engine = suited(len(cases), at_most=workers, case_bytes=size * max(1, len(declared.channels)))
+    outcomes = map_cases(partial(scan, declared=declared), cases, engine, title="Checking cases", progress=progress)
+    facts = []
+    for case, outcome in zip(cases, outcomes, strict=True):
+        facts.append(Facts(case.id) if isinstance(outcome, Failure) else outcome)
+        if isinstance(outcome, Failure):
+            facts[-1].add("error", "unreadable", f"the case could not be checked: {outcome.reason}")
+    return facts
 
 
 def _check_description(dataset: Survey) -> Iterator[Finding]:

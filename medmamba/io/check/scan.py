@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from medmamba.intensity import no_data_remark, unusable
 from medmamba.io.check.findings import Facts
 from medmamba.io.errors import ImageFileError, LabelValueError
 from medmamba.io.images import read_label_with_remarks, read_with_remarks
-from medmamba.io.layouts.layout import Survey
 from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
@@ -25,11 +25,25 @@ from medmamba.volume import Geometry, Volume
 NOT_HOUNSFIELD = (0.0, 255.0)
 
 
-def scan(case: Case, dataset: Survey) -> Facts:
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a data set says of each of its cases.
+
+    Args:
+        channels: their names, none if they are not known.
+        labels: None if they are not known.
+        incomplete: ids of cases that lack files, of which is told already: no image is needed for it.
+    """
+
+    channels: tuple[str, ...]
+    labels: Labels | None
+    incomplete: frozenset[str]
+
+
+def scan(case: Case, declared: Declared) -> Facts:
     """Read all files of a case and judge them."""
     facts = Facts(case.id)
-    incomplete = case.id in dataset.incomplete  # told of already: no image is needed for it
-    names = dataset.channels or ()
+    names = () if case.id in declared.incomplete else declared.channels
     channels = unreadable = 0
     for file in case.images:
         volume = _read(read_with_remarks, file, facts)
@@ -38,16 +52,16 @@ def scan(case: Case, dataset: Survey) -> Facts:
             channels += 1  # as far as anybody can tell
             continue
         for number, plane in enumerate(volume.array, start=channels):
-            name = names[number] if number < len(names) and not incomplete else f"number {number}"
+            name = names[number] if number < len(names) else f"number {number}"
             _check_intensities(name, plane, file, facts)
         channels += volume.channels
         _check_grid(volume.geometry, file, facts)
-    if names and channels != len(names) and not incomplete and not unreadable:
-        declared = f"the data set declares {len(names)} ({', '.join(names)})"
-        facts.add("error", "channels", f"has {channels} channels, {declared}; add or remove channels")
+    if names and channels != len(names) and not unreadable:
+        wanted = f"the data set declares {len(names)} ({', '.join(names)})"
+        facts.add("error", "channels", f"has {channels} channels, {wanted}; add or remove channels")
     if len(set(facts.digests)) < len(facts.digests):
         facts.add("warning", "same-channels", "two channels are the same image; was one copied under a wrong name?")
-    _check_label(case, dataset.labels, facts)
+    _check_label(case, declared.labels, facts)
     return facts
 
 
@@ -58,7 +72,7 @@ def _read(reader: Callable[[Path], tuple[Volume, tuple[Remark, ...]]], file: Pat
         facts.add("error", "missing-image", _reason(error, file) + "; restore it or leave out the case", file)
     except LabelValueError as error:
         facts.add("error", "label-not-integer", error.reason, file)
-    except (DataError, OSError, MemoryError) as error:
+    except (DataError, OSError) as error:
         facts.add("error", "unreadable", _reason(error, file), file)
     else:
         facts.remark(remarks, file)

@@ -25,6 +25,7 @@ from medmamba.io.formats._gunzip import MAGIC, Gunzip
 from medmamba.io.formats.format import Header, Stored, check_size, check_stored
 from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
+from medmamba.memory import TooLittleMemoryError
 from medmamba.volume import Geometry, Volume
 
 #: Byte order of what is written.
@@ -203,7 +204,8 @@ def _voxels(path: Path, file: Gunzip | IO[bytes], header: Any) -> NDArray[Any]:
             file.read(min(_STEP, gap - start))
         data = file.read(expected)
     except MemoryError as error:
-        raise ImageFileError(path, f"its voxels need {expected / 1e9:.3g} GB, more than there is memory") from error
+        need = f"its voxels need {expected / 1e9:.3g} GB"
+        raise TooLittleMemoryError(f"{path}: {need}, more than there is memory") from error
     if len(data) < expected:
         raise ImageFileError(
             path, f"the file is cut short: {len(data)} bytes of voxels, the header promises {expected}; copy it again"

@@ -6,7 +6,9 @@ import gzip
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -15,7 +17,8 @@ from typer.testing import CliRunner
 
 from medmamba import io
 from medmamba.cli.dataset import app
-from medmamba.io.check import Finding, check_dataset
+from medmamba.engines import Failure, Outcomes, Processes
+from medmamba.io.check import Finding, check_dataset, report
 from tests.data_factory import write_dataset
 
 
@@ -35,6 +38,35 @@ def change(path: Path, affine: np.ndarray | None = None, **voxels: object) -> No
     if "shorter" in voxels:
         array = array[:-1]
     nibabel.save(nibabel.Nifti1Image(array, loaded.affine if affine is None else affine), path)
+
+
+class Unlucky:
+    """An engine whose first case ends the process that works on it."""
+
+    def run(self, function: Callable[[Any], Any], cases: Sequence[Any]) -> Outcomes[Any]:
+        yield 0, Failure("killed", "the process was ended, most likely for lack of memory")
+        yield from ((number, function(case)) for number, case in enumerate(cases) if number)
+
+
+def test_case_that_ends_its_process_is_a_finding_and_the_others_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_dataset(tmp_path / "data")
+    change(root / "labelsTr" / "case_03.nii.gz", first=9)
+    monkeypatch.setattr(report, "suited", lambda *_, **__: Unlucky())
+    findings = check_dataset(root)
+    assert rules(findings) == {("unreadable", "case_00"), ("label-values", "case_03")}
+    assert "the process was ended" in next(found.message for found in findings if found.case == "case_00")
+
+
+def test_cases_are_checked_alike_in_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_dataset(tmp_path / "data")
+    (root / "imagesTr" / "case_01_0000.nii.gz").write_bytes(b"")
+    change(root / "labelsTr" / "case_03.nii.gz", first=9)
+    here = check_dataset(root)
+    monkeypatch.setattr(report, "suited", lambda *_, **__: Processes(2))
+    assert check_dataset(root) == here
+    assert rules(here) == {("unreadable", "case_01"), ("label-values", "case_03")}
 
 
 def test_sound_data_set_has_no_findings(tmp_path: Path) -> None:
