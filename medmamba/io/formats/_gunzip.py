@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 MAGIC = b"\x1f\x8b"
-#: Window size 2^15, and a header and checksum as gzip has them.
-_GZIP_WINDOW = 15 + 16
+#: Window size 2^15, and a header and checksum as gzip or zlib has them.
+_WINDOW = 15 + 32
 _CHUNK = 2**20
 
 
@@ -21,11 +21,13 @@ class Gunzip:
 
     Args:
         path: of the file.
+        start: byte where the compressed data begins.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0) -> None:
         self._file = path.open("rb")
-        self._member = zlib.decompressobj(_GZIP_WINDOW)
+        self._file.seek(start)
+        self._member = zlib.decompressobj(_WINDOW)
         self._waiting = b""
         #: Whether something that is not compressed follows; known once the end was reached.
         self.has_trailing_bytes = False
@@ -64,6 +66,6 @@ class Gunzip:
         while len(behind) < len(MAGIC) and (more := self._file.read(_CHUNK)):
             behind = (behind + more).lstrip(b"\0")
         if behind.startswith(MAGIC):
-            self._member, self._waiting = zlib.decompressobj(_GZIP_WINDOW), behind
+            self._member, self._waiting = zlib.decompressobj(_WINDOW), behind
         else:
             self._ended, self.has_trailing_bytes = True, bool(behind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
 from medmamba.files import replacing
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import _nrrd
+from medmamba.io.formats._gunzip import Gunzip
 from medmamba.io.formats._text_header import TextHeader
 from medmamba.io.formats.format import Header, Stored, check_size, check_stored, odd_spacing
 from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
 from medmamba.volume import FloatArray, Geometry, Volume
 
+#: Bytes looked at at a time.
+_STEP = 2**20
 #: Headers are shorter than this.
 _HEADER_BYTES = 65536
 
@@ -77,7 +81,7 @@ class Itk:
         # MetaImage and NRRD call themselves complete before their voxels are looked for.
         item_bytes = sitk.Image([1, 1], information.GetPixelIDValue(), components).GetSizeOfPixelComponent()
         check_size(path, (*size, components) if components > 1 else size, item_bytes, max_voxels=max_voxels)
-        _check_voxels_are_there(header, int(np.prod(size, dtype=np.int64)) * components * item_bytes)
+        _check_voxels(header, int(np.prod(size, dtype=np.int64)) * components * item_bytes)
         geometry = _geometry(header, information)
         with _readable_name(header) as name, _refusing(path, "the voxels cannot be read"):
             image = sitk.ReadImage(name, imageIO=self.reader)
@@ -255,13 +259,25 @@ def _check_kind(path: Path, information: Any) -> None:
         )
 
 
-def _check_voxels_are_there(header: TextHeader, promised_bytes: int) -> None:
-    """ITK asks for memory before it looks for the voxels; several files are left to it."""
-    method, stored = header.compression, header.path.stat().st_size - header.end
-    if header.voxels:
-        stored = header.voxels[0].stat().st_size
-    if not header.several_files and method in ("raw", "false", "gzip", "gz", "true"):
-        check_stored(header.path, promised_bytes, stored, compressed=method in ("gzip", "gz", "true"))
+def _check_voxels(header: TextHeader, promised_bytes: int) -> None:
+    """Find what ITK would not: too few voxels before it asks for memory, damage before it passes over it.
+
+    Several files are left to ITK.
+    """
+    file, start = (header.voxels[0], 0) if header.voxels else (header.path, header.end)
+    compressed = header.compression in ("gzip", "gz", "true")
+    if header.several_files or not (compressed or header.compression in ("raw", "false")):
+        return
+    check_stored(header.path, promised_bytes, file.stat().st_size - start, compressed=compressed)
+    if not compressed or not header.fields.keys().isdisjoint(("headersize", "line skip", "byte skip")):
+        return
+    try:
+        with Gunzip(file, start) as voxels:
+            while voxels.read(_STEP):
+                pass
+    except (EOFError, zlib.error) as error:
+        damage = f"the compressed data is damaged or cut short ({error})"
+        raise ImageFileError(header.path, f"{damage}; copy the file again") from error
 
 
 def _millimetres(header: TextHeader) -> float:

@@ -74,6 +74,21 @@ def test_remarks_are_values_and_logged_by_read_alone(tmp_path: Path, caplog: pyt
         ]
 
 
+@pytest.mark.parametrize("suffix", [suffix for suffix in NAMES if suffix != ".nii"])
+def test_damaged_byte_of_compressed_voxels_is_noticed(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = Volume(np.random.default_rng(0).normal(size=(1, 8, 9, 10)), Geometry((8, 9, 10), AFFINE))
+    io.write(noise.with_array(noise.array.round()), path)
+    voxels = io.files(path)[-1]
+    whole = voxels.read_bytes()
+    for place in (len(whole) // 2, len(whole) - 100, len(whole) - 3):
+        voxels.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(ImageFileError, match="the compressed data is damaged or cut short"):
+            io.read(path)
+    voxels.write_bytes(whole)
+    np.testing.assert_array_equal(io.read(path).array, noise.array.round())
+
+
 class Slices:
     """A toy: a folder with an array for each slice, and the names of labels."""
 
