@@ -130,16 +130,14 @@ def read_case(case: Case) -> Volume:
     volumes = [read(path) for path in case.images]
     first = volumes[0]
     for path, volume in zip(case.images[1:], volumes[1:], strict=True):
-        found = first.geometry.compare(volume.geometry)
-        if not found.is_same:
+        if apart := first.geometry.apart(volume.geometry):
             raise ImageFileError(
                 path,
                 f"channels of a case must lie on one grid, but against {case.images[0].name} this has "
-                f"{found.difference}; resample it to the first channel's grid",
+                f"{apart}; resample it to the first channel's grid",
             )
-        if not found.is_exact:
-            message = f"less than half a voxel from the first channel, whose grid is used: {found.difference}"
-            tell([Remark(message)], path)
+        if rounded := first.geometry.rounded(volume.geometry):
+            tell([Remark(f"less than half a voxel from the first channel, whose grid is used: {rounded}")], path)
     if len(volumes) == 1:
         return first
     return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry)
@@ -166,8 +164,8 @@ def write(volume: Volume, path: Path, *, like: Path | None = None, labels: Label
     target = _named(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} into")
-    if like is not None and not (found := read_geometry(like).compare(volume.geometry)).is_exact:
-        raise ImageFileError(like, f"the image to write lies on another grid: {found.difference}")
+    if like is not None and not (grid := read_geometry(like)).allclose(volume.geometry):
+        raise ImageFileError(like, f"the image to write lies on another grid: {grid.difference(volume.geometry)}")
     target.write(volume.with_array(_storable(path, volume.array)), path, like=like, labels=labels)
 
 

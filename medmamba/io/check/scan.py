@@ -114,12 +114,11 @@ def _check_grid(geometry: Geometry, file: Path, facts: Facts) -> None:
             remedy = "resample the image to perpendicular axes"
             facts.add("warning", "sheared", f"{message} take them to be; {remedy}", file)
         return
-    found = facts.geometry.compare(geometry)
-    if not found.is_same:
-        message = f"against the first channel: {found.difference}; resample it to that grid"
+    if apart := facts.geometry.apart(geometry):
+        message = f"against the first channel: {apart}; resample it to that grid"
         facts.add("error", "channel-grids", message, file)
-    elif not found.is_exact:
-        message = f"less than half a voxel from the first channel: {found.difference}; that one's grid is used for both"
+    elif rounded := facts.geometry.rounded(geometry):
+        message = f"less than half a voxel from the first channel: {rounded}; that one's grid is used for both"
         facts.add("warning", "slightly-shifted", message, file)
 
 
@@ -160,15 +159,13 @@ def some_values(values: list[int]) -> str:
 
 
 def _check_alignment(image: Geometry, label: Geometry, file: Path, facts: Facts) -> None:
-    found = image.compare(label)
-    if found.is_exact:
-        return
-    if found.is_same:
-        message = f"label and image differ by less than half a voxel: {found.difference}"
+    if rounded := image.rounded(label):
+        message = f"label and image differ by less than half a voxel: {rounded}"
         facts.add("warning", "slightly-shifted", f"{message}; the image's grid is used for both", file)
-    elif image.shape == label.shape and image.orientation != label.orientation:
-        message = f"label is mirrored or rotated against its image: {found.difference}; find out which header is right"
+    if not (apart := image.apart(label)):
+        return
+    if image.shape == label.shape and image.orientation != label.orientation:
+        message = f"label is mirrored or rotated against its image: {apart}; find out which header is right"
         facts.add("error", "mirrored", message, file)
     else:
-        message = f"label lies on another grid than its image: {found.difference}; resample it"
-        facts.add("error", "misaligned", message, file)
+        facts.add("error", "misaligned", f"label lies on another grid than its image: {apart}; resample it", file)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
 
-from medmamba.files import replacing
+from medmamba.files import replacing_all
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import _nrrd
 from medmamba.io.formats._gunzip import Gunzip
@@ -120,13 +120,10 @@ class Itk:
             image.SetSpacing(volume.geometry.spacing_mm)
             image.SetOrigin(affine[:3, 3].tolist())
             image.SetDirection((affine[:3, :3] / np.array(volume.geometry.spacing_mm)).ravel().tolist())
-        # In a folder of its own: MetaImage may be a header and a file of voxels that the header names.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing.") as folder:
-            written = Path(folder) / (path.name if _is_utf8(path.name) else f"image{path.suffix}")
+        with replacing_all(path) as temporary:  # it may be a header and a file of voxels that the header names
+            written = temporary if _is_utf8(path.name) else temporary.with_name(f"image{path.suffix}")
             _write(image, written, path)
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file == written):  # the header last
-                with replacing(path if file == written else path.with_name(file.name)) as temporary:
-                    os.replace(file, temporary)
+            os.replace(written, temporary)
 
     def _information(self, header: TextHeader) -> Any:
         """What ITK says of a header: of real numbers, and one axis of channels at most."""
