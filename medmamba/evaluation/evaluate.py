@@ -187,7 +187,7 @@ def labels_of(dataset: Path) -> Labels:
     found = survey(dataset)
     if found.labels is not None:
         return found.labels
-    if found.layout != "folders":
+    if found.is_described:
         raise found.problems[0]
     return labels_in(
         [Match(id=case.id, reference=case.label, prediction=None) for case in found.training if case.label is not None]
@@ -216,7 +216,7 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     if not values - {0}:
         first = f", the first being {pairs[0].reference}" if pairs else ""
         raise ValueError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
-    return Labels(foreground=tuple(Label(name=f"label_{value}", values=(value,)) for value in sorted(values - {0})))
+    return Labels.of_values(values - {0})
 
 
 def evaluate(
