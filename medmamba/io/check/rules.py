@@ -56,8 +56,7 @@ def _check_labels(labels: Labels, file: str) -> Iterator[Finding]:
 def _check_ids(dataset: Survey) -> Iterator[Finding]:
     ids = [case.id for case in dataset.training]
     for case in sorted({*ids, *(case.id for case in dataset.test)}):
-        wrong = id_problem(case)
-        if wrong:
+        if wrong := id_problem(case):
             safe = re.sub(r"[\W_]+", "_", case).strip("_")[:50]
             message = f"case id {case!r} {wrong}: files are called after it; choose another, such as {safe or 'case'!r}"
             yield Finding("error", "case-id", message)

@@ -86,14 +86,12 @@ def _reason(error: Exception, file: Path) -> str:
 
 
 def _check_intensities(name: str, values: NDArray[np.float32], file: Path, facts: Facts) -> None:
-    wrong = unusable(values)
-    if wrong:
+    if wrong := unusable(values):
         rule = "extreme-values" if np.isfinite(values).all() else "not-finite"
         message = f"channel {name}: {wrong}; replace them, for example by the background's intensity"
         facts.add("error", rule, message, file)
         return
-    remark = no_data_remark(values)
-    if remark:
+    if remark := no_data_remark(values):
         facts.add("warning", "no-data-value", f"channel {name}: {remark}", file)
     low, high = float(values.min()), float(values.max())
     if low == high:
@@ -126,8 +124,7 @@ def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
     if case.label is None or not case.label.is_file():
         facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
         return
-    label = _read(read_label_with_remarks, case.label, facts)
-    if label is None:
+    if (label := _read(read_label_with_remarks, case.label, facts)) is None:
         return
     values = [int(value) for value in np.unique(label.array)]
     facts.values = frozenset(values)
