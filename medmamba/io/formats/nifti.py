@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +36,6 @@ _LITTLE = "<"
 _STEP = 2**20
 #: The longest axis that NIfTI-1 has room for.
 _NIFTI1_AXIS = 32767
-_DAMAGED = (EOFError, zlib.error)
 
 
 class Nifti:
@@ -53,7 +54,8 @@ class Nifti:
 
     def read_header(self, path: Path) -> Header:
         """Grid and channels."""
-        header = _header_alone(path)
+        with _open(path) as file:
+            header = _header(path, file)
         _check_kind(path, header)
         return Header(_nifti_grid.geometry(path, header), math.prod(header.get_data_shape()[3:]))
 
@@ -63,15 +65,12 @@ class Nifti:
         One axis beyond the third may be longer than 1 and holds the channels: the fourth (time points, modalities) or
         the fifth (components of a vector).
         """
-        try:
-            with _open(path) as file:
-                header = _header(path, file)
-                _check_kind(path, header)
-                check_size(path, header.get_data_shape(), header.get_data_dtype().itemsize, max_voxels=max_voxels)
-                geometry = _nifti_grid.geometry(path, header)
-                array = _scaled(header, _voxels(path, file, header))
-        except _DAMAGED as error:
-            raise _damaged(path, error) from error
+        with _open(path) as file:
+            header = _header(path, file)
+            _check_kind(path, header)
+            check_size(path, header.get_data_shape(), header.get_data_dtype().itemsize, max_voxels=max_voxels)
+            geometry = _nifti_grid.geometry(path, header)
+            array = _scaled(header, _voxels(path, file, header))
         remarks = (*_remarks(path, file), *_scaling_remarks(header), *_nifti_grid.remarks(header, geometry))
         return Stored(np.moveaxis(array.reshape((*geometry.shape, -1), order="F"), -1, 0), geometry, remarks)
 
@@ -114,21 +113,27 @@ class Nifti:
 NIFTI = Nifti()
 
 
-def _open(path: Path) -> Gunzip | IO[bytes]:
-    """The uncompressed bytes, whatever the suffix says."""
-    file = path.open("rb")
-    if file.read(len(MAGIC)) != MAGIC:
-        file.seek(0)
-        return file
-    file.close()
-    return Gunzip(path)
+@contextmanager
+def _open(path: Path) -> Iterator[Gunzip | IO[bytes]]:
+    """The uncompressed bytes, whatever the suffix says; damage that is met in them is refused."""
+    with path.open("rb") as plain:
+        if plain.read(len(MAGIC)) != MAGIC:
+            plain.seek(0)
+            yield plain
+            return
+    try:
+        with Gunzip(path) as file:
+            yield file
+    except (EOFError, zlib.error) as error:
+        damage = f"the compressed data is damaged or cut short at {path.stat().st_size} bytes ({error})"
+        raise ImageFileError(path, f"{damage}; copy it again") from error
 
 
 def _is_nifti(path: Path) -> bool:
     try:
         with _open(path) as file:
             return _header_type(bytes(file.read(4))) is not None
-    except _DAMAGED:
+    except ImageFileError:
         return False
 
 
@@ -136,19 +141,6 @@ def _header_type(size: bytes) -> Any:
     """Nibabel's class of a header that begins with its size, in either order of bytes; None if it is no header."""
     known = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     return known.get(int.from_bytes(size, "little")) or known.get(int.from_bytes(size, "big"))
-
-
-def _damaged(path: Path, error: Exception) -> ImageFileError:
-    size = path.stat().st_size
-    return ImageFileError(path, f"the compressed data is damaged or cut short at {size} bytes ({error}); copy it again")
-
-
-def _header_alone(path: Path) -> Any:
-    try:
-        with _open(path) as file:
-            return _header(path, file)
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
 
 
 def _header(path: Path, file: Gunzip | IO[bytes]) -> Any:
@@ -261,7 +253,8 @@ def _header_of(geometry: Geometry, array: NDArray[Any]) -> Any:
 
 def _header_like(like: Path, array: NDArray[Any]) -> Any:
     """The header of an image for other voxels on its grid; a flat image stays flat."""
-    header = _clean(_header_alone(like))
+    with _open(like) as file:
+        header = _clean(_header(like, file))
     sizes, shape = header["pixdim"].copy(), header.get_data_shape()
     header.set_data_shape(shape if len(shape) == 2 and array.ndim == 3 else array.shape)
     header["pixdim"] = sizes  # the line above resets those of unused axes
