@@ -1,0 +1,256 @@
+"""The house as tables, and what the imports in its sources say: read by the architecture test and by the drawing.
+
+Module names in the tables leave out ``medmamba.``.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PACKAGE = "medmamba"
+#: Rooms whose folder lies at the top of the checkout.
+AT_THE_TOP = ("kernels", "plans", "cli")
+
+#: Floors from the roof down: a module imports from its own floor and from those below. A name stands for a module or a
+#: whole package; the first line that fits counts.
+FLOORS = (
+    "cli",
+    "demo",
+    "training prediction evaluation exchange",
+    "tasks data",
+    "networks plans.workspace plans.planner plans.decisions plans.nnunet plans.from_nnunet"
+    " plans.fingerprint plans.intensities",
+    "io",
+    "plans kernels case memory",
+    "volume labels warp intensity device progress engines records files",
+    "errors",
+)
+#: Floors inside a package, from its roof down. ``*`` stands for any text, ``__init__`` for the package's own file. A
+#: package without a line is one floor.
+WITHIN = {
+    "cli": ("main", "train", "*", "_console"),
+    "data": ("patches", "augment", "cache", "preprocess", "__init__"),
+    "evaluation": ("evaluate", "report", "*"),
+    "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
+    "io": (
+        "__init__ check",
+        "datasets _scan _rules _survey _listed _hints _names",
+        "images",
+        "nifti itk",
+        "*",
+    ),
+    "networks": ("__init__", "*", "_*"),
+    "plans": (
+        "workspace",
+        "planner",
+        "decisions nnunet from_nnunet",
+        "fingerprint intensities",
+        "grid",
+        "topology budget splits",
+        "__init__",
+        "plan",
+    ),
+    "prediction": ("predictor", "*"),
+    "tasks": ("*", "losses", "__init__"),
+    "training": ("fold", "trainer", "*"),
+}
+#: Room -> rooms it knows nothing of, though they lie no higher.
+STRANGERS = {"io": ("plans", "kernels")}
+#: Libraries that stay in one place.
+CONFINED = {
+    "monai": ("data", "prediction.predictor"),
+    "typer": ("cli",),
+    "rich": ("cli",),
+    "nibabel": ("io",),
+    "SimpleITK": ("io",),
+    "numba": ("kernels",),
+    "triton": ("kernels",),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Import:
+    """One import: ``source`` is the module it stands in, ``target`` the module it finds.
+
+    Args:
+        source: without ``medmamba.``; empty for the package's own file.
+        line: where in the source.
+        target: a module of ours without ``medmamba.``, or a library's in full.
+        ours: whether the target is a module of ours.
+        name: what is taken from the target; empty for the target itself.
+    """
+
+    source: str
+    line: int
+    target: str
+    ours: bool
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.source or PACKAGE}:{self.line} imports {self.target}{self.name and '.'}{self.name}"
+
+
+def sources(checkout: Path = CHECKOUT) -> dict[str, Path]:
+    """Every module of ours and its file; a package's own file bears the package's name."""
+    roots = {"": checkout / PACKAGE} | {room: checkout / room for room in AT_THE_TOP}
+    found = {}
+    for package, root in roots.items():
+        for path in sorted(root.rglob("*.py")):
+            inner = path.relative_to(root).with_suffix("").parts
+            if package or inner[0] not in AT_THE_TOP:  # links inside the package show those at the top once more
+                found[".".join(part for part in (package, *inner) if part not in ("", "__init__"))] = path
+    return found
+
+
+def imports(modules: Mapping[str, Path]) -> list[Import]:
+    """Every import in the files, relative ones resolved; late ones and those for types count like all others."""
+    found = []
+    for source, path in modules.items():
+        for target, name, line in _statements(source, path):
+            ours = target.split(".")[0] == PACKAGE
+            target = target.removeprefix(PACKAGE).removeprefix(".") if ours else target
+            if ours and (inner := f"{target}.{name}".strip(".")) in modules:
+                target, name = inner, ""
+            if not ours or target != source:
+                found.append(Import(source, line, target, ours, name))
+    return sorted(set(found))
+
+
+@cache
+def _statements(source: str, path: Path) -> tuple[tuple[str, str, int], ...]:
+    """(module in full, name taken from it or nothing, line) of each import and of each private attribute of a name."""
+    return tuple(_read(source, path))
+
+
+def _read(source: str, path: Path) -> Iterator[tuple[str, str, int]]:
+    here = [PACKAGE, *filter(None, source.split("."))]
+    package = here if path.name == "__init__.py" else here[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    known: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            origin = ".".join((*above, *filter(None, [node.module])))
+            yield from ((origin, alias.name, node.lineno) for alias in node.names)
+            known |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
+    for node in ast.walk(tree):  # `name._attribute` takes as much from where the name is from as an import does
+        if isinstance(node, ast.Attribute) and _is_private(node.attr) and ast.unparse(node.value) in known:
+            origin, name = known[ast.unparse(node.value)]
+            yield origin, f"{name}.{node.attr}", node.lineno
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def room(module: str) -> str:
+    """The package, or the module of the ground floor, that a module belongs to."""
+    return module.split(".")[0]
+
+
+def floor(module: str, table: Iterable[str] = FLOORS) -> int | None:
+    """Which line of a table a module stands on, 0 for the roof; None where no line names it."""
+    for depth, line in enumerate(table):
+        if any(fnmatchcase(module, name) or module.startswith(f"{name}.") for name in line.split()):
+            return depth
+    return None
+
+
+def complaints(modules: Mapping[str, Path]) -> list[str]:
+    """What in these files breaks the rules of the house; a sentence each."""
+    found = imports(modules)
+    inside = [each for each in found if each.ours]
+    return [
+        *_nowhere(modules),
+        *_climbing(inside),
+        *_front_door(inside),
+        *_private(inside),
+        *_strangers(inside),
+        *_in_circles({(each.source, each.target) for each in inside}, "modules"),
+        *_in_circles({(room(each.source), room(each.target)) for each in inside}, "rooms"),
+        *_confined(each for each in found if not each.ours),
+    ]
+
+
+def _nowhere(modules: Iterable[str]) -> Iterator[str]:
+    for module in filter(None, modules):
+        if floor(module) is None:
+            yield f"{module} stands on no floor; add it to FLOORS"
+        elif room(module) in WITHIN and floor(_inner(module), WITHIN[room(module)]) is None:
+            yield f"{module} stands on no floor of its package; add it to WITHIN"
+
+
+def _inner(module: str) -> str:
+    """A module as its package's own table names it."""
+    return module.partition(".")[2] or "__init__"
+
+
+def _climbing(inside: Iterable[Import]) -> Iterator[str]:
+    for each in inside:
+        pairs = [(floor(each.source), floor(each.target))]
+        if (package := room(each.source)) == room(each.target) and package in WITHIN:
+            pairs.append((floor(_inner(each.source), WITHIN[package]), floor(_inner(each.target), WITHIN[package])))
+        if any(own is not None and other is not None and other < own for own, other in pairs):
+            yield f"{each}, which stands on a higher floor"
+
+
+def _front_door(inside: Iterable[Import]) -> Iterator[str]:
+    """``medmamba`` itself hands out names to users; inside, a name is imported from where it is."""
+    for each in inside:
+        if not each.target and each.name not in ("", "__version__"):
+            yield f"{each} by the front door; import it from the module that has it"
+
+
+def _private(inside: Iterable[Import]) -> Iterator[str]:
+    for each in inside:
+        names = (*each.target.split("."), *each.name.split("."))
+        if room(each.source) != room(each.target) and any(map(_is_private, names)):
+            yield f"{each}, which is private to {room(each.target)}"
+
+
+def _strangers(inside: Iterable[Import]) -> Iterator[str]:
+    for each in inside:
+        if room(each.target) in STRANGERS.get(room(each.source), ()):
+            yield f"{each}, but {room(each.source)} knows nothing of {room(each.target)}"
+
+
+def _confined(outside: Iterable[Import]) -> Iterator[str]:
+    for each in outside:
+        allowed = CONFINED.get(each.target.split(".")[0])
+        if allowed is not None and floor(each.source, allowed) is None:
+            yield f"{each}, which belongs into {', '.join(allowed)}"
+
+
+def _in_circles(pairs: Iterable[tuple[str, str]], what: str) -> Iterator[str]:
+    """One sentence for each group whose members all reach one another."""
+    below: dict[str, set[str]] = {}
+    for source, target in pairs:
+        if source and target and source != target:
+            below.setdefault(source, set()).add(target)
+    reached = {source: _reached(source, below) for source in below}
+    circles = {frozenset(o for o in reached[s] if s in reached.get(o, ())) for s in below}
+    for circle in sorted(map(sorted, filter(None, circles))):
+        yield f"{what} import one another: {', '.join(circle)}"
+
+
+def _reached(source: str, below: Mapping[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = [source]
+    while waiting:
+        new = below.get(waiting.pop(), set()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit("\n".join(complaints(sources())) or 0)
