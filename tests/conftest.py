@@ -1,4 +1,4 @@
-"""Shared by all tests: where things are, and guards against importing the wrong thing."""
+"""Shared by all tests: where things are, guards against importing the wrong thing, and room for workers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 # With the checkout's root on the path, `import kernels` would find our folder instead of a library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != CHECKOUT]
+
+#: Memory that a worker takes at most, with all the networks and compilers it loads.
+WORKER_BYTES = 3e9
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Numba's cache lets two processes that compile at once take the same file; set before anything imports Numba.
+    os.environ["NUMBA_CACHE_DIR"] = str(CHECKOUT / ".pytest_cache" / "numba" / worker)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many workers as cores and memory allow, which share the cores among them."""
+    from medmamba.memory import available_bytes
+
+    cores = len(os.sched_getaffinity(0))
+    workers = max(1, int(min(cores, available_bytes() / WORKER_BYTES)))
+    # Workers are new processes, so this reaches them before they load PyTorch.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))
+    return workers
 
 
 @pytest.fixture(scope="session")
