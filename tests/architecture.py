@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -19,41 +19,59 @@ PACKAGE = "medmamba"
 AT_THE_TOP = ("kernels", "plans", "cli")
 
 #: Floors from the roof down: a module imports from its own floor and from those below. A name stands for a module or a
-#: whole package; the first line that fits counts.
+#: whole package; of several that fit, the longest counts.
 FLOORS = (
     "cli",
     "demo",
-    "training prediction evaluation exchange",
+    "exchange training prediction evaluation",
     "tasks data",
     "networks plans.workspace plans.planner plans.decisions plans.nnunet plans.from_nnunet"
     " plans.fingerprint plans.intensities",
     "io",
-    "plans kernels case memory",
-    "volume labels warp intensity device progress engines records files",
+    "kernels plans",
+    "volume case labels warp intensity device memory progress engines records files",
     "errors",
 )
-#: Floors inside a package, from its roof down. ``*`` stands for any text, ``__init__`` for the package's own file. A
+#: Floors inside a package, from its roof down; ``__init__`` is the package's own file, ``*`` stands for any text. A
 #: package without a line is one floor.
 WITHIN = {
-    "cli": ("main", "train", "*", "_console"),
+    "cli": ("main", "train", "*", "_*"),
     "data": ("patches", "augment", "cache", "preprocess", "__init__"),
+    "demo": ("demo", "phantom", "__init__"),
     "evaluation": ("evaluate", "report", "*"),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
     "io": (
-        "__init__ check",
-        "datasets _scan _rules _survey _listed _hints _names",
+        "__init__",
+        "check datasets _scan _rules",
+        "layouts sizes _survey _listed _hints _names",
         "images",
-        "nifti itk",
+        "formats nifti itk",
         "*",
     ),
-    "networks": ("__init__", "*", "_*"),
+    "kernels": (
+        "compat benchmark",
+        "__init__",
+        "packed convolution",
+        "dispatch",
+        "cpu_scan triton_scan torch_scan reference chunked cpu_conv triton_conv",
+        "_*",
+        "orders",
+    ),
+    "networks": (
+        "__init__",
+        "published _upstream",
+        "language",
+        "*",
+        "_decoders _mambamorph _mixers _stack _vim _vss",
+        "mamba unet experts",
+        "_*",
+    ),
     "plans": (
         "workspace",
-        "planner",
-        "decisions nnunet from_nnunet",
+        "planner from_nnunet",
+        "decisions nnunet",
         "fingerprint intensities",
-        "grid",
-        "topology budget splits",
+        "grid topology splits budget",
         "__init__",
         "plan",
     ),
@@ -157,12 +175,15 @@ def room(module: str) -> str:
     return module.split(".")[0]
 
 
-def floor(module: str, table: Iterable[str] = FLOORS) -> int | None:
+def floor(module: str, table: Sequence[str] = FLOORS) -> int | None:
     """Which line of a table a module stands on, 0 for the roof; None where no line names it."""
-    for depth, line in enumerate(table):
-        if any(fnmatchcase(module, name) or module.startswith(f"{name}.") for name in line.split()):
-            return depth
-    return None
+    fitting = [
+        (len(name), depth)
+        for depth, line in enumerate(table)
+        for name in line.split()
+        if fnmatchcase(module, name) or module.startswith(f"{name}.")
+    ]
+    return max(fitting)[1] if fitting else None
 
 
 def complaints(modules: Mapping[str, Path]) -> list[str]:

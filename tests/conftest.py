@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 # With the checkout's root on the path, `import kernels` would find our folder instead of a library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != CHECKOUT]
+
+# Tests send themselves Ctrl-C, which a process ignores that a script has started in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Memory that a worker takes at most, with all the networks and compilers it loads.
 WORKER_BYTES = 3e9

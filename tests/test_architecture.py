@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,9 +21,14 @@ STILL_OPEN: dict[str, set[str]] = {
     "plans.from_nnunet": {"io._description"},
     "exchange.pretrained": {"networks._huggingface", "networks._kinds", "networks._told", "networks._upstream"},
     "exchange.state_dicts": {"networks._marks"},
+    "networks._mixers": {"networks.moe"},
+    "networks.mambabyte": {"networks.language"},
+    "networks.moe": {"networks.language"},
 }
 #: Modules on a floor that are not there yet.
-STILL_TO_COME = {"engines"}
+STILL_TO_COME = {"engines", "io.formats", "io.layouts", "io.sizes", "networks.experts", "networks.published"}
+#: Files of the page that are not there yet.
+FILES_TO_COME = {"formats/", "layouts/", "check/", "language/", "published/", "medmamba/engines.py"}
 
 
 def test_every_import_keeps_the_rules_of_the_house() -> None:
@@ -58,11 +65,11 @@ def with_line(module: str, line: str, folder: Path) -> list[str]:
         ("io.images", "from .check import report", "imports io.check.report, which stands on a higher floor"),
         ("io", "from ..data import cache", "imports data.cache, which stands on a higher floor"),
         ("volume", "from . import io", "imports io, which stands on a higher floor"),
-        ("volume", "def late():\n    from .case import Case", "imports case.Case, which stands on a higher floor"),
+        ("volume", "def late():\n    from .plans.plan import Plan", "imports plans.plan.Plan, which stands on a"),
         (
             "volume",
-            "if TYPE_CHECKING:\n    from .case import Case",
-            "imports case.Case, which stands on a higher floor",
+            "if TYPE_CHECKING:\n    from .plans.plan import Plan",
+            "imports plans.plan.Plan, which stands on a higher",
         ),
         ("kernels.orders", "from ..io import images", "imports io.images, which stands on a higher floor"),
         ("plans.plan", "from .planner import make_plan", "imports plans.planner.make_plan, which stands on a higher"),
@@ -132,7 +139,7 @@ def test_tables_name_nothing_that_is_gone() -> None:
     rooms = {module.split(".")[0] for module in modules}
     named = {name for line in FLOORS for name in line.split()}
     inner = {f"{package}.{name}" for package, table in WITHIN.items() for line in table for name in line.split()}
-    inner = {name.removesuffix(".__init__") for name in inner if "*" not in name}
+    inner = {name.removesuffix(".__init__") for name in inner if not name.endswith("*")}
     assert (named | inner) - (rooms | set(modules)) == STILL_TO_COME
 
 
@@ -150,3 +157,33 @@ def test_imports_are_those_in_the_file(tmp_path: Path) -> None:
         ("room.inner", 2, "volume", "identity"),
         ("room.inner", 3, "volume", ""),
     ]
+
+
+def by_path(path: Path) -> ModuleType:
+    """A script that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_picture_shows_the_floors_and_imports_that_there_are() -> None:
+    drawing = by_path(CHECKOUT / "docs" / "draw_architecture.py")
+    assert drawing.PICTURE.read_text() == drawing.draw(), "draw it again: python -m docs.draw_architecture"
+    pairs = {(source.title, target.title) for source, target in drawing.arrows(drawing.boxes(sources()))}
+    assert {("cli", "training"), ("training", "tasks"), ("networks", "kernels"), ("plans", "io")} <= pairs
+    assert not {("io", "cli"), ("kernels", "networks"), ("io", "plans")} & pairs
+
+
+def test_page_is_short_and_names_what_is_there() -> None:
+    text = (CHECKOUT / "docs" / "architecture.md").read_text()
+    assert len(text.splitlines()) <= 120
+    rooms = set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE))
+    assert rooms == {module.split(".")[0] for module in sources() if "." in module}
+    named = {name for name in re.findall(r"`([\w./]+)`", text) if "/" in name}
+    places = [CHECKOUT / inner for inner in ("", "medmamba", "medmamba/io", "medmamba/networks")]
+    gone = {name for name in named if not any((place / name).exists() for place in places)}
+    assert gone == FILES_TO_COME
