@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -178,7 +178,8 @@ def room(module: str) -> str:
     return module.split(".")[0]
 
 
-def floor(module: str, table: Sequence[str] = FLOORS) -> int | None:
+@cache
+def floor(module: str, table: tuple[str, ...] = FLOORS) -> int | None:
     """Which line of a table a module stands on, 0 for the roof; None where no line names it."""
     fitting = [
         (len(name), depth)
@@ -244,7 +245,7 @@ def _private(inside: Iterable[Import]) -> Iterator[str]:
 def _strangers(inside: Iterable[Import]) -> Iterator[str]:
     for each in inside:
         for names, unknown in STRANGERS.items():
-            if floor(each.source, [names]) is not None and floor(each.target, [unknown]) is not None:
+            if floor(each.source, (names,)) is not None and floor(each.target, (unknown,)) is not None:
                 yield f"{each}, which {each.source} must know nothing of"
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -51,8 +52,12 @@ def with_line(module: str, line: str, folder: Path) -> list[str]:
     modules = sources()
     offending = folder / modules[module].name
     offending.write_text(f"{modules[module].read_text()}\n{line}\n")
-    before = complaints(modules)
-    return [each for each in complaints(modules | {module: offending}) if each not in before]
+    return sorted(set(complaints(modules | {module: offending})) - complaints_of_today())
+
+
+@cache
+def complaints_of_today() -> frozenset[str]:
+    return frozenset(complaints(sources()))
 
 
 @pytest.mark.parametrize(
