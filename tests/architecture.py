@@ -40,14 +40,7 @@ WITHIN = {
     "demo": ("demo", "phantom", "__init__"),
     "evaluation": ("evaluate", "report", "*"),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
-    "io": (
-        "__init__",
-        "check datasets _scan _rules",
-        "layouts sizes _survey _listed _hints _names",
-        "images",
-        "formats nifti itk",
-        "*",
-    ),
+    "io": ("__init__", "check datasets", "layouts sizes", "images", "formats", "*"),
     "kernels": (
         "compat benchmark",
         "__init__",
