@@ -85,19 +85,19 @@ def match_files(prediction: Path, reference: Path) -> Matches:
 
     Raises:
         FileNotFoundError: if one of them does not exist.
-        ValueError: if one is a file and the other a folder, two files bear one id, no id is on both sides, or a
+        DataError: if one is a file and the other a folder, two files bear one id, no id is on both sides, or a
             prediction and its reference are one file.
     """
     for path in (prediction, reference):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
     if prediction.is_dir() != reference.is_dir():
-        raise ValueError(f"compare two files or two folders, got {prediction} and {reference}")
+        raise DataError(f"compare two files or two folders, got {prediction} and {reference}")
     if reference.is_file():
         return Matches(pairs=_different((Match(id=_id(reference), reference=reference, prediction=prediction),)))
     references, predictions = _references(reference), _label_files(prediction)
     if not references.keys() & predictions.keys():
-        raise ValueError(
+        raise DataError(
             f"no prediction bears the name of a reference: {prediction} has {_examples(predictions)}, "
             f"{reference} has {_examples(references)}; give the folder of the other references, or rename files so "
             "that they match"
@@ -146,7 +146,7 @@ def _different(matches: Iterable[Match]) -> tuple[Match, ...]:
     pairs = tuple(matches)
     for pair in pairs:
         if pair.prediction is not None and pair.reference.exists() and pair.prediction.samefile(pair.reference):
-            raise ValueError(
+            raise DataError(
                 f"{pair.prediction} is both prediction and reference; give the folder that holds the predictions"
             )
     return pairs
@@ -160,7 +160,7 @@ def find_labels(prediction: Path, reference: Path) -> Labels | None:
     folders they are the values in all its label maps, also in those that nothing is compared with.
 
     Raises:
-        ValueError: if a dataset.json is wrong about its labels.
+        DataError: if a dataset.json is wrong about its labels.
     """
     ours, theirs = (path if path.is_dir() else path.parent for path in (prediction, reference))
     for folder in (theirs, theirs.parent, ours):
@@ -180,7 +180,7 @@ def labels_of(dataset: Path) -> Labels:
 
     Raises:
         FileNotFoundError: if it is neither.
-        ValueError: if they are wrong, or, in plain folders, no label map holds any.
+        DataError: if they are wrong, or, in plain folders, no label map holds any.
     """
     if dataset.is_file() and dataset.name != "dataset.json":
         raise FileNotFoundError(f"labels are read from a data set or its dataset.json, not from {dataset}")
@@ -200,7 +200,7 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     Files that cannot be read are passed over here; `evaluate` lists them.
 
     Raises:
-        ValueError: if no reference can be read, with the reason, or none holds anything but background.
+        DataError: if no reference can be read, with the reason, or none holds anything but background.
     """
     values: set[int] = set()
     unread: list[str] = []
@@ -212,10 +212,10 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
             unread.append(in_words(error))
     if unread and len(unread) == len(pairs):
         more = f" ({len(unread) - 1} more have errors as well)" if len(unread) > 1 else ""
-        raise ValueError(f"no reference can be read: {unread[0]}{more}")
+        raise DataError(f"no reference can be read: {unread[0]}{more}")
     if not values - {0}:
         first = f", the first being {pairs[0].reference}" if pairs else ""
-        raise ValueError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
+        raise DataError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
     return Labels.of_values(values - {0})
 
 
@@ -376,7 +376,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
             continue
         name = _id(path)
         if name in files:
-            raise ValueError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
+            raise DataError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
         files[name] = path
     return files
 

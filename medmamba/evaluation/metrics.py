@@ -64,14 +64,10 @@ class SurfaceDistances:
         )
 
     @property
-    def undefined(self) -> bool:
-        """Whether both masks are empty."""
-        return not self.prediction_areas.size and not self.reference_areas.size
-
-    @property
-    def one_is_empty(self) -> bool:
-        """Whether exactly one mask is empty."""
-        return bool(self.prediction_areas.size) != bool(self.reference_areas.size)
+    def between_empty(self) -> float | None:
+        """Any distance where a mask is empty: NaN when both are, infinite when one is; None when none is."""
+        empty = [not areas.size for _, areas in self.directions]
+        return None if not any(empty) else float("nan" if all(empty) else "inf")
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
@@ -138,29 +134,23 @@ def hausdorff(distances: SurfaceDistances, percentile: float = 95) -> float:
 
     The larger of both directions, each weighted by area. NaN when both masks are empty, infinite when one is.
     """
-    if distances.undefined:
-        return float("nan")
-    if distances.one_is_empty:
-        return float("inf")
+    if distances.between_empty is not None:
+        return distances.between_empty
     return max(_percentile(*direction, percentile) for direction in distances.directions)
 
 
 def assd(distances: SurfaceDistances) -> float:
     """Mean distance over both surfaces by area, in mm; NaN when both masks are empty, infinite when one is."""
-    if distances.undefined:
-        return float("nan")
-    if distances.one_is_empty:
-        return float("inf")
+    if distances.between_empty is not None:
+        return distances.between_empty
     total = sum(float(areas.sum()) for _, areas in distances.directions)
     return sum(float((values * areas).sum()) for values, areas in distances.directions) / total
 
 
 def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
     """Share of both surfaces' area within the tolerance of the other; NaN when both masks are empty, 0 when one is."""
-    if distances.undefined:
-        return float("nan")
     total = sum(float(areas.sum()) for _, areas in distances.directions)
-    return sum(float(areas[values <= tolerance_mm].sum()) for values, areas in distances.directions) / total
+    return _ratio(sum(float(areas[values <= tolerance_mm].sum()) for values, areas in distances.directions), total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +226,7 @@ def _size(mask: Mask) -> int:
     return int(np.count_nonzero(mask))
 
 
-def _ratio(part: int, whole: int) -> float:
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cc3d
 import numpy as np
@@ -35,48 +34,35 @@ FloatArray = NDArray[np.float64]
 COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#E69F00")
 #: The segmentation of this name is drawn as outlines, so that the other one shows below it.
 REFERENCE = "reference"
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """One way to look at a volume in RAS order: which axes run along the picture, and from where to where.
+class _View(NamedTuple):
+    """One way to look at a volume in RAS order.
 
     Args:
         name: of the view.
-        across: axis from left to right.
-        up: axis from bottom to top.
+        across: axis from right to left.
+        up: axis from bottom to top, a later one than ``across``.
         through: axis into the picture.
-        flip_across: whether ``across`` runs against its axis.
     """
 
     name: str
     across: int
     up: int
     through: int
-    flip_across: bool
 
     def slice(self, array: NDArray[Any], position: int) -> NDArray[Any]:
         """(rows, columns) picture, its first row on top."""
         plane: NDArray[Any] = array.take(position, axis=self.through)
-        # The two axes that are left keep their order.
-        plane = plane if self.up < self.across else plane.T
-        plane = plane[::-1]
-        return plane[:, ::-1] if self.flip_across else plane
+        return plane.T[::-1, ::-1]
 
     @property
     def borders(self) -> tuple[str, str, str, str]:
         """Body directions at left, right, bottom and top."""
-        right, top = "RAS"[self.across], "RAS"[self.up]
-        left, bottom = _OPPOSITE[right], _OPPOSITE[top]
-        return (right, left, bottom, top) if self.flip_across else (left, right, bottom, top)
+        return "RAS"[self.across], "LPI"[self.across], "LPI"[self.up], "RAS"[self.up]
 
 
-_VIEWS = (
-    _View(name="axial", across=0, up=1, through=2, flip_across=True),
-    _View(name="coronal", across=0, up=2, through=1, flip_across=True),
-    _View(name="sagittal", across=1, up=2, through=0, flip_across=True),
-)
+_VIEWS = (_View("axial", 0, 1, 2), _View("coronal", 0, 2, 1), _View("sagittal", 1, 2, 0))
 
 
 def overlay(
@@ -197,14 +183,12 @@ def _show(axes: Axes, scene: _Scene, view: _View, picture: NDArray[Any], window:
     axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, interpolation="bilinear")
     axes.set_axis_off()
     axes.set_anchor("C")
-    for name, volume in scene.maps.items():
-        plane = view.slice(volume, scene.centre[view.through])
-        if name != REFERENCE:
-            axes.imshow(_paint(plane, scene.labels), aspect=aspect, interpolation="nearest")
-    for name, volume in scene.maps.items():
-        plane = view.slice(volume, scene.centre[view.through])
+    for name in sorted(scene.maps, key=REFERENCE.__eq__):  # outlines over what is filled
+        plane = view.slice(scene.maps[name], scene.centre[view.through])
         if name == REFERENCE:
             _outline(axes, plane, scene.labels)
+        else:
+            axes.imshow(_paint(plane, scene.labels), aspect=aspect, interpolation="nearest")
     for letter, (x, y) in zip(view.borders, ((0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98)), strict=True):
         axes.text(x, y, letter, transform=axes.transAxes, **_WORDS)
 
@@ -265,18 +249,14 @@ def _window(channel: NDArray[Any]) -> tuple[float, float]:
     return float(min(low, max(0.0, low - 0.2 * (high - low)))), float(max(high, low + 1e-6))
 
 
-def _to_ras(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+def _to_ras(geometry: Geometry) -> tuple[list[int], list[bool]]:
     """For each RAS axis, the array axis nearest to it and whether that runs the other way."""
     codes = geometry.orientation
-    order, flips = [], []
-    for letters in ("RL", "AP", "SI"):
-        axis = next(axis for axis in range(3) if codes[axis] in letters)
-        order.append(axis)
-        flips.append(codes[axis] == letters[1])
-    return (order[0], order[1], order[2]), (flips[0], flips[1], flips[2])
+    order = [next(axis for axis in range(3) if codes[axis] in letters) for letters in ("RL", "AP", "SI")]
+    return order, [codes[axis] in "LPI" for axis in order]
 
 
-def _reordered(array: NDArray[Any], order: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> NDArray[Any]:
+def _reordered(array: NDArray[Any], order: list[int], flips: list[bool]) -> NDArray[Any]:
     turned = array.transpose(0, *(1 + axis for axis in order))
     return turned[:, *(slice(None, None, -1 if flip else 1) for flip in flips)]
 

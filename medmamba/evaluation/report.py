@@ -16,7 +16,7 @@ import csv
 import io
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,7 @@ from scipy import stats
 from medmamba.evaluation.metrics import METRICS
 from medmamba.files import write_bytes
 from medmamba.labels import Labels
-from medmamba.records import write_json
+from medmamba.records import to_json, write_json
 
 FloatArray = NDArray[np.float64]
 
@@ -171,17 +171,14 @@ class Report:
         """One per metric and label, and one per metric over all labels when there are several."""
         table, names = self.table, [label.name for label in self.labels.foreground]
         left_out = len(self.cases) - len(table)
-        result = []
-        for column, metric in enumerate(self.metrics):
-            values = table[:, :, column]
-            for row, name in enumerate(names):
-                one = values[:, row : row + 1]
-                result.append(summarize(one, label=name, metric=metric, left_out=left_out, seed=self.seed))
-            if len(names) > 1:
-                result.append(
-                    summarize(values, label=MEAN_OVER_LABELS, metric=metric, left_out=left_out, seed=self.seed)
-                )
-        return tuple(result)
+        parts = {name: slice(row, row + 1) for row, name in enumerate(names)}
+        if len(names) > 1:
+            parts[MEAN_OVER_LABELS] = slice(None)
+        return tuple(
+            summarize(table[:, part, column], label=name, metric=metric, left_out=left_out, seed=self.seed)
+            for column, metric in enumerate(self.metrics)
+            for name, part in parts.items()
+        )
 
     def worst(self, count: int) -> tuple[tuple[str, float], ...]:
         """Ids of the cases with the worst mean over labels in the first metric, worst first, and that mean.
@@ -208,11 +205,7 @@ class Report:
             "medmamba": version("medmamba"),
             "policy": list(POLICY),
             "metrics": {
-                name: {
-                    "title": METRICS[name].title,
-                    "unit": METRICS[name].unit,
-                    "higher_is_better": METRICS[name].higher_is_better,
-                }
+                name: {key: getattr(METRICS[name], key) for key in ("title", "unit", "higher_is_better")}
                 for name in self.metrics
             },
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
@@ -237,7 +230,7 @@ class Report:
         scores = [
             {
                 "label": score.label,
-                **{name: _number(value) for name, value in zip(self.metrics, score.values, strict=True)},
+                **{name: _plain(value) for name, value in zip(self.metrics, score.values, strict=True)},
                 "prediction_ml": score.prediction_ml,
                 "reference_ml": score.reference_ml,
             }
@@ -330,25 +323,12 @@ def _interval(values: FloatArray, seed: int) -> tuple[float, float]:
 
 
 def _summary_json(summary: Summary) -> dict[str, Any]:
-    return {
-        "label": summary.label,
-        "metric": summary.metric,
-        "n": summary.n,
-        "values": summary.values,
-        "finite": summary.finite,
-        "infinite": summary.infinite,
-        "undefined": summary.undefined,
-        "missing": summary.missing,
-        "mean": _number(summary.mean),
-        "finite_mean": _number(summary.finite_mean),
-        "std": _number(summary.std),
-        "median": _number(summary.median),
-        "interval_95": None if summary.interval is None else list(summary.interval),
-    }
+    *facts, interval = ((field.name, getattr(summary, field.name)) for field in fields(summary))
+    return {name: _plain(value) for name, value in facts} | {"interval_95": to_json(interval[1])}
 
 
-def _number(value: float) -> float | str | None:
-    # JSON has no word for either.
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else "inf"
+def _plain(value: Any) -> Any:
+    """JSON has no word for numbers that are undefined or infinite."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else "inf"
