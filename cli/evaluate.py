@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -132,11 +133,10 @@ def evaluate(
         _note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
     if len(matches.by_maker) > 1:
         most, *others = matches.by_maker
-        strays = [name for group in others for name in group]
-        listed = ", ".join(strays[:5]) + (", ..." if len(strays) > 5 else "")
         _note(
             f"predictions of {len(matches.by_maker)} models or sets of options, as after cross-validation: {len(most)} "
-            f"of one, {listed} of others; if that is not meant, repeat `medmamba predict` with one for all"
+            f"of one, {_few([name for group in others for name in group])} of others; if that is not meant, repeat "
+            "`medmamba predict` with one for all"
         )
     _complain(report)
     if report.failed:
@@ -216,8 +216,8 @@ def _complain(report: Report) -> None:
     """What is wrong with single cases, on standard error."""
     without = report.without_prediction
     if without:
-        names = ", ".join(case.id for case in without[:5]) + (", ..." if len(without) > 5 else "")
         fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
+        names = _few([case.id for case in without])
         _note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
     for case in report.failed:
         if case.status == "failed":
@@ -228,8 +228,12 @@ def _complain(report: Report) -> None:
     if len(remarks) > 20:
         _note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
     if report.extra_predictions:
-        names = ", ".join(report.extra_predictions[:5]) + (", ..." if len(report.extra_predictions) > 5 else "")
+        names = _few(report.extra_predictions)
         _note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _note(message: str) -> None:

@@ -1,21 +1,20 @@
 """From a case's images to what a network sees, and from what it answers back to the case's grid.
 
-The steps and their order are nnU-Net's: permute axes, crop to the non-zero box, normalise, resample. They are MONAI
-dictionary transforms over ``image`` (C, *S) float32 and ``label`` (1, *S) integers (`label_type`), with S in
-network axis order (see `medmamba.plans.plan`); normalisation and resampling are nnU-Net's own functions.
+The steps and their order are nnU-Net's: permute axes, crop to the non-zero box, normalise, resample. They go over an
+image (C, *S) float32 and a label (1, *S) integers (`label_type`), with S in network axis order (see
+`medmamba.plans.plan`); normalisation and resampling are nnU-Net's own functions.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from monai.transforms import MapTransform
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
     CTNormalization,
     ImageNormalization,
@@ -134,13 +133,7 @@ class Preprocessor:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        # Not in a Compose, which turns the DataError of a case that cannot be prepared into a RuntimeError.
-        self._transforms = (
-            PermuteAxesd(plan.axes),
-            CropToNonzerod(),
-            Normalized(plan.channels),
-            ResampleToSpacingd(plan.spacing_mm, plan.resampling),
-        )
+        self._order = (0, *(axis + 1 for axis in plan.axes))
 
     def forward(
         self,
@@ -172,18 +165,16 @@ class Preprocessor:
             raise DataError(f"label has shape {label.geometry.shape}, its image {image.geometry.shape}")
         array = _finite(image.array.astype(np.float32), self.plan.channels, on_nonfinite, case)
         self._check_rgb(array)
-        i, j, k = self.plan.axes
-        spacing = image.geometry.spacing_mm
-        _check_unit(self.plan.spacing_mm, (spacing[i], spacing[j], spacing[k]))
-        done: dict[Hashable, Any] = {"image": array, "spacing_mm": (spacing[i], spacing[j], spacing[k])}
-        if label is not None:
-            done["label"] = self._typed(label.array)
-        for transform in self._transforms:
-            done = transform(done)
+        i, j, k = (image.geometry.spacing_mm[axis] for axis in self.plan.axes)
+        _check_unit(self.plan.spacing_mm, (i, j, k))
+        reference = None if label is None else self._typed(label.array).transpose(self._order)
+        array, marked, trail = _cropped(array.transpose(self._order), reference, (i, j, k))
+        self._normalize(array, marked[0])
+        array, marked = self._resampled(array, marked, (i, j, k), labelled=label is not None)
         return Sample(
-            image=np.ascontiguousarray(done["image"], dtype=np.float32),
-            label=None if label is None else np.ascontiguousarray(done["label"][0]),
-            trail=Trail(shape=done["shape"], start=done["start"], stop=done["stop"], spacing_mm=done["spacing_mm"]),
+            image=np.ascontiguousarray(array, dtype=np.float32),
+            label=None if label is None else np.ascontiguousarray(marked[0]),
+            trail=trail,
         )
 
     def _check_rgb(self, image: NDArray[np.float32]) -> None:
@@ -202,6 +193,41 @@ class Preprocessor:
             raise DataError(f"the label reaches from {low} to {high}, the plan knows {self.plan.labels.allowed_values}")
         typed: NDArray[np.signedinteger[Any]] = label.astype(kind)
         return typed
+
+    def _normalize(self, image: NDArray[np.float32], label: NDArray[np.signedinteger[Any]]) -> None:
+        """Normalise each channel by its own scheme, in place."""
+        for index, channel in enumerate(self.plan.channels):
+            scheme = _SCHEMES[channel.normalization](
+                use_mask_for_norm=channel.use_mask, intensityproperties=asdict(channel.intensities)
+            )
+            if not (channel.use_mask and (label < 0).all()):
+                with np.errstate(over="ignore", invalid="ignore"):  # looked at right below
+                    image[index] = scheme.run(image[index], label)
+            if not np.isfinite(image[index]).all():
+                raise DataError(
+                    f"channel {channel.name} is not finite after normalisation ({channel.normalization}); look at its "
+                    f"intensities and at those in the plan: {channel.intensities}"
+                )
+
+    def _resampled(
+        self,
+        image: NDArray[np.float32],
+        label: NDArray[np.signedinteger[Any]],
+        before: tuple[float, float, float],
+        *,
+        labelled: bool,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Image, and label where there is a reference, at the plan's spacing."""
+        after = _target_spacing(self.plan.spacing_mm, before)
+        settings, size = self.plan.resampling, image.shape[1:]
+        shape = tuple(max(1, int(n)) for n in compute_new_shape(size, before, after))
+        coarse, _ = determine_do_sep_z_and_axis(None, before, after, settings.anisotropy_threshold)
+        needed = resampling_bytes(len(image), size, shape, coarse=coarse, labelled=bool((label > 0).any()))
+        check_memory(needed, f"resampling {grid(size, before)} to {grid(shape, after)}")
+        image = _resample(image, shape, before, after, settings, order=settings.image_order)
+        if labelled:
+            label = _resample(label, shape, before, after, settings, order=settings.label_order, is_label=True)
+        return image, label
 
     def restoring_bytes(self, shape: Sequence[int], trail: Trail) -> float:
         """Memory that the logits of a sample and `restore` take at least.
@@ -293,105 +319,26 @@ def resampling_bytes(
     return 8.0 * channels * math.prod(before) + (4.0 * channels + each) * math.prod(after)
 
 
-class PermuteAxesd(MapTransform):
-    """Array order to network axis order."""
-
-    def __init__(self, axes: tuple[int, int, int]) -> None:
-        super().__init__(("image", "label"), allow_missing_keys=True)
-        self.order = (0, *(axis + 1 for axis in axes))
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Permute image and label."""
-        done = dict(data)
-        for key in self.key_iterator(done):
-            done[key] = done[key].transpose(self.order)
-        return done
-
-
-class CropToNonzerod(MapTransform):
-    """Crop to the box of voxels that are non-zero in any channel, holes filled, and remember the box.
+def _cropped(
+    image: NDArray[np.float32], label: NDArray[np.signedinteger[Any]] | None, spacing_mm: tuple[float, float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.signedinteger[Any]], Trail]:
+    """Image (C, *S) and label (1, *S) cropped to the box of voxels that are non-zero in any channel, and where it is.
 
     Without a label one is made, because normalisation needs to know what is outside: `OUTSIDE`, else 0.
     """
-
-    def __init__(self) -> None:
-        super().__init__(("image",))
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Crop image and label; adds ``shape``, ``start`` and ``stop``."""
-        done = dict(data)
-        image = done["image"]
-        mask = binary_fill_holes((image != 0).any(axis=0))
-        box = bounding_box(mask)
-        inside = mask[box]
-        label = done["label"][(slice(None), *box)].copy() if "label" in done else np.zeros((1, *inside.shape), np.int16)
-        label[0][(label[0] == 0) & ~inside] = OUTSIDE
-        done.update(
-            image=image[(slice(None), *box)].copy(),
-            label=label,
-            shape=tuple(int(n) for n in mask.shape),
-            start=tuple(int(side.start) for side in box),
-            stop=tuple(int(side.stop) for side in box),
-        )
-        return done
-
-
-class Normalized(MapTransform):
-    """Normalise each channel by its own scheme."""
-
-    def __init__(self, channels: tuple[ChannelPlan, ...]) -> None:
-        super().__init__(("image",))
-        self.channels = channels
-        self.schemes = [
-            _SCHEMES[channel.normalization](
-                use_mask_for_norm=channel.use_mask, intensityproperties=asdict(channel.intensities)
-            )
-            for channel in channels
-        ]
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Normalise the image in place."""
-        done = dict(data)
-        image, label = done["image"], done["label"][0]
-        for index, (channel, scheme) in enumerate(zip(self.channels, self.schemes, strict=True)):
-            if not (channel.use_mask and (label < 0).all()):
-                with np.errstate(over="ignore", invalid="ignore"):  # looked at right below
-                    image[index] = scheme.run(image[index], label)
-            if not np.isfinite(image[index]).all():
-                raise DataError(
-                    f"channel {channel.name} is not finite after normalisation ({channel.normalization}); look at its "
-                    f"intensities and at those in the plan: {channel.intensities}"
-                )
-        return done
-
-
-class ResampleToSpacingd(MapTransform):
-    """Bring image and label to a spacing by splines; the coarse axis of anisotropic images on its own.
-
-    A 2D spacing leaves the distance between slices as it is.
-    """
-
-    def __init__(self, spacing_mm: tuple[float, ...], resampling: Resampling) -> None:
-        super().__init__(("image", "label"))
-        self.spacing_mm = spacing_mm
-        self.resampling = resampling
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample image and label from ``spacing_mm``."""
-        done = dict(data)
-        before = done["spacing_mm"]
-        after = _target_spacing(self.spacing_mm, before)
-        size = done["image"].shape[1:]
-        shape = tuple(max(1, int(n)) for n in compute_new_shape(size, before, after))
-        coarse, _ = determine_do_sep_z_and_axis(None, before, after, self.resampling.anisotropy_threshold)
-        needed = resampling_bytes(
-            len(done["image"]), size, shape, coarse=coarse, labelled=bool((done["label"] > 0).any())
-        )
-        check_memory(needed, f"resampling {grid(size, before)} to {grid(shape, after)}")
-        orders = self.resampling
-        done["image"] = _resample(done["image"], shape, before, after, orders, order=orders.image_order)
-        done["label"] = _resample(done["label"], shape, before, after, orders, order=orders.label_order, is_label=True)
-        return done
+    mask = binary_fill_holes((image != 0).any(axis=0))
+    box = bounding_box(mask)
+    inside = mask[box]
+    marked = np.zeros((1, *inside.shape), np.int16) if label is None else label[:, *box].copy()
+    marked[0][(marked[0] == 0) & ~inside] = OUTSIDE
+    i, j, k = box
+    trail = Trail(
+        shape=mask.shape,
+        start=(i.start, j.start, k.start),
+        stop=(i.stop, j.stop, k.stop),
+        spacing_mm=spacing_mm,
+    )
+    return image[:, *box].copy(), marked, trail
 
 
 def _check_unit(planned: tuple[float, ...], case: tuple[float, float, float]) -> None:
