@@ -324,7 +324,8 @@ def _cropped(
 ) -> tuple[NDArray[np.float32], NDArray[np.signedinteger[Any]], Trail]:
     """Image (C, *S) and label (1, *S) cropped to the box of voxels that are non-zero in any channel, and where it is.
 
-    Without a label one is made, because normalisation needs to know what is outside: `OUTSIDE`, else 0.
+    In the label voxels outside, but for holes, become `OUTSIDE`; without a label one is made, because normalisation
+    needs to know them.
     """
     mask = binary_fill_holes((image != 0).any(axis=0))
     box = bounding_box(mask)

@@ -202,14 +202,11 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     Raises:
         DataError: if no reference can be read, with the reason, or none holds anything but background.
     """
-    values: set[int] = set()
-    unread: list[str] = []
-    for pair in progress(pairs, title="Looking for labels", total=len(pairs)):
-        try:
-            values.update(np.unique(io.read_label(pair.reference).array).tolist())
-        except (DataError, OSError) as error:
-            logger.info("passed over while looking for labels: %s", error)
-            unread.append(in_words(error))
+    outcomes = map_cases(_values, pairs, suited(len(pairs)), title="Looking for labels", progress=progress)
+    unread = [outcome.reason for outcome in outcomes if isinstance(outcome, Failure)]
+    values = {value for outcome in outcomes if not isinstance(outcome, Failure) for value in outcome}
+    for reason in unread:
+        logger.info("passed over while looking for labels: %s", reason)
     if unread and len(unread) == len(pairs):
         more = f" ({len(unread) - 1} more have errors as well)" if len(unread) > 1 else ""
         raise DataError(f"no reference can be read: {unread[0]}{more}")
@@ -217,6 +214,11 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
         first = f", the first being {pairs[0].reference}" if pairs else ""
         raise DataError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
     return Labels.of_values(values - {0})
+
+
+def _values(pair: Match) -> list[int]:
+    values: list[int] = np.unique(io.read_label(pair.reference).array).tolist()
+    return values
 
 
 def evaluate(

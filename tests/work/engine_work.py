@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmamba.io import ImageFileError
+from medmamba.errors import DataError
 from medmamba.memory import TooLittleMemoryError
 
 log = logging.getLogger("medmamba.engine_work")
@@ -33,6 +33,13 @@ class Item:
         return before
 
 
+class BrokenError(DataError):
+    """A foreseeable error that cannot be pickled and read back, as `medmamba.io.ImageFileError`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
 class OddError(Exception):
     """An exception that cannot be pickled and read back."""
 
@@ -44,7 +51,7 @@ def work(item: Item) -> str:
     """The name of the item and of the process, unless its fate is another."""
     match item.fate:
         case "broken":
-            raise ImageFileError(Path(item.id), "the file is empty")
+            raise BrokenError(item.id, "the file is empty")
         case "absent":
             Path("/absent/file").stat()
         case "full":
