@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,49 @@ def test_record_is_added_whole_or_not_at_all(small_disk: Callable[[str], Path]) 
     assert path.read_bytes() == b"one\n"
     append(b"two\n", path)
     assert path.read_bytes() == b"one\ntwo\n"
+
+
+#: Calls that make a file appear or change it.
+WRITES = frozenset(
+    {"write_text", "write_bytes", "savefig", "tofile", "to_filename", "WriteImage", "save_file", "dump", "rename"}
+)
+#: Files that write otherwise than within a ``with replacing(...)``, and why.
+ELSEWHERE = {
+    "files.py": "the one writer",
+    "itk.py": "writes into a temporary folder, from which files are moved",
+    "_models.py": "likewise",
+    "folder.py": "likewise",
+    "nnunet.py": "makes a whole folder under a temporary name",
+    "run.py": "adds lines to a log, and maps a library's error within replacing",
+    "train.py": "moves a whole run aside",
+}
+
+
+def writes(tree: ast.AST, inside: bool = False) -> Iterator[int]:
+    """Lines that write other than into what `replacing` gave."""
+    for node in ast.iter_child_nodes(tree):
+        here = inside
+        if isinstance(node, ast.With):
+            here = here or any("replacing" in ast.unparse(item.context_expr) for item in node.items)
+        if isinstance(node, ast.Call) and not here:
+            function = ast.unparse(node.func)
+            mode = [part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+            opened = function.rpartition(".")[2] == "open" and any(set(text) & set("wax+") for text in mode)
+            method = isinstance(node.func, ast.Attribute) and node.func.attr in WRITES
+            if opened or method or function in ("os.replace", "os.rename", "torch.save", "save_file"):
+                yield node.lineno
+        yield from writes(node, here)
+
+
+def test_every_file_is_written_by_one_writer() -> None:
+    checkout = Path(__file__).parent.parent
+    files = [file for top in ("medmamba", "kernels", "plans", "cli") for file in (checkout / top).rglob("*.py")]
+    found = {file.name: lines for file in files if (lines := list(writes(ast.parse(file.read_text(encoding="utf-8")))))}
+    assert {name: lines for name, lines in found.items() if name not in ELSEWHERE} == {}
+    assert list(writes(ast.parse("with replacing(a) as b:\n    b.write_text('')\nopen(a, 'w')\na.write_bytes(b)"))) == [
+        3,
+        4,
+    ]
 
 
 def test_digest_is_of_contents_and_their_order(tmp_path: Path) -> None:
