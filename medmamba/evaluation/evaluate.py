@@ -132,7 +132,7 @@ def _by_maker(folder: Path, predictions: dict[str, Path]) -> tuple[tuple[str, ..
     """Ids of the predictions that `medmamba predict` recorded as made alike, the most first."""
     try:
         made = Manifest.load(folder).made
-    except ValueError:  # of another program
+    except DataError:  # of another program
         return ()
     ids: dict[Maker, list[str]] = {}
     for name, path in predictions.items():
