@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ._memory import dense_like
 from ._sizes import as_numbers, is_recorded, sizes_as_numbers
 from .orders import ScanOrder, Walk, sequence
 
@@ -15,7 +16,8 @@ from .orders import ScanOrder, Walk, sequence
 MAX_STATES = 256
 
 
-#: The tensors of a scan, from u to initial_state.
+#: The tensors of a scan, by name and by type.
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 Nine = tuple[
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None
 ]  # fmt: skip
@@ -41,6 +43,23 @@ def in_orders(
         D, delta_bias = (None if t is None else t[None] for t in (D, delta_bias))
         initial_state = None if initial_state is None else initial_state[:, None]
     return u, delta, A, B, C, D, z, delta_bias, initial_state
+
+
+def new_gradients(tensors: Nine, kind: torch.dtype | None = None) -> list[Tensor | None]:
+    """Memory for the gradients of a scan's nine tensors, with all axes or not; None for those that are not there.
+
+    Of those with tokens, channels are side by side where they are so in the argument; the others are contiguous.
+    """
+    return [
+        None if t is None else dense_like(t, kind) if has_tokens(i, tensors) else t.new_empty(t.shape, dtype=kind)
+        for i, t in enumerate(tensors)
+    ]
+
+
+def has_tokens(index: int, tensors: Nine) -> bool:
+    """Whether one of a scan's tensors has values for each token: u, delta, z, and B and C unless they are constant."""
+    tensor, A = tensors[index], tensors[2]
+    return tensor is not None and (index in (0, 1, 6) or (index in (3, 4) and tensor.dim() > A.dim()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +110,11 @@ class Scan:
 
     def in_orders(self) -> Scan:
         """The same scan with all axes."""
-        return Scan(*in_orders(*self.tensors), self.delta_softplus, self.walks, self.scale)
+        return self.of(in_orders(*self.tensors))
+
+    def of(self, tensors: Nine) -> Scan:
+        """The same scan of other tensors."""
+        return Scan(*tensors, self.delta_softplus, self.walks, self.scale)
 
     @property
     def exact(self) -> bool:
@@ -106,10 +129,6 @@ def wants_gradient(scan: Scan) -> bool:
 
 def _say(name: str, rule: str, value: object) -> str:
     return f"selective_scan: {name} must {rule}, but is {value}"
-
-
-def _named(**tensors: Tensor | None) -> Iterator[tuple[str, Tensor]]:
-    return ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
 
 
 def _check_projection(
@@ -128,14 +147,38 @@ def _check_projection(
     raise ValueError(_say(name, f"be constant {constant}, per token {(*lead, *tail)} or grouped ({grouped})", shape))
 
 
-def _check_kinds(u: Tensor, **tensors: Tensor | None) -> None:
-    for name, tensor in _named(u=u, **tensors):
+#: What tensors must that have one shape.
+_RULES = {
+    "z": "have the shape of u in one order",
+    "D": "have one value per channel of each order",
+    "delta_bias": "have one value per channel of each order",
+    "initial_state": "be",
+}
+
+
+@sizes_as_numbers
+def _check(scan: Scan, lead: tuple[int, ...]) -> None:
+    """Check all but u and delta of a scan whose parameters have no axis of orders, or one of so many."""
+    batch, channels, length, A = scan.delta.shape[0], *scan.delta.shape[-2:], scan.A
+    each = (*lead, channels)
+    if A.dim() != len(each) + 1 or tuple(A.shape[:-1]) != each or not 1 <= A.shape[-1] <= MAX_STATES:
+        counts = ", ".join((*(f"{n} orders" for n in lead), f"{channels} channels"))
+        raise ValueError(_say("A", f"be ({counts}, 1 to {MAX_STATES} states)", tuple(A.shape)))
+    given = {name: tensor for name, tensor in zip(NAMES, scan.tensors, strict=True) if tensor is not None}
+    for name, tensor in given.items():
         if tensor.is_complex():
             raise TypeError(_say(name, "be real (complex state matrices are not supported)", tensor.dtype))
         if not tensor.is_floating_point():
             raise TypeError(_say(name, "be of a floating point type", tensor.dtype))
-        if tensor.device != u.device:
-            raise ValueError(_say(name, f"be on the device of u, {u.device}", tensor.device))
+        if tensor.device != scan.u.device:
+            raise ValueError(_say(name, f"be on the device of u, {scan.u.device}", tensor.device))
+    states = A.shape[-1]
+    shapes = {"z": (batch, channels, length), "D": each, "delta_bias": each, "initial_state": (batch, *each, states)}
+    for name, shape in shapes.items():
+        if name in given and tuple(given[name].shape) != shape:
+            raise ValueError(_say(name, f"{_RULES[name]} {shape}", tuple(given[name].shape)))
+    for name in ("B", "C"):
+        _check_projection(name, given[name], (*each, states), (batch, *lead), (states, length), channels)
 
 
 @sizes_as_numbers
@@ -159,22 +202,12 @@ def one_order(
     """
     if u.dim() != 3:
         raise ValueError(_say("u", "have the three axes (batch, channels, length)", tuple(u.shape)))
-    batch, channels, length = u.shape
-    if A.dim() != 2 or A.shape[0] != channels or not 1 <= A.shape[1] <= MAX_STATES:
-        raise ValueError(_say("A", f"be ({channels} channels, 1 to {MAX_STATES} states)", tuple(A.shape)))
-    states = A.shape[1]
-    _check_kinds(u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
-    for name, tensor in _named(delta=delta, z=z):
-        if tensor.shape != u.shape:
-            raise ValueError(_say(name, f"have the shape of u, {tuple(u.shape)}", tuple(tensor.shape)))
-    for name, tensor in _named(D=D, delta_bias=delta_bias):
-        if tensor.shape != (channels,):
-            raise ValueError(_say(name, f"have one value per channel, {(channels,)}", tuple(tensor.shape)))
-    if initial_state is not None and initial_state.shape != (batch, channels, states):
-        raise ValueError(_say("initial_state", f"be {(batch, channels, states)}", tuple(initial_state.shape)))
-    for name, tensor in (("B", B), ("C", C)):
-        _check_projection(name, tensor, (channels, states), (batch,), (states, length), channels)
-    return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, (sequence(length),), 1.0)
+    if delta.shape != u.shape:
+        raise ValueError(_say("delta", f"have the shape of u, {tuple(u.shape)}", tuple(delta.shape)))
+    walks = (sequence(u.shape[2]),)
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, 1.0)
+    _check(scan, ())
+    return scan
 
 
 def many_orders(
@@ -200,24 +233,14 @@ def many_orders(
     """
     if u.dim() == 3:
         u = u[:, None]
-    walks = _check_orders(u, delta, A, B, C, D, z, delta_bias, orders, grid, initial_state)
-    return Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)
+    walks = _walks(u, delta, orders, grid)
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)
+    _check(scan, (len(orders),))
+    return scan
 
 
 @sizes_as_numbers
-def _check_orders(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    orders: Sequence[ScanOrder],
-    grid: Sequence[int],
-    initial_state: Tensor | None,
-) -> tuple[Walk, ...]:
+def _walks(u: Tensor, delta: Tensor, orders: Sequence[ScanOrder], grid: Sequence[int]) -> tuple[Walk, ...]:
     """The walks of a scan in several orders, whose u has all axes."""
     count = len(orders)
     if count < 1:
@@ -232,18 +255,4 @@ def _check_orders(
     if tuple(u.shape) not in (tuple(delta.shape), (batch, 1, channels, length)):
         one, each = (batch, channels, length), tuple(delta.shape)
         raise ValueError(_say("u", f"be {one}, the same for every order, or {each}", tuple(u.shape)))
-    if A.dim() != 3 or tuple(A.shape[:2]) != (count, channels) or not 1 <= A.shape[2] <= MAX_STATES:
-        rule = f"be ({count} orders, {channels} channels, 1 to {MAX_STATES} states)"
-        raise ValueError(_say("A", rule, tuple(A.shape)))
-    states = A.shape[2]
-    _check_kinds(u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
-    if z is not None and tuple(z.shape) != (batch, channels, length):
-        raise ValueError(_say("z", f"be {(batch, channels, length)}", tuple(z.shape)))
-    for name, tensor in _named(D=D, delta_bias=delta_bias):
-        if tuple(tensor.shape) != (count, channels):
-            raise ValueError(_say(name, f"be {(count, channels)}, a value per order and channel", tuple(tensor.shape)))
-    if initial_state is not None and tuple(initial_state.shape) != (batch, count, channels, states):
-        raise ValueError(_say("initial_state", f"be {(batch, count, channels, states)}", tuple(initial_state.shape)))
-    for name, tensor in (("B", B), ("C", C)):
-        _check_projection(name, tensor, (count, channels, states), (batch, count), (states, length), channels)
     return walks

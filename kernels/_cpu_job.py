@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
+from ._arguments import Nine
 from ._cpu_call import Call, in_order, kernels
 from ._cpu_layout import BACKWARD_AREAS, FORWARD_AREAS, POSITIONS, TILE, WIDTH, Field
 from ._memory import in_large_pages
+from ._operators import Numbers
 from ._threads import ranges, run
 
 #: Steps of a segment where one lone block is cut along its length so that several threads can share it.
@@ -38,22 +40,11 @@ def kept_shape(orders: Any, length: Any, blocks: Any, states: Any) -> tuple[Any,
 
 
 class Job(Call):
-    """One scan. Shapes are those of `_arguments.Scan`."""
+    """One scan, from its tensors with all axes and the numbers after them."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        walks: Sequence[int],
-        scale: float,
-    ) -> None:
+    def __init__(self, nine: Nine, numbers: Numbers) -> None:
+        u, delta, A, B, C, D, z, delta_bias, _ = nine
+        delta_softplus, walks, scale = numbers
         batch, orders, channels, length = delta.shape
         super().__init__(batch, orders, channels, common_groups(B, C), A.shape[-1], length, walks)
         self.kernels, self.scale = kernels(), np.float32(scale)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
+from collections.abc import Iterable
+from typing import Any
 
 #: Steps of a tile, and between two states that the forward pass keeps for the backward pass.
 TILE = 64
@@ -22,96 +24,34 @@ POSITIONS = 2 * TILE + TILE // WIDTH
 FORWARD_AREAS, BACKWARD_AREAS = 5, 13
 
 
-class _Fields(NamedTuple):
-    """Where each number stands.
-
-    A tensor is the address of its first element, 0 for none, followed by its strides in elements. Lanes are arrays
-    [order, slot, N, 16] or [order, slot, 16] of what a block of sixteen channels holds.
-    """
-
-    # Sizes and flags.
-    ORDERS: int
-    BATCH: int
-    CHANNELS: int
-    GROUPS: int  # of channels that share both B and C
-    BLOCKS: int  # in all entries
-    STATES: int
-    LENGTH: int
-    SLOTS: int  # of lanes: blocks, or the pieces of a lone block
-    SOFTPLUS: int
-    WALKS: int  # address of encoded walks
-    # Tensors (batch, order, channel, token).
-    U: int
-    U_BATCH: int
-    U_ORDER: int
-    U_CHANNEL: int
-    U_TOKEN: int
-    DELTA: int
-    DELTA_BATCH: int
-    DELTA_ORDER: int
-    DELTA_CHANNEL: int
-    DELTA_TOKEN: int
-    Z: int
-    Z_BATCH: int
-    Z_ORDER: int
-    Z_CHANNEL: int
-    Z_TOKEN: int
-    Y: int  # the result, or its gradient
-    Y_BATCH: int
-    Y_ORDER: int
-    Y_CHANNEL: int
-    Y_TOKEN: int
-    GU: int
-    GU_BATCH: int
-    GU_ORDER: int
-    GU_CHANNEL: int
-    GU_TOKEN: int
-    GDELTA: int
-    GDELTA_BATCH: int
-    GDELTA_ORDER: int
-    GDELTA_CHANNEL: int
-    GDELTA_TOKEN: int
-    GZ: int
-    GZ_BATCH: int
-    GZ_ORDER: int
-    GZ_CHANNEL: int
-    GZ_TOKEN: int
-    # B and C (batch, order, group, state, token); constant ones (order, channel, state) have a channel stride instead.
-    B: int
-    B_BATCH: int
-    B_ORDER: int
-    B_GROUP: int
-    B_STATE: int
-    B_TOKEN: int
-    B_CHANNEL: int
-    B_GROUPS: int
-    C: int
-    C_BATCH: int
-    C_ORDER: int
-    C_GROUP: int
-    C_STATE: int
-    C_TOKEN: int
-    C_CHANNEL: int
-    C_GROUPS: int
-    # Parameters (order, channel[, state]), compact.
-    A: int
-    D: int
-    BIAS: int
-    # Lanes.
-    STATE: int  # the state, or in the backward pass its gradient
-    KEPT: int  # states at the start of each tile [order, tile, block, N, 16]
-    SUMS: int  # sums of step sizes
-    GA_LANES: int
-    GB_LANES: int
-    GC_LANES: int
-    GD_LANES: int
-    GBIAS_LANES: int
-    # Shares of the gradients of B and C [order, block, N, step].
-    GB: int
-    GC: int
-    SHARE_FIRST: int  # the step that their first column stands for
-    SHARE_WIDTH: int
-    SHARE_ORDER: int  # the order that their first rows stand for
+#: Sizes and flags; GROUPS are of channels that share both B and C, BLOCKS those in all entries, SLOTS of lanes: blocks,
+#: or the pieces of a lone block. WALKS is the address of encoded walks.
+_SIZES = ("ORDERS", "BATCH", "CHANNELS", "GROUPS", "BLOCKS", "STATES", "LENGTH", "SLOTS", "SOFTPLUS", "WALKS")
+#: Tensors (batch, order, channel, token): the address of the first element, 0 for none, and the strides in elements.
+#: Y is the result, or its gradient.
+_TENSORS = ("U", "DELTA", "Z", "Y", "GU", "GDELTA", "GZ")
+_STRIDES = ("BATCH", "ORDER", "CHANNEL", "TOKEN")
+#: Tensors (batch, order, group, state, token), and their groups; constant ones (order, channel, state) have a channel
+#: stride instead.
+_PROJECTIONS = ("B", "C")
+_PROJECTION_STRIDES = ("BATCH", "ORDER", "GROUP", "STATE", "TOKEN", "CHANNEL", "GROUPS")
+#: Parameters (order, channel[, state]), compact.
+_PARAMETERS = ("A", "D", "BIAS")
+#: Lanes are arrays [order, slot, N, 16] or [order, slot, 16] of what a block of sixteen channels holds: STATE, in the
+#: backward pass its gradient; KEPT at the start of each tile [order, tile, block, N, 16]; SUMS of step sizes.
+_LANES = ("STATE", "KEPT", "SUMS", "GA_LANES", "GB_LANES", "GC_LANES", "GD_LANES", "GBIAS_LANES")
+#: Shares of the gradients of B and C [order, block, N, step]; their first column stands for the step SHARE_FIRST, their
+#: first rows for the order SHARE_ORDER.
+_SHARES = ("GB", "GC", "SHARE_FIRST", "SHARE_WIDTH", "SHARE_ORDER")
 
 
-Field = _Fields(*range(len(_Fields._fields)))
+def _with_strides(tensors: Iterable[str], strides: Iterable[str]) -> list[str]:
+    return [name for tensor in tensors for name in (tensor, *(f"{tensor}_{stride}" for stride in strides))]
+
+
+_NAMES = [
+    *_SIZES, *_with_strides(_TENSORS, _STRIDES), *_with_strides(_PROJECTIONS, _PROJECTION_STRIDES), *_PARAMETERS,
+    *_LANES, *_SHARES,
+]  # fmt: skip
+#: Where each number stands; a named tuple, whose numbers are constants to Numba.
+Field: Any = namedtuple("Field", _NAMES)(*range(len(_NAMES)))

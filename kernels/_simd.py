@@ -11,6 +11,9 @@ the arithmetic.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -156,82 +159,9 @@ def _vector(builder: Any, address: Any, index: Any) -> Any:
     return builder.bitcast(_element(builder, address, index), _VEC.as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def load(_: Any, address: Any, index: Any) -> Any:
-    """Sixteen of the floats at an address, from an element on."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_vector(builder, *args), align=4)
-
-    return lanes(types.int64, types.int64), write
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def get(_: Any, address: Any, index: Any) -> Any:
-    """One of the floats at an address."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_element(builder, *args))
-
-    return types.float32(types.int64, types.int64), write
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def put(_: Any, address: Any, index: Any, value: Any) -> Any:
-    """Write one float."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _element(builder, *args[:2]))
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64, types.float32), write
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def store(_: Any, address: Any, index: Any, value: Any) -> Any:
-    """Write sixteen floats, from an element on."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _vector(builder, *args[:2]), align=4)
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64, lanes), write
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def number(_: Any, address: Any, index: Any) -> Any:
-    """One of the 64-bit integers at an address."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(builder.gep(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), [args[1]]))
-
-    return types.int64(types.int64, types.int64), write
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def put_number(_: Any, address: Any, index: Any, value: Any) -> Any:
-    """Write one 64-bit integer."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], builder.gep(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), [args[1]]))
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64, types.int64), write
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def prefetch(_: Any, address: Any, index: Any) -> Any:
-    """Ask for the cache line of one of the floats at an address, for reading."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        name, kind = "llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        at = builder.bitcast(_element(builder, *args), byte)
-        builder.call(function, [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # a read, to keep close, of data
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64), write
+def _integer(builder: Any, address: Any, index: Any) -> Any:
+    """Pointer to an element of the 64-bit integers that start at an address."""
+    return builder.gep(builder.inttoptr(address, ir.IntType(64).as_pointer()), [index])
 
 
 def _splat(builder: Any, value: Any) -> Any:
@@ -240,99 +170,130 @@ def _splat(builder: Any, value: Any) -> Any:
     return _Vectors(builder).shuffle(first, blank, [0] * LANES)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def splat(_: Any, value: Any) -> Any:
+_INT, _FLOAT, _NOTHING = types.int64, types.float32, types.none
+
+
+def _intrinsic(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A Numba intrinsic of arguments of these kinds, from what writes its instructions: (builder, *arguments)."""
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def write(context: Any, builder: Any, _: Any, args: Any) -> Any:
+            value = emit(builder, *args)
+            return context.get_dummy_value() if result is _NOTHING else value
+
+        @wraps(emit)  # numba reads names and number of the arguments off it
+        def typed(_: Any, *args: Any) -> Any:
+            return result(*kinds), write
+
+        return intrinsic(typed)
+
+    return decorate
+
+
+@_intrinsic(lanes, _INT, _INT)
+def load(builder: Any, address: Any, index: Any) -> Any:
+    """Sixteen of the floats at an address, from an element on."""
+    return builder.load(_vector(builder, address, index), align=4)
+
+
+@_intrinsic(_FLOAT, _INT, _INT)
+def get(builder: Any, address: Any, index: Any) -> Any:
+    """One of the floats at an address."""
+    return builder.load(_element(builder, address, index))
+
+
+@_intrinsic(_NOTHING, _INT, _INT, _FLOAT)
+def put(builder: Any, address: Any, index: Any, value: Any) -> None:
+    """Write one float."""
+    builder.store(value, _element(builder, address, index))
+
+
+@_intrinsic(_NOTHING, _INT, _INT, lanes)
+def store(builder: Any, address: Any, index: Any, value: Any) -> None:
+    """Write sixteen floats, from an element on."""
+    builder.store(value, _vector(builder, address, index), align=4)
+
+
+@_intrinsic(_INT, _INT, _INT)
+def number(builder: Any, address: Any, index: Any) -> Any:
+    """One of the 64-bit integers at an address."""
+    return builder.load(_integer(builder, address, index))
+
+
+@_intrinsic(_NOTHING, _INT, _INT, _INT)
+def put_number(builder: Any, address: Any, index: Any, value: Any) -> None:
+    """Write one 64-bit integer."""
+    builder.store(value, _integer(builder, address, index))
+
+
+@_intrinsic(_NOTHING, _INT, _INT)
+def prefetch(builder: Any, address: Any, index: Any) -> None:
+    """Ask for the cache line of one of the floats at an address, for reading."""
+    byte = ir.IntType(8).as_pointer()
+    name, kind = "llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    at = builder.bitcast(_element(builder, address, index), byte)
+    builder.call(function, [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])  # a read, to keep close, of data
+
+
+@_intrinsic(lanes, _FLOAT)
+def splat(builder: Any, value: Any) -> Any:
     """One float in all lanes."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0])
-
-    return lanes(types.float32), write
+    return _splat(builder, value)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def spread(_: Any, address: Any, index: Any) -> Any:
+@_intrinsic(lanes, _INT, _INT)
+def spread(builder: Any, address: Any, index: Any) -> Any:
     """One element in all lanes."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, builder.load(_element(builder, *args)))
-
-    return lanes(types.int64, types.int64), write
+    return _splat(builder, builder.load(_element(builder, address, index)))
 
 
-def _operation(emit: Any, arity: int, text: str) -> Any:
-    """A function of vectors to a vector, as a Numba intrinsic."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return emit(_Vectors(builder), *args)
-
-    signature = lanes(*[lanes] * arity)
-
-    def one(_: Any, x: Any) -> Any:
-        return signature, write
-
-    def two(_: Any, x: Any, y: Any) -> Any:
-        return signature, write
-
-    def three(_: Any, x: Any, y: Any, z: Any) -> Any:
-        return signature, write
-
-    typed: Any = (one, two, three)[arity - 1]  # numba reads the number of arguments off the function
-    typed.__doc__ = text
-    return intrinsic(typed)
+def _operation(emit: Callable[..., Any], text: str) -> Any:
+    """A function of vectors to a vector."""
+    emit.__doc__ = text
+    return _intrinsic(lanes, *[lanes] * (len(signature(emit).parameters) - 1))(emit)
 
 
-add = _operation(lambda v, x, y: v.b.fadd(x, y), 2, "x + y.")
-sub = _operation(lambda v, x, y: v.b.fsub(x, y), 2, "x - y.")
-mul = _operation(lambda v, x, y: v.b.fmul(x, y), 2, "x y.")
-fma = _operation(lambda v, x, y, z: v.fma(x, y, z), 3, "x y + z.")
-exp2 = _operation(lambda v, x: v.exp2(x), 1, "2^x.")
-sigmoid = _operation(lambda v, x: v.sigmoid(x), 1, "1 / (1 + exp(-x)).")
-softplus = _operation(lambda v, x: v.softplus(x), 1, "log(1 + exp(x)); x itself above 20.")
-softplus_slope = _operation(lambda v, x: v.softplus_slope(x), 1, "Derivative of softplus.")
+add = _operation(lambda b, x, y: b.fadd(x, y), "x + y.")
+sub = _operation(lambda b, x, y: b.fsub(x, y), "x - y.")
+mul = _operation(lambda b, x, y: b.fmul(x, y), "x y.")
+fma = _operation(lambda b, x, y, z: _Vectors(b).fma(x, y, z), "x y + z.")
+exp2 = _operation(lambda b, x: _Vectors(b).exp2(x), "2^x.")
+sigmoid = _operation(lambda b, x: _Vectors(b).sigmoid(x), "1 / (1 + exp(-x)).")
+softplus = _operation(lambda b, x: _Vectors(b).softplus(x), "log(1 + exp(x)); x itself above 20.")
+softplus_slope = _operation(lambda b, x: _Vectors(b).softplus_slope(x), "Derivative of softplus.")
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def transpose(_: Any, source: Any, start: Any, stride: Any, target: Any, begin: Any, step: Any) -> Any:
+@_intrinsic(_NOTHING, *[_INT] * 6)
+def transpose(builder: Any, source: Any, start: Any, stride: Any, target: Any, begin: Any, step: Any) -> None:
     """Copy sixteen rows of sixteen floats, transposed; rows start ``stride`` and ``step`` elements apart."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, start, stride, target, begin, step = args
-        v = _Vectors(builder)
-        rows, where = [], start
-        for _row in range(LANES):
-            rows.append(builder.load(_vector(builder, source, where), align=4))
-            where = builder.add(where, stride)
-        low = [k for i in range(LANES // 2) for k in (i, LANES + i)]
-        high = [k for i in range(LANES // 2, LANES) for k in (i, LANES + i)]
-        half = LANES // 2
-        for _round in range(4):  # a perfect shuffle of the rows' elements, four times, is the transpose
-            pairs = [(rows[i], rows[i + half]) for i in range(half)]
-            rows = [v.shuffle(x, y, picks) for x, y in pairs for picks in (low, high)]
-        where = begin
-        for row in rows:
-            builder.store(row, _vector(builder, target, where), align=4)
-            where = builder.add(where, step)
-        return context.get_dummy_value()
-
-    wide = types.int64
-    return types.none(*[wide] * 6), write
+    v = _Vectors(builder)
+    rows, where = [], start
+    for _row in range(LANES):
+        rows.append(builder.load(_vector(builder, source, where), align=4))
+        where = builder.add(where, stride)
+    low = [k for i in range(LANES // 2) for k in (i, LANES + i)]
+    high = [k for i in range(LANES // 2, LANES) for k in (i, LANES + i)]
+    half = LANES // 2
+    for _round in range(4):  # a perfect shuffle of the rows' elements, four times, is the transpose
+        pairs = [(rows[i], rows[i + half]) for i in range(half)]
+        rows = [v.shuffle(x, y, picks) for x, y in pairs for picks in (low, high)]
+    where = begin
+    for row in rows:
+        builder.store(row, _vector(builder, target, where), align=4)
+        where = builder.add(where, step)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
-def sum_rows(_: Any, address: Any, start: Any) -> Any:
+@_intrinsic(lanes, _INT, _INT)
+def sum_rows(builder: Any, address: Any, start: Any) -> Any:
     """Sum each of sixteen vectors that lie one after the other: lane i holds the sum of vector i."""
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        v = _Vectors(builder)
-        even, odd = list(range(0, 2 * LANES, 2)), list(range(1, 2 * LANES, 2))
-        rows = []
-        for i in range(LANES):
-            where = builder.add(args[1], ir.Constant(ir.IntType(64), i * LANES))
-            rows.append(builder.load(_vector(builder, args[0], where), align=4))
-        while len(rows) > 1:
-            pairs = zip(rows[::2], rows[1::2], strict=True)
-            rows = [builder.fadd(v.shuffle(x, y, even), v.shuffle(x, y, odd)) for x, y in pairs]
-        return rows[0]
-
-    return lanes(types.int64, types.int64), write
+    v = _Vectors(builder)
+    even, odd = list(range(0, 2 * LANES, 2)), list(range(1, 2 * LANES, 2))
+    rows = []
+    for i in range(LANES):
+        where = builder.add(start, ir.Constant(ir.IntType(64), i * LANES))
+        rows.append(builder.load(_vector(builder, address, where), align=4))
+    while len(rows) > 1:
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        rows = [builder.fadd(v.shuffle(x, y, even), v.shuffle(x, y, odd)) for x, y in pairs]
+    return rows[0]

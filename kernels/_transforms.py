@@ -18,7 +18,7 @@ _BY_ENTRY = (0, 1, 6, 8)
 _PROJECTIONS, _DECAY = (3, 4), 2
 
 
-def one_by_one(op: Callable[..., Sequence[Tensor]]) -> Callable[..., Any]:
+def one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
     """A rule that calls the operator for each element and stacks the results."""
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
@@ -26,6 +26,8 @@ def one_by_one(op: Callable[..., Sequence[Tensor]]) -> Callable[..., Any]:
         for i in range(info.batch_size):
             pairs = zip(args, in_dims, strict=True)
             results.append(op(*(a.select(dim, i) if isinstance(dim, int) else a for a, dim in pairs)))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
 
@@ -68,14 +70,17 @@ def forget(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """A ``setup_context`` for a derivative that uses nothing."""
 
 
-def differentiable(
-    op: Callable[..., Any],
+def operator(
+    name: str,
+    schema: str,
+    devices: str | Sequence[str],
     body: Callable[..., Any],
+    shapes: Callable[..., Any],
     remember: Callable[[Any, tuple[Any, ...], Any], None],
     gradients: Callable[..., Any],
-    rule: Callable[..., Any],
+    rule: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> Callable[..., Any]:
-    """The operator by the shortest way that those who look on allow.
+    """Define an operator with a derivative, to be called by the shortest way that those who look on allow.
 
     torch.func cannot differentiate an operator by the operator's own derivative, so a transform gets a function that it
     can. Where nobody looks on but autograd, what the operator would run is called directly: PyTorch's way to an
@@ -83,12 +88,20 @@ def differentiable(
     operator: it can say that it is called, not what a function of Python does.
 
     Args:
-        op: the operator.
+        name: after "medmamba::".
+        schema: its arguments and results, as PyTorch writes them.
+        devices: that it runs on.
         body: what it runs.
+        shapes: makes results of the right form, with any values.
         remember: its ``setup_context``.
         gradients: its ``backward``.
-        rule: its rule for vmap.
+        rule: makes its rule for vmap, of the operator.
     """
+    op = torch.library.custom_op(f"medmamba::{name}", body, mutates_args=(), device_types=devices, schema=schema)
+    op.register_fake(shapes)
+    op.register_autograd(gradients, setup_context=remember)
+    by_element = rule(op)
+    op.register_vmap(by_element)
 
     class Direct(Function):
         # Without setup_context: to bind arguments for it, PyTorch inspects the signature of forward at every call.
@@ -117,7 +130,7 @@ def differentiable(
 
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
-            return rule(info, in_dims, *args)
+            return by_element(info, in_dims, *args)
 
     def run(*args: Any) -> Any:
         if torch.compiler.is_compiling():

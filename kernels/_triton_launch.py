@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ._arguments import Nine, Scan, in_orders
+from ._arguments import NAMES, Scan, in_orders, new_gradients
 from ._memory import dense_like
 from ._triton_gradients import chunk_gradients, chunk_gradients_ends
 from ._triton_kernels import carry, chunk_ends, chunk_outputs
@@ -126,19 +126,6 @@ def small(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32).contiguous()
 
 
-def new_gradients(tensors: Nine) -> list[Tensor | None]:
-    """Memory for the gradients of a scan's nine tensors.
-
-    Of those with tokens, channels are side by side where they are so in the argument; the others are contiguous.
-    """
-    _, _, A, B, C, *_ = tensors
-    with_tokens = {0, 1, 6} | {i for i, t in ((3, B), (4, C)) if t.dim() > A.dim()}
-    return [
-        None if t is None else dense_like(t) if i in with_tokens else t.new_empty(t.shape)
-        for i, t in enumerate(tensors)
-    ]
-
-
 def _float32_like(tensor: Tensor) -> Tensor:
     """A buffer with the strides of a dense tensor: the tensor itself where it is float32."""
     return tensor if tensor.dtype == torch.float32 else dense_like(tensor, torch.float32)
@@ -152,9 +139,8 @@ def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
 def _in_orders(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same with the axes of orders and groups in all arguments and gradients."""
     together = dict(memory)
-    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
     grads = ("grad_u", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_D", "grad_z", "grad_bias", "grad_state")
-    for nine in (names, grads) if "grad_u" in memory else (names,):
+    for nine in (NAMES, grads) if "grad_u" in memory else (NAMES,):
         tensors = in_orders(*(memory.get(name) for name in nine))  # type: ignore[arg-type]  # those needed are there
         together |= _given(**dict(zip(nine, tensors, strict=True)))
     return together

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._sizes import as_numbers, sizes_as_numbers
 from .cpu_conv import causal_conv_cpu
 from .dispatch import choose
-from .orders import ScanOrder, Walk
+from .orders import ScanOrder, Walk, encode
 
 
 def causal_conv_reference(
@@ -58,10 +58,10 @@ def causal_conv(
         ValueError: if shapes do not fit together.
     """
     walks = _check(x, weight, bias, orders, grid)
-    chosen = choose(backend, x.device.type)
+    chosen = choose("causal_conv", backend, x.device.type)
     if x.dtype == torch.float64 or chosen not in ("cpu", "triton"):
         return causal_conv_reference(x, weight, bias, activation, walks)
-    encoded = [number for walk in walks for number in walk.encode()]
+    encoded = encode(walks)
     if chosen == "cpu":
         return causal_conv_cpu(x, weight, bias, activation, encoded)
     from .triton_conv import causal_conv_triton  # late, as in `dispatch`

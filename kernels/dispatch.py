@@ -12,6 +12,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ._arguments import Scan, many_orders, one_order
 from .cpu_scan import scan_cpu
 from .orders import ScanOrder
@@ -60,10 +61,14 @@ _BY_DEVICE = {"cpu": "cpu", "cuda": "triton"}
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+#: What computes in float32 whatever it is given.
+_SINGLE = ("cpu", "triton")
+
+
 @cache
-def _announce(name: str, device: str, why: str) -> None:
-    """Say once for each device which backend runs."""
-    _log.info("selective scan on %s: backend %r (%s)", device, name, why)
+def _announce(function: str, name: str, device: str, why: str) -> None:
+    """Say once for each function and device which backend runs."""
+    _log.info("%s on %s: backend %r (%s)", function, device, name, why)
 
 
 @cache
@@ -71,8 +76,20 @@ def _warn_slow(device: str) -> None:
     _log.warning("selective scan on %s: no kernels of our own here; 'torch' is portable, not fast", device)
 
 
-def choose(asked: str | None, device: str) -> str:
-    """The backend's name: the argument, else the environment variable, else what suits the device."""
+@cache
+def _note_double_precision(name: str) -> None:
+    _log.info("selective_scan: backend %r computes in float32; float64 arguments go to 'torch', which is slower", name)
+
+
+def choose(function: str, asked: str | None, device: str) -> str:
+    """The name of the backend that runs a function, which is named in log and errors.
+
+    That is the argument, else the environment variable, else what suits the device.
+
+    Raises:
+        ValueError: if there is no such backend, or it cannot serve the device; `UsageError` where the environment
+            variable asks for it.
+    """
     name, why = asked, "as asked"
     if name is None:
         name, why = os.environ.get(ENVIRONMENT_VARIABLE) or None, f"from {ENVIRONMENT_VARIABLE}"
@@ -82,29 +99,38 @@ def choose(asked: str | None, device: str) -> str:
             name, why = "torch", "by device, without Triton"
         if name == "torch" and not torch.compiler.is_compiling():
             _warn_slow(device)
-    if name not in _BACKENDS:
-        raise ValueError(f"selective_scan: backend must be one of {', '.join(_BACKENDS)}, but is {name!r} ({why})")
     reason = _why_not(name, device)
     if reason is not None:
-        raise ValueError(f"selective_scan: backend {reason} ({why})")
+        raise (UsageError if asked is None else ValueError)(f"{function}: backend {reason} ({why})")
     if not torch.compiler.is_compiling():
-        _announce(name, device, why)
+        _announce(function, name, device, why)
     return name
+
+
+def _run(scan: Scan, backend: str | None) -> tuple[Tensor, Tensor]:
+    name = choose("selective_scan", backend, scan.u.device.type)
+    if name in _SINGLE and scan.exact:
+        if not torch.compiler.is_compiling():
+            _note_double_precision(name)
+        name = "torch"
+    return _BACKENDS[name](scan)
 
 
 def _why_not(name: str, device: str) -> str | None:
     """What keeps a backend from a device, or None."""
+    if name not in _BACKENDS:
+        return f"must be one of {', '.join(_BACKENDS)}, but is {name!r}"
     if name == "cpu" and device != "cpu":
-        return f"'cpu' must get tensors on the CPU, but u is on {device}; leave the choice of the backend to the device"
+        return f"'cpu' must get tensors on the CPU, but they are on {device}; leave the choice to the device"
     if name == "triton" and not _HAS_TRITON:
         return "'triton' needs Triton, which is not installed; install it with 'pip install triton' or name another"
     if name == "triton" and device == "cpu" and os.environ.get(INTERPRETER_VARIABLE) != "1":
         return (
-            "'triton' must get tensors on a GPU, but u is on the CPU; use 'cpu', or start Python with "
+            "'triton' must get tensors on a GPU, but they are on the CPU; use 'cpu', or start Python with "
             f"{INTERPRETER_VARIABLE}=1 to have the kernels interpreted, which is slow"
         )
     if name == "triton" and device not in ("cuda", "cpu"):
-        return f"'triton' must get tensors on a GPU, but u is on {device}; use 'torch'"
+        return f"'triton' must get tensors on a GPU, but they are on {device}; use 'torch'"
     return None
 
 
@@ -142,24 +168,6 @@ def selective_scan(
     return_last_state: Literal[True],
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]: ...
-
-
-@overload
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    *,
-    initial_state: Tensor | None = None,
-    return_last_state: bool = False,
-    backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def selective_scan(
@@ -204,7 +212,7 @@ def selective_scan(
         ValueError: if shapes or devices do not fit together, or if there is no such backend.
     """
     scan = one_order(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
-    y, last_state = _BACKENDS[choose(backend, u.device.type)](scan)
+    y, last_state = _run(scan, backend)
     return (y, last_state[:, 0]) if return_last_state else y
 
 
@@ -254,4 +262,4 @@ def multi_scan(
             backend.
     """
     scan = many_orders(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, grid, scale, initial_state)
-    return _BACKENDS[choose(backend, u.device.type)](scan)
+    return _run(scan, backend)

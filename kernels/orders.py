@@ -59,8 +59,13 @@ def sequence(length: int) -> Walk:
     return Walk(0, (length,), (1,))
 
 
+def encode(walks: Iterable[Walk]) -> list[int]:
+    """What `Walk.encode` makes of walks, one after the other."""
+    return [number for walk in walks for number in walk.encode()]
+
+
 def decode(numbers: Sequence[int]) -> tuple[Walk, ...]:
-    """Walks from what `Walk.encode` made of them, one after the other."""
+    """Walks from what `encode` made of them."""
     size = 1 + 2 * MAX_AXES
     walks = []
     for at in range(0, len(numbers), size):
@@ -78,7 +83,7 @@ def check_recorded(lengths: Iterable[int], length: int) -> None:
     for recorded in lengths:
         if recorded != length:
             raise ValueError(
-                f"selective_scan: this program was recorded for {recorded} tokens, but got {length}; record it again "
+                f"medmamba.kernels: this program was recorded for {recorded} tokens, but got {length}; record it again "
                 "for that length, or write it with torch.export and a dynamic length"
             )
 

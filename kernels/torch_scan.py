@@ -5,7 +5,7 @@ A compiler that is shown the loop over the steps unrolls it: minutes for a short
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ._arguments import Scan, in_orders
+from ._operators import NINE_GRADIENTS, SCAN, remember_scan, scan_gradients, scan_of
 from .chunked import scan_chunked
-from .orders import decode
+from .orders import encode
 
 
 def scan_torch(scan: Scan) -> tuple[Tensor, Tensor]:
@@ -26,49 +27,16 @@ def scan_torch(scan: Scan) -> tuple[Tensor, Tensor]:
     compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
     if not compiled or torch._C._are_functorch_transforms_active():
         return scan_chunked(scan)
-    walks = [number for walk in scan.walks for number in walk.encode()]
-    y, state = _forward_op(*scan.tensors, scan.delta_softplus, walks, scan.scale)
+    y, state = _forward_op(*scan.tensors, scan.delta_softplus, encode(scan.walks), scan.scale)
     return y, state
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    walks: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The scan as one operator; shapes are those of Scan."""
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, decode(walks), scale)
-    return scan_chunked(scan)
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    return scan_chunked(scan_of(args[:9], args[9:]))
 
 
-_forward_op = torch.library.custom_op("medmamba::scan_torch", _forward, mutates_args=())
-
-
-@_forward_op.register_fake
-def _forward_shapes(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    walks: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    nine = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+def _forward_shapes(*args: Any) -> tuple[Tensor, Tensor]:
+    nine = args[:9]
     exact = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in nine) else torch.float32
     u, delta, A, *_ = in_orders(*nine)
     batch, orders, channels, length = delta.shape
@@ -78,31 +46,16 @@ def _forward_shapes(
     )
 
 
-def _backward(
-    grad_y: Tensor | None,
-    grad_state: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    walks: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _backward(grad_y: Tensor | None, grad_state: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
     """Gradients of the nine tensors, by running the scan again; empty for those that are None."""
-    nine = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    nine, numbers = args[:9], args[9:]
     with _autograd_in_operators():
         leaves = [None if t is None else t.detach().requires_grad_() for t in nine]
-        results = _forward(*leaves, delta_softplus, walks, scale)  # type: ignore[arg-type,call-arg]  # nine, as they came
-        pairs = [(t, g) for t, g in zip(results, (grad_y, grad_state), strict=True) if g is not None]
+        pairs = zip(_forward(*leaves, *numbers), (grad_y, grad_state), strict=True)
+        results, upstream = zip(*((t, g) for t, g in pairs if g is not None), strict=True)
         given = [t for t in leaves if t is not None]
-        grads = iter(torch.autograd.grad([t for t, _ in pairs], given, [g for _, g in pairs], materialize_grads=True))
-    return tuple(u.new_empty(0) if t is None else next(grads).contiguous() for t in nine)  # type: ignore[return-value]  # nine
+        grads = iter(torch.autograd.grad(results, given, upstream, materialize_grads=True))
+    return tuple(nine[0].new_empty(0) if t is None else next(grads).contiguous() for t in nine)
 
 
 @contextmanager
@@ -115,43 +68,19 @@ def _autograd_in_operators() -> Iterator[None]:
         yield
 
 
-_backward_op = torch.library.custom_op("medmamba::scan_torch_backward", _backward, mutates_args=())
+def _backward_shapes(grad_y: Tensor | None, grad_state: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
+    return tuple(args[0].new_empty(0) if t is None else t.new_empty(t.shape) for t in args[:9])
 
 
-@_backward_op.register_fake
-def _backward_shapes(
-    grad_y: Tensor | None,
-    grad_state: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    walks: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, ...]:
-    nine = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    return tuple(u.new_empty(0) if t is None else t.new_empty(t.shape) for t in nine)
+def _operator(name: str, body: Any, shapes: Any, schema: str) -> Any:
+    op = torch.library.custom_op(f"medmamba::{name}", body, mutates_args=(), schema=schema)
+    op.register_fake(shapes)
+    return op
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.delta_softplus, ctx.walks, ctx.scale = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
-
-
-def _gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None) -> tuple[Any, ...]:
-    tensors = ctx.saved_tensors
-    if grad_y is None and grad_state is None:
-        return (None,) * (len(tensors) + 3)
-    grads = _backward_op(grad_y, grad_state, *tensors, ctx.delta_softplus, ctx.walks, ctx.scale)
-    wanted = zip(grads, tensors, ctx.needs_input_grad, strict=False)
-    return (*(g if t is not None and need else None for g, t, need in wanted), None, None, None)
-
-
-_forward_op.register_autograd(_gradients, setup_context=_remember)
+_forward_op = _operator("scan_torch", _forward, _forward_shapes, f"({SCAN}) -> (Tensor, Tensor)")
+_backward_op = _operator(
+    "scan_torch_backward", _backward, _backward_shapes,
+    f"(Tensor? grad_y, Tensor? grad_state, {SCAN}) -> {NINE_GRADIENTS}",
+)  # fmt: skip
+_forward_op.register_autograd(scan_gradients(_backward_op, _forward_op), setup_context=remember_scan)

@@ -1,4 +1,4 @@
-"""The causal convolution along orders on a GPU, as an operator that autograd and torch.compile know."""
+"""The causal convolution along orders on a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._memory import dense_like
-from ._transforms import differentiable, forget, one_by_one
+from ._operators import convolution_operator, convolved_like
 from ._triton_conv import convolve, convolve_back
 from ._triton_launch import add_rows_launch, loop_count, small, table
 from ._triton_plan import Launch, Plan, Scratch, Where, plan_for
@@ -17,11 +17,6 @@ from .orders import Walk, check_recorded, decode
 
 #: Steps and channels of a program, and its warps.
 STEPS, WIDTH, WARPS = 32, 32, 8
-
-
-def _result(x: Tensor, orders: int) -> Tensor:
-    """Memory for (B, K, D, L), channels side by side where they are so in x."""
-    return dense_like(x[:, None].expand(-1, orders, -1, -1))
 
 
 class Layout:
@@ -84,7 +79,7 @@ class Layout:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
-    y = _result(x, weight.shape[0])
+    y = convolved_like(x, weight.shape[0])
     if not y.numel():
         return y
     memory = {"x": x, "weight": small(weight), "y": y}
@@ -93,14 +88,6 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, w
     orders = decode(walks)
     plan_for(memory, ("convolve", orders, activation), lambda: Layout(memory, orders, activation).forward())(memory)
     return y
-
-
-_forward_op = torch.library.custom_op("medmamba::conv_triton", _forward, mutates_args=(), device_types=("cuda", "cpu"))
-
-
-@_forward_op.register_fake
-def _forward_shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
-    return _result(x, weight.shape[0])
 
 
 def _backward(
@@ -124,53 +111,5 @@ def _backward(
     return grad_x, grad_weight, grad_bias
 
 
-_backward_op = torch.library.custom_op(
-    "medmamba::conv_triton_backward", _backward, mutates_args=(), device_types=("cuda", "cpu")
-)
-
-
-@_backward_op.register_fake
-def _backward_shapes(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return dense_like(x), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:2])
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.activation, ctx.walks = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, weight, bias = ctx.saved_tensors
-    gx, gw, gb = _convolve_back(grad, x, weight, bias, ctx.activation, ctx.walks)
-    return gx, gw, None if bias is None else gb.to(bias.dtype), None, None
-
-
-def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError(
-        "causal_conv: backend 'triton' can be differentiated once, but a derivative of its gradient was asked for; "
-        "use backend='torch', which can be differentiated as often as wanted"
-    )
-
-
-def _each(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
-    """The rule for vmap: one after the other."""
-    (stacked,), _ = one_by_one(lambda *args: (_forward_op(*args),))(info, in_dims, *args)
-    return stacked, 0
-
-
-_forward_op.register_autograd(_gradients, setup_context=_remember)
-_forward_op.register_vmap(_each)
-_backward_op.register_autograd(_refuse_second_derivative)
-_backward_op.register_vmap(one_by_one(_backward_op))
-_convolve_back = differentiable(_backward_op, _backward, forget, _refuse_second_derivative, one_by_one(_backward_op))
-_convolve = differentiable(_forward_op, _forward, _remember, _gradients, _each)
-
-
-def causal_conv_triton(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
-) -> Tensor:
-    """The convolution with compiled kernels, float32 inside; arguments as `causal_conv`'s, walks encoded."""
-    y: Tensor = _convolve(x, weight, bias, activation, walks)
-    return y
+#: The convolution with compiled kernels.
+causal_conv_triton = convolution_operator("triton", ("cuda", "cpu"), _forward, _backward)

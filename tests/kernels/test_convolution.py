@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medmamba.kernels import ScanOrder, bidirectional, causal_conv, cpu_conv, cross, interleaved
+from medmamba.kernels import ScanOrder, bidirectional, causal_conv, cross, interleaved
 
 CASES = {
     "sequence": ((ScanOrder(),), (131,)),
@@ -45,7 +45,7 @@ def test_operator_keeps_its_promises_to_pytorch() -> None:
     walks = [n for order in cross(2) for n in order.walk((3, 5)).encode()]
     for x in (torch.randn(2, 6, 15), torch.randn(2, 15, 6).mT, torch.randn(0, 6, 15)):
         leaves = [t.requires_grad_() for t in (x, torch.randn(4, 6, 3), torch.randn(4, 6))]
-        torch.library.opcheck(cpu_conv._forward_op, (*leaves, True, walks))
+        torch.library.opcheck(torch.ops.medmamba.conv_cpu.default, (*leaves, True, walks))
 
 
 def test_bfloat16_is_computed_in_float32() -> None:

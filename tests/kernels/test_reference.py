@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 import torch
 
-from medmamba.kernels import backends, dispatch, selective_scan
+from medmamba.errors import UsageError
+from medmamba.kernels import FORWARD, backends, causal_conv, dispatch, selective_scan
 
 VECTOR = {
     "u": torch.tensor([[[0.5, -1, 2], [1, 0, -0.5]]]),
@@ -84,18 +86,30 @@ def test_argument_that_does_not_fit_is_named(change, error, says, arguments) -> 
 def test_environment_names_the_backend_and_the_argument_wins(arguments, monkeypatch, caplog) -> None:
     given = arguments(1, 2, 2, 2)
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "abacus")
-    with pytest.raises(ValueError, match="from MEDMAMBA_SCAN_BACKEND"):
+    with pytest.raises(UsageError, match=r"selective_scan: backend must be one of .*from MEDMAMBA_SCAN_BACKEND"):
         selective_scan(**given)
     dispatch._announce.cache_clear()
     with caplog.at_level(logging.INFO, logger="medmamba.kernels.dispatch"):
         for _ in range(2):
             selective_scan(**given, backend="reference")
-    assert [r.getMessage() for r in caplog.records] == ["selective scan on cpu: backend 'reference' (as asked)"]
+    assert [r.getMessage() for r in caplog.records] == ["selective_scan on cpu: backend 'reference' (as asked)"]
+
+
+def test_log_and_errors_name_the_function_that_was_called(arguments, monkeypatch, caplog) -> None:
+    dispatch._announce.cache_clear()
+    convolve = partial(causal_conv, torch.zeros(1, 2, 4), torch.zeros(1, 2, 3), orders=(FORWARD,), grid=(4,))
+    with caplog.at_level(logging.INFO, logger="medmamba.kernels.dispatch"):
+        convolve(backend="reference")
+        selective_scan(**arguments(1, 2, 2, 2), backend="reference")
+    found = [r.getMessage().partition(" (")[0] for r in caplog.records]
+    assert found == [f"{name} on cpu: backend 'reference'" for name in ("causal_conv", "selective_scan")]
+    with pytest.raises(ValueError, match="causal_conv: backend must be one of"):
+        convolve(backend="abacus")
 
 
 def test_cpu_backend_refuses_other_devices(arguments) -> None:
     given = {k: v.to("meta") for k, v in arguments(1, 2, 2, 2).items()}
-    with pytest.raises(ValueError, match="'cpu' must get tensors on the CPU"):
+    with pytest.raises(ValueError, match="'cpu' must get tensors on the CPU, but they are on meta"):
         selective_scan(**given, backend="cpu")
 
 

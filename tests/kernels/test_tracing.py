@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medmamba import networks
-from medmamba.kernels import cross, multi_scan, selective_scan, torch_scan
+from medmamba.kernels import cross, multi_scan, selective_scan
 from medmamba.kernels._arguments import one_order
 from medmamba.kernels.compat._block import Mamba
 from medmamba.networks.language import MambaLM
@@ -205,7 +205,7 @@ def test_portable_operator_keeps_its_promises_to_pytorch(arguments) -> None:
     for groups, kind in (((1, 2), torch.float32), ((None, 1), torch.float64)):
         scan = one_order(**arguments(2, 4, 2, 5, groups=groups, kind=kind), delta_softplus=True)
         leaves = [t.detach().requires_grad_() for t in scan.tensors]
-        torch.library.opcheck(torch_scan._forward_op, (*leaves, True, scan.walks[0].encode(), 0.5))
+        torch.library.opcheck(torch.ops.medmamba.scan_torch.default, (*leaves, True, scan.walks[0].encode(), 0.5))
 
 
 def test_recorded_registration_and_language_networks_compute_as_they_do() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medmamba.errors import MachineError
 from medmamba.kernels import ScanOrder, backends, causal_conv, cross, multi_scan, selective_scan
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -224,17 +225,19 @@ def test_float64_is_left_to_torch(arguments) -> None:
 
 @kernels_run
 def test_operator_keeps_its_promises_to_pytorch(arguments) -> None:
-    from medmamba.kernels import triton_scan
     from medmamba.kernels._arguments import one_order
+    from medmamba.kernels.triton_scan import scan_triton
 
     given = {k: v.to(DEVICE) for k, v in arguments(1, 2, 1, 2).items()}
     scan = one_order(*(given[k] for k in NAMES[:-1]), True, given["initial_state"])
     walks = scan.walks[0].encode()
+    scan_triton(scan)
+    operator = torch.ops.medmamba.scan_triton.default
     for form in (scan, scan.in_orders()):
         leaves = [t.detach().requires_grad_() for t in form.given]
-        torch.library.opcheck(triton_scan._forward_op, (*leaves, True, walks, 1.0, True))
+        torch.library.opcheck(operator, (*leaves, True, walks, 1.0, True))
     bare = [t.detach() for t in scan.given[:5]]
-    torch.library.opcheck(triton_scan._forward_op, (*bare, None, None, None, None, False, walks, 1.0, False))
+    torch.library.opcheck(operator, (*bare, None, None, None, None, False, walks, 1.0, False))
 
 
 @kernels_run
@@ -323,11 +326,11 @@ def test_wrong_kernels_are_noticed_and_named(monkeypatch) -> None:
     table = _triton_launch.table
     monkeypatch.setattr(_triton_launch, "table", lambda walk, device: table(sequence(walk.length), device))
     monkeypatch.setattr(_triton_plan, "_plans", {})
-    with pytest.raises(RuntimeError, match=r"wrong on .* y is off by .* MEDMAMBA_SCAN_BACKEND"):
+    with pytest.raises(MachineError, match=r"wrong on .* y is off by .* MEDMAMBA_SCAN_BACKEND"):
         triton_scan.check_kernels(device)
     monkeypatch.setattr(_triton_launch, "FORWARD", {})
     _triton_plan._plans.clear()
-    with pytest.raises(RuntimeError, match=r"fails on .*: 16; use backend='torch'"):
+    with pytest.raises(MachineError, match=r"fails on .*: 16; use backend='torch'"):
         triton_scan.check_kernels(device)
 
 
@@ -350,7 +353,7 @@ def test_kernels_are_checked_inside_an_operator(monkeypatch) -> None:
 def test_triton_refuses_the_cpu_and_names_the_remedy(arguments) -> None:
     assert "triton" in backends()
     assert "triton" not in backends("cpu")
-    with pytest.raises(ValueError, match="'triton' must get tensors on a GPU, but u is on the CPU; use 'cpu'"):
+    with pytest.raises(ValueError, match="'triton' must get tensors on a GPU, but they are on the CPU; use 'cpu'"):
         selective_scan(**arguments(1, 2, 2, 2), backend="triton")
 
 
