@@ -182,48 +182,25 @@ def _check(scan: Scan, lead: tuple[int, ...]) -> None:
 
 
 @sizes_as_numbers
-def one_order(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    initial_state: Tensor | None,
-) -> Scan:
+def one_order(nine: Nine, delta_softplus: bool) -> Scan:
     """A plain scan; shapes are those of :func:`~medmamba.kernels.selective_scan`.
 
     Raises:
         TypeError: if a tensor is not of a real floating point type.
         ValueError: if shapes or devices do not fit together.
     """
+    u, delta, *_ = nine
     if u.dim() != 3:
         raise ValueError(_say("u", "have the three axes (batch, channels, length)", tuple(u.shape)))
     if delta.shape != u.shape:
         raise ValueError(_say("delta", f"have the shape of u, {tuple(u.shape)}", tuple(delta.shape)))
-    walks = (sequence(u.shape[2]),)
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, 1.0)
+    scan = Scan(*nine, delta_softplus, (sequence(u.shape[2]),), 1.0)
     _check(scan, ())
     return scan
 
 
 def many_orders(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    orders: Sequence[ScanOrder],
-    grid: Sequence[int],
-    scale: float,
-    initial_state: Tensor | None,
+    nine: Nine, delta_softplus: bool, orders: Sequence[ScanOrder], grid: Sequence[int], scale: float
 ) -> Scan:
     """A scan in several orders; shapes are those of :func:`~medmamba.kernels.multi_scan`.
 
@@ -231,10 +208,8 @@ def many_orders(
         TypeError: if a tensor is not of a real floating point type.
         ValueError: if shapes or devices do not fit together, or an order does not fit the grid.
     """
-    if u.dim() == 3:
-        u = u[:, None]
-    walks = _walks(u, delta, orders, grid)
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, walks, scale)
+    u = nine[0][:, None] if nine[0].dim() == 3 else nine[0]
+    scan = Scan(u, *nine[1:], delta_softplus, _walks(u, nine[1], orders, grid), scale)
     _check(scan, (len(orders),))
     return scan
 

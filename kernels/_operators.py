@@ -52,7 +52,8 @@ def scan_gradients(back: Callable[..., Sequence[Tensor]], scan: Callable[..., Se
     """
 
     def gradients(ctx: Any, grad_y: Tensor | None, grad_state: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
-        kept, tensors = ctx.saved_tensors[:-9], ctx.saved_tensors[-9:]
+        saved = ctx.saved_tensors  # once: activation checkpointing computes them for the first reader
+        kept, tensors = saved[:-9], saved[-9:]
         others = (None,) * (len(ctx.numbers) + len(ctx.keep))
         if grad_y is None and grad_state is None:
             return (*(None,) * 9, *others)

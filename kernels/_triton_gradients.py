@@ -16,11 +16,14 @@ from ._triton_tiles import (
     loops_of,
     over_channels,
     over_states,
+    per_channel,
     place,
     raw_step,
     sigmoid,
     slots,
+    states_of,
     step_size,
+    steps_of,
     tokens_of,
 )
 
@@ -41,23 +44,18 @@ def chunk_gradients_ends(
     at = c * N + n
     in_tile = in_c & in_n
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
-    bias = tl.zeros((1, CR, NL, CL), tl.float32)
-    if delta_bias is not None:
-        bias = tl.load(delta_bias + c, mask=in_c, other=0.0)
+    bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
     if CONSTANT_C:
         fixed = tl.load(C + at, mask=in_tile, other=0.0)
     wide = c.to(tl.int64)
     delta_row = delta + entry * delta_b + wide * delta_d
     grad_y_row = grad_y + entry * grad_y_b + wide * grad_y_d
-    group_C = (tl.min(c) // per_C).to(tl.int64)
-    C_row = C + (entry * C_b + group_C * C_g) + n.to(tl.int64) * C_n
+    C_row = states_of(C, C_b, C_g, C_n, entry, c, n, per_C)
 
     loops = loops_of(walk)
     back = tl.zeros((NR, CR, NL, CL), tl.float32)
     total = tl.zeros((1, CR, NL, CL), tl.float32)
-    first = tl.cast(chunk, walk.dtype.element_ty) * steps
-    last = tl.minimum(first + steps, length)
-    end = last + tl.zeros((1, 1, 1, 1), last.dtype)
+    first, last, end = steps_of(chunk, steps, length, walk)
     rounds = tl.cdiv(last - first, STEPS)
     for done in range(0, rounds):
         step = first + (rounds - 1 - done) * STEPS
@@ -121,12 +119,8 @@ def chunk_gradients(
     at = c * N + n
     in_tile = in_c & in_n
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
-    bias = tl.zeros((1, CR, NL, CL), tl.float32)
-    skip = tl.zeros((1, CR, NL, CL), tl.float32)
-    if delta_bias is not None:
-        bias = tl.load(delta_bias + c, mask=in_c, other=0.0)
-    if D is not None:
-        skip = tl.load(D + c, mask=in_c, other=0.0)
+    bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
+    skip = per_channel(D, c, in_c, CR, NL, CL)
     if CONSTANT_B:
         fixed_B = tl.load(B + at, mask=in_tile, other=0.0)
     if CONSTANT_C:
@@ -145,10 +139,8 @@ def chunk_gradients(
     grad_u_at = wide * grad_u_d
     grad_z_at = wide * grad_z_d
     grad_delta_row = grad_delta + entry * grad_delta_b + wide * grad_delta_d
-    group_B = (tl.min(c) // per_B).to(tl.int64)
-    B_row = B + (entry * B_b + group_B * B_g) + n.to(tl.int64) * B_n
-    group_C = (tl.min(c) // per_C).to(tl.int64)
-    C_row = C + (entry * C_b + group_C * C_g) + n.to(tl.int64) * C_n
+    B_row = states_of(B, B_b, B_g, B_n, entry, c, n, per_B)
+    C_row = states_of(C, C_b, C_g, C_n, entry, c, n, per_C)
     window = tl.cast(first_chunk, walk.dtype.element_ty) * steps
     if not CONSTANT_B:
         grad_B += (block * entries + entry) * across * steps * N
@@ -169,9 +161,7 @@ def chunk_gradients(
     sum_C = tl.zeros((NR, CR, NL, CL), tl.float32)
     sum_D = tl.zeros((1, CR, NL, CL), tl.float32)
     sum_bias = tl.zeros((1, CR, NL, CL), tl.float32)
-    first = tl.cast(chunk, walk.dtype.element_ty) * steps
-    last = tl.minimum(first + steps, length)
-    end = last + tl.zeros((1, 1, 1, 1), last.dtype)
+    first, last, end = steps_of(chunk, steps, length, walk)
     pieces = tl.cdiv(last - first, KEEP)
     for piece in range(0, pieces):
         start = first + (pieces - 1 - piece) * KEEP

@@ -25,7 +25,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tiles import ANY_NUMBER, LOG2E, loops_of, over_states, place, raw_step, sigmoid, step_size, tokens_of
+from ._triton_tiles import (
+    ANY_NUMBER,
+    LOG2E,
+    loops_of,
+    over_states,
+    per_channel,
+    place,
+    raw_step,
+    sigmoid,
+    states_of,
+    step_size,
+    steps_of,
+    tokens_of,
+)
 
 
 @triton.jit(do_not_specialize=ANY_NUMBER)
@@ -41,23 +54,18 @@ def chunk_ends(
     at = c * N + n
     in_tile = in_c & in_n
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
-    bias = tl.zeros((1, CR, NL, CL), tl.float32)
-    if delta_bias is not None:
-        bias = tl.load(delta_bias + c, mask=in_c, other=0.0)
+    bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
     if CONSTANT_B:
         fixed = tl.load(B + at, mask=in_tile, other=0.0)
     wide = c.to(tl.int64)
     u_row = u + entry * u_b + wide * u_d
     delta_row = delta + entry * delta_b + wide * delta_d
-    group_B = (tl.min(c) // per_B).to(tl.int64)
-    B_row = B + (entry * B_b + group_B * B_g) + n.to(tl.int64) * B_n
+    B_row = states_of(B, B_b, B_g, B_n, entry, c, n, per_B)
 
     loops = loops_of(walk)
     h = tl.zeros((NR, CR, NL, CL), tl.float32)
     total = tl.zeros((1, CR, NL, CL), tl.float32)
-    first = tl.cast(chunk, walk.dtype.element_ty) * steps
-    last = tl.minimum(first + steps, length)
-    end = last + tl.zeros((1, 1, 1, 1), last.dtype)
+    first, last, end = steps_of(chunk, steps, length, walk)
     for step in range(first, last, STEPS):
         tokens = tokens_of(step, loops, LOOPS, STEPS)
         loaded = ()
@@ -133,11 +141,8 @@ def chunk_outputs(
     at = c * N + n
     in_tile = in_c & in_n
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
-    bias = tl.zeros((1, CR, NL, CL), tl.float32)
-    if delta_bias is not None:
-        bias = tl.load(delta_bias + c, mask=in_c, other=0.0)
-    if D is not None:
-        skip = tl.load(D + c, mask=in_c, other=0.0)
+    bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
+    skip = per_channel(D, c, in_c, CR, NL, CL)
     if CONSTANT_B:
         fixed_B = tl.load(B + at, mask=in_tile, other=0.0)
     if CONSTANT_C:
@@ -149,10 +154,8 @@ def chunk_outputs(
     if partial is not None:
         partial += entry * y_b
     y_at = wide * y_d
-    group_B = (tl.min(c) // per_B).to(tl.int64)
-    B_row = B + (entry * B_b + group_B * B_g) + n.to(tl.int64) * B_n
-    group_C = (tl.min(c) // per_C).to(tl.int64)
-    C_row = C + (entry * C_b + group_C * C_g) + n.to(tl.int64) * C_n
+    B_row = states_of(B, B_b, B_g, B_n, entry, c, n, per_B)
+    C_row = states_of(C, C_b, C_g, C_n, entry, c, n, per_C)
 
     loops = loops_of(walk)
     h = tl.zeros((NR, CR, NL, CL), tl.float32)
@@ -160,9 +163,7 @@ def chunk_outputs(
         h = tl.load(starts + ((entry * chunks + chunk) * N + n) * channels + c, mask=in_tile, other=0.0)
     elif given is not None:
         h = tl.load(given + entry * given_b + at, mask=in_tile, other=0.0)
-    first = tl.cast(chunk, walk.dtype.element_ty) * steps
-    last = tl.minimum(first + steps, length)
-    end = last + tl.zeros((1, 1, 1, 1), last.dtype)
+    first, last, end = steps_of(chunk, steps, length, walk)
     for step in range(first, last, STEPS):
         if kept is not None:
             if step % KEEP == 0:

@@ -96,6 +96,30 @@ def slots(NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr
 
 
 @triton.jit
+def per_channel(parameter, c, in_c, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr):
+    """A parameter (D,) of a tile's channels: (1, CR, NL, CL), zeros for None."""
+    values = tl.zeros((1, CR, NL, CL), tl.float32)
+    if parameter is not None:
+        values = tl.load(parameter + c, mask=in_c, other=0.0)
+    return values
+
+
+@triton.jit
+def states_of(B, B_b, B_g, B_n, entry, c, n, per_B):
+    """Where per-token B or C holds a tile's states, before the step to a token."""
+    group = (tl.min(c) // per_B).to(tl.int64)
+    return B + (entry * B_b + group * B_g) + n.to(tl.int64) * B_n
+
+
+@triton.jit
+def steps_of(chunk, steps, length, walk):
+    """First step of a chunk, and what follows its last one: as a scalar, and with the axes of a tile."""
+    first = tl.cast(chunk, walk.dtype.element_ty) * steps
+    last = tl.minimum(first + steps, length)
+    return first, last, last + tl.zeros((1, 1, 1, 1), last.dtype)
+
+
+@triton.jit
 def loops_of(walk):
     """The nested loops of a walk: start, sizes of the three fastest and strides of all four, slowest first."""
     return (

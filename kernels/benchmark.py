@@ -17,9 +17,10 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -34,6 +35,10 @@ PEER_STEPS = 8192
 #: the gradients of a long sequence in float32 and in no fixed order.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+
+
+#: What is timed, by whether there is a pass back.
+PASSES = {False: "forward", True: "forward + backward"}
 
 
 class DifferenceError(ValueError):
@@ -104,8 +109,25 @@ def chosen(names: str) -> list[Shape]:
     return [shape for name, shape in every.items() if name in exact or name.startswith(beginnings)]
 
 
-def draw(shape: Shape, length: int, device: torch.device, kind: torch.dtype) -> dict[str, Tensor]:
-    """Arguments of `multi_scan`, channels of a token side by side as in the networks."""
+class Given(NamedTuple):
+    """Arguments of a scan: of `multi_scan`, or without the axis of orders those of a peer, which knows sequences."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor
+    delta_bias: Tensor
+
+
+#: A scan: the tokens it makes.
+Scanned = Callable[[Given], Tensor]
+
+
+def draw(shape: Shape, length: int, device: torch.device, kind: torch.dtype) -> Given:
+    """Arguments of all orders, channels of a token side by side as in the networks."""
     g = torch.Generator().manual_seed(0)
     count, channels = len(shape.orders), shape.channels
 
@@ -117,16 +139,16 @@ def draw(shape: Shape, length: int, device: torch.device, kind: torch.dtype) -> 
         return torch.randn(*size, generator=g).to(device)
 
     decays = torch.arange(1, shape.states + 1, dtype=torch.float32, device=device)
-    return {
-        "u": tokens(shape.batch, channels) if shape.shared else tokens(shape.batch, count, channels),
-        "delta": tokens(shape.batch, count, channels) * 0.5,
-        "A": -decays.repeat(count, channels, 1),
-        "B": tokens(shape.batch, count, shape.states),
-        "C": tokens(shape.batch, count, shape.states),
-        "D": parameters(count, channels),
-        "z": tokens(shape.batch, channels),
-        "delta_bias": parameters(count, channels) - 3.0,
-    }
+    return Given(
+        u=tokens(shape.batch, channels) if shape.shared else tokens(shape.batch, count, channels),
+        delta=tokens(shape.batch, count, channels) * 0.5,
+        A=-decays.repeat(count, channels, 1),
+        B=tokens(shape.batch, count, shape.states),
+        C=tokens(shape.batch, count, shape.states),
+        D=parameters(count, channels),
+        z=tokens(shape.batch, channels),
+        delta_bias=parameters(count, channels) - 3.0,
+    )
 
 
 def laid_out(tokens: Tensor, order: ScanOrder, grid: Sequence[int]) -> Tensor:
@@ -155,17 +177,16 @@ def put_back(tokens: Tensor, order: ScanOrder, grid: Sequence[int]) -> Tensor:
     return tokens
 
 
-def each_order(one: Callable[..., Tensor], orders: Sequence[ScanOrder], grid: Sequence[int]) -> Callable[..., Tensor]:
+def each_order(one: Scanned, orders: Sequence[ScanOrder], grid: Sequence[int]) -> Scanned:
     """A peer that knows sequences only, in several orders: on reordered copies, as the published networks do it."""
 
-    def run(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
-    ) -> Tensor:
+    def run(given: Given) -> Tensor:
+        u, delta, A, B, C, D, z, bias = given
         total: Tensor | None = None
         for k, order in enumerate(orders):
-            given = (u if u.dim() == 3 else u[:, k], delta[:, k], B[:, k], C[:, k], z)
-            x, step, into, out, gate = (laid_out(t, order, grid) for t in given)
-            y = put_back(one(x, step, A[k], into, out, D[k], gate, delta_bias[k]), order, grid)
+            along = (u if u.dim() == 3 else u[:, k], delta[:, k], B[:, k], C[:, k], z)
+            x, step, into, out, gate = (laid_out(t, order, grid) for t in along)
+            y = put_back(one(Given(x, step, A[k], into, out, D[k], gate, bias[k])), order, grid)
             total = y if total is None else total + y
         assert total is not None
         return total
@@ -178,9 +199,10 @@ def each_step(tokens: Tensor) -> Iterator[Tensor]:
     return (step for part in tokens.split(512, dim=2) for step in part.unbind(2))
 
 
-def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
+def loop(given: Given) -> Tensor:
     """The scan as the published reference writes it, but for `each_step`, or its backward pass would be quadratic."""
-    delta = F.softplus(delta + delta_bias[:, None])
+    u, delta, A, B, C, D, z, bias = given
+    delta = F.softplus(delta + bias[:, None])
     decay = torch.exp(delta[..., None] * A[:, None])
     drive = (delta * u)[..., None] * B.transpose(1, 2)[:, None]
     state, sums = torch.zeros_like(drive[:, :, 0]), []
@@ -190,25 +212,22 @@ def loop(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     return (torch.stack(sums, dim=2) + D[:, None] * u) * F.silu(z)
 
 
-def parallel(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
-) -> Tensor:
+def parallel(given: Given) -> Tensor:
     """The parallel scan of mamba.py, around which everything is as in the loop; it wants (B, L, D, N)."""
     pscan = importlib.import_module("mambapy.pscan").pscan  # late: optional
-    delta = F.softplus(delta + delta_bias[:, None]).mT
+    u, delta, A, B, C, D, z, bias = given
+    delta = F.softplus(delta + bias[:, None]).mT
     drive = (delta * u.mT)[..., None] * B.mT[:, :, None]
     held = pscan(torch.exp(delta[..., None] * A), drive)
     y: Tensor = ((held @ C.mT[..., None])[..., 0] + D * u.mT).mT * F.silu(z)
     return y
 
 
-def cuda_kernel(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
-) -> Tensor:
+def cuda_kernel(given: Given) -> Tensor:
     """mamba_ssm's kernel."""
     scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn  # late: optional
-    u, delta, B, C, z = (t.contiguous() for t in (u, delta, B, C, z))
-    y: Tensor = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus=True)
+    whole = Given(*(t.contiguous() for t in given))
+    y: Tensor = scan(*whole, delta_softplus=True)
     return y
 
 
@@ -218,23 +237,20 @@ class Peer:
 
     Args:
         name: as the table calls it.
-        run: the scan, with the arguments of `loop`.
+        run: the scan of a sequence.
         quick: whether it runs on whole sequences and as often as ours; else once, on the beginning of long ones.
     """
 
     name: str
-    run: Callable[..., Tensor]
+    run: Scanned
     quick: bool = False
 
 
 def peers(device: torch.device) -> list[Peer]:
     """Those that can run here."""
-    found = [Peer("loop", loop)]
-    if importlib.util.find_spec("mambapy"):
-        found.append(Peer("mambapy", parallel))
-    if device.type == "cuda" and importlib.util.find_spec("mamba_ssm"):
-        found.append(Peer("mamba_ssm", cuda_kernel, quick=True))
-    return found
+    kernels = [Peer("mamba_ssm", cuda_kernel, quick=True)] if device.type == "cuda" else []
+    known = [Peer("mambapy", parallel), *kernels]
+    return [Peer("loop", loop), *(peer for peer in known if importlib.util.find_spec(peer.name))]
 
 
 class Meter:
@@ -344,20 +360,19 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def passes(run: Callable[..., Tensor], given: dict[str, Tensor], backward: bool) -> Callable[[], list[Tensor]]:
+def passes(run: Scanned, given: Given, backward: bool) -> Callable[[], list[Tensor]]:
     """Y alone, or y and all gradients, as one call."""
+    upstream = torch.ones_like(given.z)
 
     def forward() -> list[Tensor]:
         with torch.no_grad():
-            return [run(**given)]
-
-    upstream = torch.ones_like(given["z"])
+            return [run(given)]
 
     def both() -> list[Tensor]:
-        leaves = {k: v.detach().requires_grad_() for k, v in given.items()}
-        y = run(**leaves)
+        leaves = Given(*(t.detach().requires_grad_() for t in given))
+        y = run(leaves)
         y.backward(upstream)
-        return [y.detach(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
+        return [y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
     return both if backward else forward
 
@@ -375,57 +390,65 @@ def require_same(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], ki
             raise DifferenceError(f"{what}: {which} differs by {error:.1e} of its largest value: nothing to report")
 
 
-def ours(orders: Sequence[ScanOrder], grid: Sequence[int]) -> Callable[..., Tensor]:
+def ours(orders: Sequence[ScanOrder], grid: Sequence[int]) -> Scanned:
     """Our scan, like a peer."""
+    return lambda given: multi_scan(*given, True, orders=orders, grid=grid)[0]
 
-    def run(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
-    ) -> Tensor:
-        return multi_scan(u, delta, A, B, C, D, z, delta_bias, True, orders=orders, grid=grid)[0]
 
-    return run
+def row(*cells: str) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def header(*names: str) -> str:
+    """The head of one."""
+    return f"{row(*names)}\n|{'---|' * len(names)}"
+
+
+def medians(rows: Iterable[Sequence[float]]) -> list[float]:
+    """Of each column."""
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
 def compare(
     shape: Shape, backward: bool, meter: Meter, limit: Limit, options: argparse.Namespace, kind: torch.dtype
 ) -> str:
-    """One row of the table."""
+    """One row of the table.
+
+    Raises:
+        DifferenceError: if a peer's results are others.
+    """
     given = draw(shape, shape.length, meter.device, kind)
     run = passes(ours(shape.orders, shape.grid), given, backward)
     results = run()  # compiles
     # Each run's results go before the next one begins, as they do in a network: memory that a machine has never touched
     # before may cost more than the scan.
     timings = [meter(run)[1:] for _ in range(options.repeat)]
-    seconds, grown = (statistics.median(column) for column in zip(*timings, strict=True))
+    seconds, grown = medians(timings)
     ratios = []
     for peer in peers(meter.device):
         if options.peers is not None and peer.name not in options.peers:
             continue
         grid = shape.grid if options.full or peer.quick else shape.beginning(PEER_STEPS)
-        part = math.prod(grid)
-        short = given if part == shape.length else draw(shape, part, meter.device, kind)
-        own = results if part == shape.length else passes(ours(shape.orders, grid), short, backward)()
+        scale = shape.length / math.prod(grid)
+        short = given if scale == 1 else draw(shape, math.prod(grid), meter.device, kind)
+        own = results if scale == 1 else passes(ours(shape.orders, grid), short, backward)()
         theirs = passes(each_order(peer.run, shape.orders, grid), short, backward)
-        result, spent, theirs_grown = meter(theirs)
+        result, *measured = meter(theirs)
         require_same(f"{shape.name} beside {peer.name}", own, result, kind)
         del result, own
-        if peer.quick:
-            columns = zip(*(meter(theirs)[1:] for _ in range(options.repeat)), strict=True)
-            spent, theirs_grown = (statistics.median(column) for column in columns)
-        scale = shape.length / part
-        mark = "~" if scale > 1 else ""
-        size = theirs_grown * scale
+        spent, size = medians(meter(theirs)[1:] for _ in range(options.repeat)) if peer.quick else measured
+        mark, size = "~" if scale > 1 else "", size * scale
         # Where ours needs next to nothing more, a ratio would say nothing.
         memory = f"memory {mark}{size / grown:.1f}" if grown > 2**20 else f"extra {mark}{size / 2**20:.0f} MiB"
         ratios.append(f"{peer.name} {mark}{spent * scale / seconds:.2f} ({memory})")
-    best = limit.seconds(shape, backward, given["u"].element_size())
+    best = limit.seconds(shape, backward, given.u.element_size())
     times = [t for t, _ in timings]
     spread = f"{min(times) * 1e3:.2f} to {max(times) * 1e3:.2f}"
-    return (
-        f"| {shape.name} | {'forward + backward' if backward else 'forward'} | {seconds * 1e3:.2f} ms ({spread}) | "
-        f"{grown / 2**20:.0f} MiB | {shape.updates / seconds / 1e9:.2f} | {100 * best / seconds:.0f} % | "
-        f"{', '.join(ratios) or '-'} |"
-    )
+    return row(
+        shape.name, PASSES[backward], f"{seconds * 1e3:.2f} ms ({spread})", f"{grown / 2**20:.0f} MiB",
+        f"{shape.updates / seconds / 1e9:.2f}", f"{100 * best / seconds:.0f} %", ", ".join(ratios) or "-",
+    )  # fmt: skip
 
 
 def compare_orders(shape: Shape, meter: Meter, repeat: int, kind: torch.dtype, backward: bool) -> str:
@@ -434,30 +457,25 @@ def compare_orders(shape: Shape, meter: Meter, repeat: int, kind: torch.dtype, b
     together = passes(ours(shape.orders, shape.grid), given, backward)
 
     def single(k: int, order: ScanOrder) -> Callable[[], list[Tensor]]:
-        whole = {"z", "u"} if shape.shared else {"z"}
-        each = {
-            name: t if name in whole else t[:, k : k + 1] for name, t in given.items() if t.dim() > 3 or name in whole
-        }
-        each |= {name: given[name][k : k + 1] for name in ("A", "D", "delta_bias")}
-        return passes(ours((order,), shape.grid), each, backward)
+        u, delta, A, B, C, D, z, bias = given
+        u, (delta, B, C) = u if shape.shared else u[:, k : k + 1], (t[:, k : k + 1] for t in (delta, B, C))
+        A, D, bias = (t[k : k + 1] for t in (A, D, bias))
+        return passes(ours((order,), shape.grid), Given(u, delta, A, B, C, D, z, bias), backward)
 
     plain = [single(k, FORWARD) for k in range(len(shape.orders))]
     alone = [single(k, order) for k, order in enumerate(shape.orders)]
     for run in (together, plain[0], *alone):
         run()
-    times: list[tuple[float, float]] = []
-    memory: list[tuple[int, int]] = []
+    measured = []
     for _ in range(repeat):
         one_by_one = sum(meter(run)[1] for run in plain)
         seconds, grown = meter(together)[1:]
-        times.append((seconds, one_by_one))
-        memory.append((grown, max(meter(run)[2] for run in alone)))
-    a, b = (statistics.median(t[i] for t in times) for i in (0, 1))
-    m, n = (statistics.median(t[i] for t in memory) for i in (0, 1))
-    return (
-        f"| {shape.name} | {'forward + backward' if backward else 'forward'}: {len(shape.orders)} orders in one call | "
-        f"{a * 1e3:.1f} ms | {b * 1e3:.1f} ms | {a / b:.2f} | {m / 2**20:.0f} MiB | {n / 2**20:.0f} MiB |"
-    )
+        measured.append((seconds, one_by_one, grown, max(meter(run)[2] for run in alone)))
+    a, b, m, n = medians(measured)
+    return row(
+        shape.name, f"{PASSES[backward]}: {len(shape.orders)} orders in one call", f"{a * 1e3:.1f} ms",
+        f"{b * 1e3:.1f} ms", f"{a / b:.2f}", f"{m / 2**20:.0f} MiB", f"{n / 2**20:.0f} MiB",
+    )  # fmt: skip
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -508,8 +526,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Limit: {limit.exponentials / 1e9:.1f}e9 exponentials/s, {limit.bandwidth / 1e9:.1f} GB/s ({limit.source})")
     print(f"Peers: time over ours, extra memory over ours; ~ measured on {PEER_STEPS} steps and scaled")
     print("Extra memory: what results, gradients included, do not account for\n")
-    print("| shape | pass | ours: median (range) | extra memory | 1e9 updates/s | of the limit | times faster than |")
-    print("|---|---|---|---|---|---|---|")
+    print(header("shape", "pass", "ours: median (range)", "extra memory", "1e9 updates/s", "of the limit",
+                 "times faster than"))  # fmt: skip
     directions = {"forward": (False,), "backward": (True,), "both": (False, True)}[options.which]
     refused: list[str] = []
     for shape in wanted:
@@ -518,14 +536,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(compare(shape, backward, meter, limit, options, kind), flush=True)
             except DifferenceError as difference:
                 refused.append(str(difference))
-                print(
-                    f"| {shape.name} | {'forward + backward' if backward else 'forward'} | refused | | | | |",
-                    flush=True,
-                )
+                print(row(shape.name, PASSES[backward], "refused", *[""] * 4), flush=True)
     several = [s for s in wanted if len(s.orders) > 1]
     if several:
-        print("\n| shape | pass | together | one by one | ratio | extra memory | of one |")
-        print("|---|---|---|---|---|---|---|")
+        print("\n" + header("shape", "pass", "together", "one by one", "ratio", "extra memory", "of one"))
     for shape in several:
         for backward in directions:
             print(compare_orders(shape, meter, options.repeat, kind, backward), flush=True)

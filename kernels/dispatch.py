@@ -211,7 +211,7 @@ def selective_scan(
         TypeError: if a tensor is not of a real floating point type.
         ValueError: if shapes or devices do not fit together, or if there is no such backend.
     """
-    scan = one_order(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+    scan = one_order((u, delta, A, B, C, D, z, delta_bias, initial_state), delta_softplus)
     y, last_state = _run(scan, backend)
     return (y, last_state[:, 0]) if return_last_state else y
 
@@ -261,5 +261,6 @@ def multi_scan(
         ValueError: if shapes or devices do not fit together, an order does not fit the grid, or there is no such
             backend.
     """
-    scan = many_orders(u, delta, A, B, C, D, z, delta_bias, delta_softplus, orders, grid, scale, initial_state)
+    nine = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    scan = many_orders(nine, delta_softplus, orders, grid, scale)
     return _run(scan, backend)

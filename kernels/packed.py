@@ -90,7 +90,7 @@ def packed_scan(
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-    sequences: Tensor,
+    sequences: Tensor | None,
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -108,12 +108,16 @@ def packed_scan(
         z: gate.
         delta_bias: added to delta.
         delta_softplus: whether softplus makes the step sizes positive.
-        sequences: (B, L) as `sequence_numbers` gives them.
+        sequences: (B, L) as `sequence_numbers` gives them; None: one.
         backend: as in `selective_scan`.
 
     Returns:
         y (B, D, L), and the state (B, D, N) after the last token.
     """
+    if sequences is None:
+        return selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True, backend=backend
+        )
     begins = sequences[:, 1:] != sequences[:, :-1]
     cuts = [0, *((begins.any(0).nonzero()[:, 0] + 1).tolist()), u.shape[-1]]
     pieces, state = [], None

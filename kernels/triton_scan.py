@@ -94,21 +94,18 @@ def _small_scan() -> tuple[Scan, list[Tensor]]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    scan = many_orders(
-        u=draw(1, channels, length),
-        delta=draw(1, 2, channels, length) - 1,
-        A=-draw(2, channels, states).exp(),
-        B=draw(1, 2, states, length),
-        C=draw(1, 2, length, states).mT,
-        D=draw(2, channels),
-        z=draw(1, length, channels).mT,
-        delta_bias=draw(2, channels),
-        delta_softplus=True,
-        orders=orders,
-        grid=CHECK_GRID,
-        scale=0.5,
-        initial_state=draw(1, 2, channels, states),
+    nine = (
+        draw(1, channels, length),
+        draw(1, 2, channels, length) - 1,
+        -draw(2, channels, states).exp(),
+        draw(1, 2, states, length),
+        draw(1, 2, length, states).mT,
+        draw(2, channels),
+        draw(1, length, channels).mT,
+        draw(2, channels),
+        draw(1, 2, channels, states),
     )
+    scan = many_orders(nine, True, orders, CHECK_GRID, scale=0.5)
     return scan, [draw(1, channels, length), draw(1, 2, channels, states)]
 
 

@@ -259,8 +259,7 @@ class Mamba(nn.Module):
                 suffix, u = decays, self._convolve(x[..., tokens], decays, numbers)
             delta, B, C, bias = self._project(u, suffix)
             skip: Tensor = getattr(self, f"D{suffix}").float()
-            tensors = (u, delta, self._decays(decays), B, C, skip, None, bias)
-            y = selective_scan(*tensors, True) if numbers is None else packed_scan(*tensors, True, numbers)[0]
+            y, _ = packed_scan(u, delta, self._decays(decays), B, C, skip, None, bias, True, numbers)
             y = y[..., tokens.argsort()]
             total = y if total is None else total + y
         assert total is not None

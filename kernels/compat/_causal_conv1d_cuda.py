@@ -8,7 +8,8 @@ Letters: B batch, D channels, L length, W taps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
 from typing import Any
 
 import torch
@@ -121,51 +122,18 @@ def causal_conv1d_update(*arguments: Any) -> Tensor | None:
     return None
 
 
-def causal_conv1d_fwd_function(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    seq_idx: Tensor | None,
-    initial_states: Tensor | None,
-    final_states_out: Tensor | None,
-    silu_activation: bool,
-) -> Tensor:
-    """The convolution, with arguments by name."""
-    y = causal_conv1d_fwd(x, weight, bias, seq_idx, initial_states, final_states_out, silu_activation)
-    assert y is not None
-    return y
+def _by_name(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """A compiled function, its arguments by place or by name, as in the release in which these are their names."""
+    names = ["silu_activation" if name == "silu" else name for name in names]
+    form = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = function(*form.bind(*arguments, **named).args)
+        return tuple(result) if isinstance(result, list) else result
+
+    return call
 
 
-def causal_conv1d_bwd_function(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    dout: Tensor,
-    seq_idx: Tensor | None,
-    initial_states: Tensor | None,
-    dfinal_states: Tensor | None,
-    dx: Tensor | None,
-    return_dinitial_states: bool,
-    silu_activation: bool,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight, bias and the initial states, with arguments by name."""
-    grads = causal_conv1d_bwd(
-        x, weight, bias, dout, seq_idx, initial_states, dfinal_states, dx, return_dinitial_states, silu_activation
-    )
-    assert grads is not None
-    return tuple(grads)
-
-
-def causal_conv1d_update_function(
-    x: Tensor,
-    conv_state: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    silu_activation: bool,
-    cache_seqlens: Tensor | None,
-    conv_state_indices: Tensor | None,
-) -> Tensor:
-    """One step or more, with arguments by name."""
-    y = causal_conv1d_update(x, conv_state, weight, bias, silu_activation, cache_seqlens, conv_state_indices)
-    assert y is not None
-    return y
+causal_conv1d_fwd_function = _by_name(causal_conv1d_fwd, _FORWARD[2])
+causal_conv1d_bwd_function = _by_name(causal_conv1d_bwd, _BACKWARD[2])
+causal_conv1d_update_function = _by_name(causal_conv1d_update, _UPDATE[2])

@@ -5,6 +5,9 @@ Letters: B batch, D channels, L length, W taps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
@@ -89,25 +92,19 @@ def causal_conv1d_fn(
     return y, final
 
 
-class CausalConv1dFn:
-    """What some call instead of `causal_conv1d_fn`: ``CausalConv1dFn.apply(x, weight, bias, ...)``."""
+def called_by_apply(function: Callable[..., Any]) -> type:
+    """What some call instead of a function: ``Class.apply(x, weight, ...)``."""
+    return type("Function", (), {"__doc__": called_by_apply.__doc__, "apply": staticmethod(function)})
 
-    apply = staticmethod(causal_conv1d_fn)
+
+CausalConv1dFn = called_by_apply(causal_conv1d_fn)
 
 
 def causal_conv1d_ref(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    initial_states: Tensor | None = None,
-    return_final_states: bool = False,
-    final_states_out: Tensor | None = None,
-    activation: str | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: Any, **named: Any
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """As `causal_conv1d_fn`."""
-    return causal_conv1d_fn(
-        x, weight, bias, None, initial_states, return_final_states, final_states_out, activation=activation
-    )
+    """As `causal_conv1d_fn`, without ``seq_idx``."""
+    return causal_conv1d_fn(x, weight, bias, None, *arguments, **named)
 
 
 def causal_conv1d_update(

@@ -158,21 +158,15 @@ class selective_scan_cuda_ndstate:  # noqa: N801  (the name of the module it sta
     """VMamba's for one state: A (D,), B and C (B, G, L)."""
 
     @staticmethod
-    def fwd(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional,
-        delta_softplus: bool, nrows: int = 1, *_: Any,
-    ) -> list[Tensor]:  # fmt: skip
+    def fwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any) -> list[Tensor]:
         """Y and x."""
-        return list(_forward(u, delta, A[:, None], B[:, :, None], C[:, :, None], D, None, delta_bias, delta_softplus))
+        return selective_scan_cuda_core.fwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], *rest)
 
     @staticmethod
-    def bwd(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional, dout: Tensor,
-        x: Tensor, *rest: Any,
-    ) -> list[_Optional]:  # fmt: skip
+    def bwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any) -> list[_Optional]:
         """Gradients of u, delta, A, B, C, D and the bias."""
-        tensors = [u, delta, A[:, None], B[:, :, None], C[:, :, None], D, None, delta_bias]
-        gu, gdelta, gA, gB, gC, gD, _gz, gbias = _backward(tensors, _softplus(rest), dout)
+        grads = selective_scan_cuda_core.bwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], *rest)
+        gu, gdelta, gA, gB, gC, gD, gbias = grads
         assert gA is not None
         assert gB is not None
         assert gC is not None

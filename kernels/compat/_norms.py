@@ -27,6 +27,8 @@ def layer_norm_fn(
     zero_centered_weight: bool = False,
     is_rms_norm: bool = False,
     return_dropout_mask: bool = False,
+    *,
+    masks: Sequence[Tensor | None] | None = None,
 ) -> Any:
     """Norm of x, or of x + x1 + residual, with one weight or with two.
 
@@ -46,6 +48,7 @@ def layer_norm_fn(
         zero_centered_weight: whether 1 is added to the weights.
         is_rms_norm: whether the mean is left alone.
         return_dropout_mask: whether to return what dropout left of x and of x1 too.
+        masks: of dropout of x and of x1, True where they are kept; None: drawn.
 
     Returns:
         The norm in the type of x; then, if wanted, the second norm, the sum, and both masks (None: nothing dropped).
@@ -57,33 +60,9 @@ def layer_norm_fn(
         if x1 is not None:
             raise ValueError("layer_norm_fn: rowscale and x1 do not go together; scale the rows of both beforehand")
         x = x * rowscale[..., None].to(x.dtype)
-    masks = [
-        torch.rand(t.shape, device=t.device) >= dropout_p if dropout_p and t is not None else None for t in (x, x1)
-    ]
-    return _add_and_norm(
-        x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, masks, prenorm, residual_in_fp32,
-        zero_centered_weight, is_rms_norm, return_dropout_mask,
-    )  # fmt: skip
-
-
-def _add_and_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    x1: Tensor | None,
-    weight1: Tensor | None,
-    bias1: Tensor | None,
-    eps: float,
-    dropout_p: float,
-    masks: Sequence[Tensor | None],
-    prenorm: bool,
-    residual_in_fp32: bool,
-    zero_centered_weight: bool,
-    is_rms_norm: bool,
-    return_dropout_mask: bool,
-) -> Any:
-    """As `layer_norm_fn`, with masks of dropout that were drawn."""
+    if masks is None:
+        dropped = (t if dropout_p else None for t in (x, x1))
+        masks = [None if t is None else torch.rand(t.shape, device=t.device) >= dropout_p for t in dropped]
     kind = x.dtype if residual is None else residual.dtype
     total: Tensor | None = None
     for tensor, mask in ((x, masks[0]), (x1, masks[1]), (residual, None)):
@@ -109,27 +88,13 @@ def _add_and_norm(
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def rms_norm_fn(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None = None,
-    x1: Tensor | None = None,
-    weight1: Tensor | None = None,
-    bias1: Tensor | None = None,
-    eps: float = 1e-6,
-    dropout_p: float = 0.0,
-    rowscale: Tensor | None = None,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    zero_centered_weight: bool = False,
-    return_dropout_mask: bool = False,
-) -> Any:
-    """`layer_norm_fn` that leaves the mean alone."""
-    return layer_norm_fn(
-        x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, rowscale, prenorm, residual_in_fp32,
-        zero_centered_weight, is_rms_norm=True, return_dropout_mask=return_dropout_mask,
-    )  # fmt: skip
+def rms_norm_fn(*arguments: Any, **named: Any) -> Any:
+    """`layer_norm_fn` that leaves the mean alone, and takes the same arguments but for ``is_rms_norm``."""
+    norm: Callable[..., Any] = layer_norm_fn
+    place = 13  # that of is_rms_norm
+    if len(arguments) > place:
+        return norm(*arguments[:place], True, *arguments[place:], **named)
+    return norm(*arguments, is_rms_norm=True, **named)
 
 
 def layer_norm_ref(
@@ -152,15 +117,10 @@ def layer_norm_ref(
     is_rms_norm: bool = False,
 ) -> Any:
     """As `layer_norm_fn`, which computes in float32 anyway, with masks that are given: True where x is kept."""
-    if dropout_p and dropout_mask is None:
-        return layer_norm_fn(
-            x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, rowscale, prenorm, upcast,
-            zero_centered_weight, is_rms_norm,
-        )  # fmt: skip
-    x = x if rowscale is None else x * rowscale[..., None].to(x.dtype)
-    return _add_and_norm(
-        x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, (dropout_mask, dropout_mask1), prenorm, upcast,
-        zero_centered_weight, is_rms_norm, return_dropout_mask=False,
+    masks = None if dropout_p and dropout_mask is None else (dropout_mask, dropout_mask1)
+    return layer_norm_fn(
+        x, weight, bias, residual, x1, weight1, bias1, eps, dropout_p, rowscale, prenorm, upcast, zero_centered_weight,
+        is_rms_norm, masks=masks,
     )  # fmt: skip
 
 

@@ -17,29 +17,8 @@ from torch import Tensor
 from ..dispatch import multi_scan, selective_scan
 from ..orders import bidirectional
 from ..packed import packed_scan, sequence_numbers
-from ._convolution import convolve, turned
+from ._convolution import called_by_apply, convolve, turned
 from ._norms import rms_norm_fn
-
-
-def _scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    *,
-    sequences: Tensor | None,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Y and the last state, of several sequences where their numbers (B, L) are given."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias)
-    if sequences is not None:
-        return packed_scan(*tensors, delta_softplus, sequences, backend=backend)
-    return selective_scan(*tensors, delta_softplus, return_last_state=True, backend=backend)
 
 
 def selective_scan_fn(
@@ -68,7 +47,7 @@ def selective_scan_fn(
     sequences = sequence_numbers(
         (batch, length), seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices
     )
-    y, last = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences=sequences, backend=backend)
+    y, last = packed_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences, backend=backend)
     return (y, last) if return_last_state else y
 
 
@@ -148,11 +127,12 @@ def mamba_inner_fn_no_out_proj(
     B_proj_bias: Tensor | None = None,
     C_proj_bias: Tensor | None = None,
     delta_softplus: bool = True,
-    *,
+    checkpoint_lvl: int = 1,
     b_rms_weight: Tensor | None = None,
     c_rms_weight: Tensor | None = None,
     dt_rms_weight: Tensor | None = None,
     b_c_dt_rms_eps: float = 1e-6,
+    *,
     seq_idx: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     position_indices: Tensor | None = None,
@@ -173,6 +153,7 @@ def mamba_inner_fn_no_out_proj(
         B_proj_bias: (N,), added to the projected B.
         C_proj_bias: (N,).
         delta_softplus: whether softplus makes the step sizes positive.
+        checkpoint_lvl: taken and of no effect: the scan computes again what it needs.
         b_rms_weight: (N,) weight of a root mean square norm of the projected B; None: no norm.
         c_rms_weight: (N,) of one of the projected C.
         dt_rms_weight: (R,) of one of what the step sizes are projected from.
@@ -194,7 +175,7 @@ def mamba_inner_fn_no_out_proj(
         xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias, norms,
         sequences,
     )  # fmt: skip
-    return _scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences=sequences)[0]
+    return packed_scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences)[0]
 
 
 def mamba_inner_fn(
@@ -205,33 +186,13 @@ def mamba_inner_fn(
     delta_proj_weight: Tensor,
     out_proj_weight: Tensor,
     out_proj_bias: Tensor | None,
-    A: Tensor,
-    B: Tensor | None = None,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    B_proj_bias: Tensor | None = None,
-    C_proj_bias: Tensor | None = None,
-    delta_softplus: bool = True,
-    checkpoint_lvl: int = 1,
-    b_rms_weight: Tensor | None = None,
-    c_rms_weight: Tensor | None = None,
-    dt_rms_weight: Tensor | None = None,
-    b_c_dt_rms_eps: float = 1e-6,
-    *,
-    seq_idx: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    position_indices: Tensor | None = None,
+    *arguments: Any,
+    **named: Any,
 ) -> Tensor:
-    """`mamba_inner_fn_no_out_proj` and the projection at the exit: (B, L, d).
-
-    ``checkpoint_lvl`` is taken and does nothing: the scan computes again what it needs.
-    """
+    """`mamba_inner_fn_no_out_proj`, whose other arguments follow, and the projection at the exit: (B, L, d)."""
     y = mamba_inner_fn_no_out_proj(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, D, delta_bias, B_proj_bias,
-        C_proj_bias, delta_softplus, b_rms_weight=b_rms_weight, c_rms_weight=c_rms_weight, dt_rms_weight=dt_rms_weight,
-        b_c_dt_rms_eps=b_c_dt_rms_eps, seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices,
-    )  # fmt: skip
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, *arguments, **named
+    )
     return F.linear(turned(y), out_proj_weight, out_proj_bias)
 
 
@@ -329,25 +290,7 @@ def both_ways(
 bimamba_inner_ref: Callable[..., Tensor] = partial(bimamba_inner_fn)
 
 
-class SelectiveScanFn:
-    """What some call instead of `selective_scan_fn`: ``SelectiveScanFn.apply(u, delta, A, B, C, ...)``."""
-
-    apply = staticmethod(selective_scan_fn)
-
-
-class MambaInnerFn:
-    """The same for `mamba_inner_fn`."""
-
-    apply = staticmethod(mamba_inner_fn)
-
-
-class MambaInnerFnNoOutProj:
-    """The same for `mamba_inner_fn_no_out_proj`."""
-
-    apply = staticmethod(mamba_inner_fn_no_out_proj)
-
-
-class BiMambaInnerFn:
-    """The same for `bimamba_inner_fn`."""
-
-    apply = staticmethod(bimamba_inner_fn)
+SelectiveScanFn = called_by_apply(selective_scan_fn)
+MambaInnerFn = called_by_apply(mamba_inner_fn)
+MambaInnerFnNoOutProj = called_by_apply(mamba_inner_fn_no_out_proj)
+BiMambaInnerFn = called_by_apply(bimamba_inner_fn)

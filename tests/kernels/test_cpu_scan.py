@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 
 import pytest
@@ -174,9 +175,23 @@ def test_worker_processes_can_scan_after_the_parent_did(arguments) -> None:
         assert torch.equal(result, expected)
 
 
-def test_forked_process_gets_threads_of_its_own(arguments) -> None:
+def owner_of_the_threads_that_ran() -> tuple[int, int]:
+    """The process that made the threads that tasks ran on, and this one."""
+    torch.set_num_threads(2)
     _threads.run([lambda: None] * 2)
-    assert _threads._pool is None or _threads._pool[0] == os.getpid()
+    return _threads._pool[0], os.getpid()
+
+
+def test_forked_process_gets_threads_of_its_own() -> None:
+    before = torch.get_num_threads()
+    try:
+        owner, here = owner_of_the_threads_that_ran()
+        with multiprocessing.get_context("fork").Pool(1) as child:  # which hangs on threads that it does not have
+            owner_there, there = child.apply_async(owner_of_the_threads_that_ran).get(timeout=60)
+    finally:
+        torch.set_num_threads(before)
+    assert owner == here
+    assert owner_there == there != here
 
 
 PANELS = {

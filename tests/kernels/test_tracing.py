@@ -99,7 +99,7 @@ LENGTH = torch.export.Dim("length", min=2, max=100_000)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
-@pytest.mark.parametrize("first", [40, 100])
+@pytest.mark.parametrize("first", [40, pytest.param(100, marks=pytest.mark.slow)])
 def test_exported_scan_takes_any_length(backend: str, first: int) -> None:
     scan = Scan(backend)
     batch = torch.export.Dim("batch", min=2, max=64)
@@ -203,7 +203,7 @@ def test_compiled_transform_is_the_transform() -> None:
 
 def test_portable_operator_keeps_its_promises_to_pytorch(arguments) -> None:
     for groups, kind in (((1, 2), torch.float32), ((None, 1), torch.float64)):
-        scan = one_order(**arguments(2, 4, 2, 5, groups=groups, kind=kind), delta_softplus=True)
+        scan = one_order(tuple(arguments(2, 4, 2, 5, groups=groups, kind=kind).values()), True)
         leaves = [t.detach().requires_grad_() for t in scan.tensors]
         torch.library.opcheck(torch.ops.medmamba.scan_torch.default, (*leaves, True, scan.walks[0].encode(), 0.5))
 

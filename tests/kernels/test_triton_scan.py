@@ -229,7 +229,7 @@ def test_operator_keeps_its_promises_to_pytorch(arguments) -> None:
     from medmamba.kernels.triton_scan import scan_triton
 
     given = {k: v.to(DEVICE) for k, v in arguments(1, 2, 1, 2).items()}
-    scan = one_order(*(given[k] for k in NAMES[:-1]), True, given["initial_state"])
+    scan = one_order(tuple(given[k] for k in NAMES), True)
     walks = scan.walks[0].encode()
     scan_triton(scan)
     operator = torch.ops.medmamba.scan_triton.default
