@@ -40,19 +40,13 @@ def _forward(
     return y, torch.stack([torch.zeros_like(last), last], dim=-1).flatten(2)[:, :, None]
 
 
-def _backward(tensors: list[_Optional], softplus: bool, grad: Tensor) -> list[_Optional]:
-    """Gradients of u, delta, A, B, C, D, z and the bias, each in the type upstream gives it."""
-    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+def _backward(tensors: list[_Optional], softplus: bool, grad: Tensor) -> list[Any]:
+    """Gradients of u, delta, A, B, C, D, z and the bias, each in the type upstream gives it, or None."""
+    leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in tensors]
     with torch.enable_grad():
         u, delta, A, B, C, D, z, bias = leaves
-        assert u is not None
-        assert delta is not None
-        assert A is not None
-        assert B is not None
-        assert C is not None
         y = selective_scan(u, delta, A, B, C, D, z, bias, softplus)
-        given = [t for t in leaves if t is not None]
-        grads = iter(torch.autograd.grad(y, given, grad.to(y.dtype)))
+        grads = iter(torch.autograd.grad(y, [t for t in leaves if t is not None], grad.to(y.dtype)))
     return [None if t is None else next(grads) for t in leaves]
 
 
@@ -100,16 +94,12 @@ class selective_scan_cuda:  # noqa: N801  (the name of the module it stands for)
     def bwd(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, z: _Optional, delta_bias: _Optional,
         dout: Tensor, x: Tensor, out: _Optional, dz: _Optional, delta_softplus: bool, recompute_out_z: bool,
-    ) -> list[_Optional]:  # fmt: skip
+    ) -> list[Any]:  # fmt: skip
         """Gradients of u, delta, A, B, C, D and the bias, then that of z, and the gated result if asked for."""
         grads = _backward([u, delta, A, B, C, D, z, delta_bias], delta_softplus, dout)
         results = [*grads[:6], grads[7]]
         if z is not None:
-            gz = grads[6]
-            if dz is not None and gz is not None:
-                dz.copy_(gz)
-                gz = dz
-            results.append(gz)
+            results.append(grads[6] if dz is None else dz.copy_(grads[6]))
             if recompute_out_z:
                 results.append(_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus)[0])
         return results
@@ -130,7 +120,7 @@ class selective_scan_cuda_core:  # noqa: N801  (the name of the module it stands
     def bwd(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional, dout: Tensor,
         x: Tensor, *rest: Any,
-    ) -> list[_Optional]:  # fmt: skip
+    ) -> list[Any]:  # fmt: skip
         """Gradients of u, delta, A, B, C, D and the bias."""
         grads = _backward([u, delta, A, B, C, D, None, delta_bias], _softplus(rest), dout)
         return [*grads[:6], grads[7]]
@@ -163,13 +153,10 @@ class selective_scan_cuda_ndstate:  # noqa: N801  (the name of the module it sta
         return selective_scan_cuda_core.fwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], *rest)
 
     @staticmethod
-    def bwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any) -> list[_Optional]:
+    def bwd(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any) -> list[Any]:
         """Gradients of u, delta, A, B, C, D and the bias."""
         grads = selective_scan_cuda_core.bwd(u, delta, A[:, None], B[:, :, None], C[:, :, None], *rest)
         gu, gdelta, gA, gB, gC, gD, gbias = grads
-        assert gA is not None
-        assert gB is not None
-        assert gC is not None
         return [gu, gdelta, gA[:, 0], gB[:, :, 0], gC[:, :, 0], gD, gbias]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -117,9 +117,7 @@ class MixerModel(nn.Module):
         )  # fmt: skip
         norm: Any = RMSNorm if rms_norm else nn.LayerNorm
         self.norm_f = norm(d_model, eps=norm_epsilon, **where)
-        residuals = 2 if d_intermediate else 1
-        drawn = {"n_layer": n_layer, "n_residuals_per_layer": residuals, **(initializer_cfg or {})}
-        self.apply(partial(_init_weights, **drawn))
+        self.apply(_initialise(n_layer, d_intermediate, initializer_cfg))
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **options: Any
@@ -164,6 +162,11 @@ def _init_weights(
                 parameter.div_(math.sqrt(n_residuals_per_layer * n_layer))
 
 
+def _initialise(layers: int, d_intermediate: int, settings: Mapping[str, Any] | None) -> Callable[[nn.Module], None]:
+    residuals = 2 if d_intermediate else 1
+    return partial(_init_weights, **{"n_layer": layers, "n_residuals_per_layer": residuals, **(settings or {})})
+
+
 class MambaLMHeadModel(nn.Module, GenerationMixin):
     """A language model with `generate`, that folders of weights can be read into and written from."""
 
@@ -185,9 +188,7 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
             fused_add_norm=config.fused_add_norm, residual_in_fp32=config.residual_in_fp32, **where,
         )  # fmt: skip
         self.lm_head = nn.Linear(config.d_model, vocabulary, bias=False, **where)
-        residuals = 2 if config.d_intermediate else 1
-        drawn = {"n_layer": config.n_layer, "n_residuals_per_layer": residuals, **(initializer_cfg or {})}
-        self.apply(partial(_init_weights, **drawn))
+        self.apply(_initialise(config.n_layer, config.d_intermediate, initializer_cfg))
         self.tie_weights()
 
     def tie_weights(self) -> None:

@@ -30,20 +30,30 @@ kernels_run = pytest.mark.skipif(
 )
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is the child process")
-def test_interpreted_kernels_pass_all_tests_of_scans() -> None:
+def run_interpreted(files: list[str], chosen: str, marked: str) -> None:
     folder = Path(__file__).parent
-    files = [str(folder / f"test_{name}.py") for name in ("triton_scan", "golden_scan", "golden_blocks", "reference")]
-    chosen = "triton and not long"  # that takes minutes
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *files],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, "-m", marked,
+         *(str(folder / f"test_{name}.py") for name in files)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
-    )
+    )  # fmt: skip
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-2000:]
     assert " passed" in finished.stdout
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the child process")
+def test_interpreted_kernels_pass_the_tests_of_scans() -> None:
+    run_interpreted(["triton_scan", "golden_scan", "reference"], "triton and not long", "not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="this is the child process")
+def test_interpreted_kernels_pass_the_exhaustive_tests_and_those_of_blocks() -> None:
+    run_interpreted(["triton_scan"], "triton", "slow")
+    run_interpreted(["golden_blocks"], "triton and not long", "not slow")
 
 
 @pytest.fixture
@@ -107,8 +117,8 @@ def assert_close_to_exact(arguments, *, softplus: bool = True, tolerance: float 
         pytest.param(1, 6, 16, 5, (2, 3), id="groups"),
         pytest.param(1, 4, 2, 5, (None, 2), id="constant-B"),
         pytest.param(1, 3, 7, 3, (None, None), id="constant-B-and-C"),
-        pytest.param(1, 2, 64, 3, (1, None), id="64-states"),
-        pytest.param(1, 2, 256, 3, (1, 1), id="256-states"),
+        pytest.param(1, 2, 64, 3, (1, None), id="64-states", marks=pytest.mark.slow),
+        pytest.param(1, 2, 256, 3, (1, 1), id="256-states", marks=pytest.mark.slow),
         pytest.param(1, 2, 4, 1, (1, 1), id="one-step"),
     ],
 )
@@ -177,7 +187,9 @@ def test_triton_follows_every_order(grid, orders, shared, short_chunks) -> None:
 
 
 @kernels_run
-@pytest.mark.parametrize("name", ["u", "delta", "z", "B", "C", "initial_state"])
+@pytest.mark.parametrize(
+    "name", ["u", "B", *(pytest.param(name, marks=pytest.mark.slow) for name in ("delta", "z", "C", "initial_state"))]
+)
 def test_triton_gives_the_same_for_any_strides(name, arguments) -> None:
     given = arguments(1, 4, 3, 3)
     expected = run(given, "triton")
