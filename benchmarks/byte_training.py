@@ -22,9 +22,9 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from machine import machine, processor_line
 from torch import Tensor, nn
 
+from medmamba.networks.experts import BALANCE_WEIGHT
 from medmamba.networks.language import MambaLM, bits_per_byte
-from medmamba.networks.mambabyte import encode
-from medmamba.networks.moe import BALANCE_WEIGHT
+from medmamba.networks.language.mambabyte import encode
 
 HOLD_OUT_EVERY = 20
 

@@ -21,8 +21,8 @@ from byte_training import Training, held_out_bits_per_byte, setting, size, stand
 from torch import Tensor
 
 from medmamba.networks.language import PIECE, TextState
-from medmamba.networks.mambabyte import MambaByte, decode, encode
-from medmamba.networks.sampling import Sampling
+from medmamba.networks.language.mambabyte import MambaByte, decode, encode
+from medmamba.networks.language.sampling import Sampling
 
 #: Logits that lie closer together than this are equal up to rounding, and either byte is the most likely one.
 TIE = 1e-3

@@ -22,8 +22,9 @@ from dataclasses import replace
 import torch
 from byte_training import Corpus, Training, held_out_bits_per_byte, setting, size, standard_library, train
 
+from medmamba.networks.experts import draw
 from medmamba.networks.language import MambaLM
-from medmamba.networks.moe import MoEMamba, active_parameters, draw
+from medmamba.networks.language.moe import MoEMamba, active_parameters
 
 #: Steps that the time per step is measured over, before the training that counts; the first ones compile.
 TRIAL_STEPS = 6

@@ -10,7 +10,6 @@ weights as safetensors, by their authors' names, and beside them a JSON file wit
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +21,9 @@ from torch import Tensor, nn
 import medmamba
 from medmamba.exchange.state_dicts import check_family, find_weights, looks_like
 from medmamba.exchange.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
-from medmamba.networks import UpstreamError, from_upstream
-from medmamba.networks._huggingface import authors_config
-from medmamba.networks._kinds import check_kinds
-from medmamba.networks._told import USUAL_BLOCK, told
-from medmamba.networks._upstream import SYSTEMS
+from medmamba.networks.published import FAMILIES, SYSTEMS, UpstreamError, from_upstream, says
 from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.training.run import write_tensors
-
-#: How the names of the tensors begin that make the output, where a network is of no use without.
-_HEADS = {
-    "umamba_bot": "decoder.seg_layers.",
-    "umamba_enc": "decoder.seg_layers.",
-    "segmamba": "out.",
-    "vivim": "out.",
-    "mambamorph": "reg_head.",
-    "mambamorph_feat": "reg_head.",
-}
 
 __all__ = ("CheckpointError", "Description", "find_weights", "import_weights", "load", "read_checkpoint", "system_of")
 
@@ -71,13 +56,7 @@ def system_of(family: str, tensors: Mapping[str, Tensor]) -> str:
         ValueError: if there is no such family, naming those there are.
     """
     check_family(family)
-    if family == "umamba":
-        return "umamba_enc" if any(key.startswith("encoder.mamba_layers.") for key in tensors) else "umamba_bot"
-    if family == "mamba":
-        return "mamba_lm" if any(key.startswith(("backbone.", "embedding")) for key in tensors) else "mamba"
-    if family == "mambamorph":
-        return "mambamorph_feat" if any(key.startswith("feature_extractor.") for key in tensors) else "mambamorph"
-    return family
+    return FAMILIES[family].system_of(tensors) if family in FAMILIES else family
 
 
 def import_weights(
@@ -187,13 +166,13 @@ def _build(
     Raises:
         UpstreamError: if the two do not belong together; naming the place, and the arguments that would fit.
     """
-    takes = SYSTEMS[system].needs + SYSTEMS[system].takes
+    known = SYSTEMS[system]
     try:
-        given = authors_config(config) if system == "mamba_lm" else dict(config)
-        check_kinds(system, {name: value for name, value in given.items() if name in takes})
+        given = known.translate(config)
+        known.check_values(system, given)
     except UpstreamError as error:
         raise UpstreamError(f"{place}: {error}") from error
-    facts = {name: value for name, value in told(system, tensors).items() if name in takes}
+    facts = known.told(tensors)
     missing = {name: value for name, value in facts.items() if name not in given}
     if missing:
         log.info("%s: from the weights themselves: %s", place, _listed(missing))
@@ -202,26 +181,8 @@ def _build(
     try:
         return from_upstream(system, given | missing, tensors), given | missing
     except UpstreamError as error:
-        other = {name: value for name, value in facts.items() if not _says(given, name, value)}
+        other = {name: value for name, value in facts.items() if not says(given, name, value)}
         raise UpstreamError(f"{place}: {error}{_hint(system, other, tensors)}") from error
-
-
-def _says(given: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether a configuration says of an argument what the weights do, or nothing."""
-    if name not in given:
-        return True
-    automatic = (math.ceil(given.get("d_model", 0) / 16), "auto")
-    if name == "dt_rank":
-        return bool(given[name] == value) or (given[name] in automatic and value in automatic)
-    if name == "ssm_cfg":  # of which the weights tell what is not as usual
-        block, own = ({**USUAL_BLOCK, **(options or {})} for options in (given[name], value))
-        for options in (block, own):
-            options["dt_rank"] = "auto" if options["dt_rank"] in automatic else options["dt_rank"]
-        return all(block[option] == own[option] for option in USUAL_BLOCK)
-    if name == "vocab_size":  # the weights have as many rows as it is padded to
-        multiple = given.get("pad_vocab_size_multiple", 8)
-        return value in (given[name], -(-given[name] // multiple) * multiple)
-    return bool(given[name] == value)
 
 
 def _hint(system: str, other: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -231,8 +192,8 @@ def _hint(system: str, other: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     family = looks_like(tensors)
     if family is not None and not system.startswith(family):
         return f". They look like weights of {family}"
-    head = _HEADS.get(system)
-    if head is not None and not any(key.startswith(head) for key in tensors):
+    head = SYSTEMS[system].head
+    if head and not any(key.startswith(head) for key in tensors):
         return f". There is no {head}*, which makes the output; take the checkpoint of the whole network"
     return ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.exchange.weight_files import CheckpointError
-from medmamba.networks._marks import MARKS, prefixes
+from medmamba.networks.published import FAMILIES, SYSTEMS
 
 log = logging.getLogger(__name__)
 
-#: Systems for each family of `system_of` that is none itself; the first one that is there.
-FAMILIES = {
-    "umamba": ("umamba_bot",),  # names alone do not tell it from umamba_enc
-    "mamba": ("mamba_lm", "mamba"),
-    "mambamorph": ("mambamorph",),
-}
-#: Whole networks in which parts of others may be found, most telling first.
-_WHOLE = (
-    "segmamba",
-    "vivim",
-    "mambamorph",
-    "vmamba",
-    "vim",
-    "moe_mamba_lm",
-    "mamba_lm",
-    "mambabyte_lm",
-    "unet",
-    "umamba_bot",
-)
+#: Whole networks in which parts of others may be found.
+_WHOLE = {name: system for name, system in SYSTEMS.items() if system.family}
 #: What wrappers put anywhere into names: parallel training, compilation, FSDP, checkpointing, Lightning's Fabric.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 #: Averages over training, by the names of timm, BasicSR, ema_pytorch, torch_ema, mmengine and torch.optim.swa_utils.
@@ -93,7 +77,7 @@ def find_weights(content: Any, where: Path, family: str, *, entry: str | None = 
     Args:
         content: what `medmamba.exchange.weight_files.read_checkpoint` gave.
         where: the file, for errors.
-        family: one of `FAMILIES`, or a system of `medmamba.networks.from_upstream`.
+        family: one of `FAMILIES`, or of `SYSTEMS`, both of `medmamba.networks.published`.
         entry: which weights to take if there are several: the name of an entry, or what stands before the names of
             tensors, such as ``model_ema`` or ``student``; more of the way there, with dots between, if that is not
             enough.
@@ -116,24 +100,24 @@ def find_weights(content: Any, where: Path, family: str, *, entry: str | None = 
 
 def looks_like(tensors: Mapping[str, Any]) -> str | None:
     """The family of networks whose names these are, if they are of a whole network that is known."""
-    system = next((system for system in _WHOLE if prefixes(system, tensors)), None)
-    if system in ("unet", "umamba_bot"):  # of one body
+    family = next((system.family for system in _WHOLE.values() if system.prefixes(tensors)), None)
+    if family in ("unet", "umamba"):  # of one body
         return "umamba" if any("mamba" in key for key in tensors) else "unet"
-    return system
+    return family
 
 
 def check_family(family: str) -> None:
     """Refuse a name that no weights are known of.
 
     Raises:
-        ValueError: naming those there are.
+        UsageError: naming those there are.
     """
-    if family not in MARKS and family not in FAMILIES:
-        raise ValueError(f"no weights of {family!r} are known; choose one of umamba, {', '.join(MARKS)}")
+    if family not in SYSTEMS and family not in FAMILIES:
+        raise UsageError(f"no weights of {family!r} are known; choose one of {', '.join({**FAMILIES, **SYSTEMS})}")
 
 
 def _systems(family: str) -> tuple[str, ...]:
-    return FAMILIES.get(family, (family,))
+    return FAMILIES[family].sought if family in FAMILIES else (family,)
 
 
 def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
@@ -189,8 +173,8 @@ def _weights_of(system: str, places: Mapping[tuple[str, ...], dict[str, Tensor]]
     """All weights of a system that there are, each once."""
     found: list[Found] = []
     for place, tensors in places.items():
-        places_in = prefixes(system, tensors)
-        wholes = {prefix for other in _WHOLE for prefix in prefixes(other, tensors)}
+        places_in = SYSTEMS[system].prefixes(tensors)
+        wholes = {prefix for whole in _WHOLE.values() for prefix in whole.prefixes(tensors)}
         for prefix in places_in:
             within = any(whole != prefix and prefix.startswith(whole) for whole in wholes)
             own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
@@ -280,14 +264,16 @@ def _described(places: Mapping[tuple[str, ...], dict[str, Tensor]], family: str)
         if (other := looks_like(tensors)) is not None:
             return f"they look like weights of {other}; import them with --from {other}, if they are"
     place, largest = max(places.items(), key=lambda item: len(item[1]))
-    lacking = [
-        " and ".join(_plain(mark) for mark in MARKS[system] if not any(re.search(rf"{mark}$", key) for key in largest))
-        for system in _systems(family)
-    ]
+    marks = [[mark for mark in SYSTEMS[system].marks if not _is_there(mark, largest)] for system in _systems(family)]
+    lacking = [" and ".join(map(_plain, each)) for each in marks]
     return (
         f"no tensor is called {', nor '.join(part for part in lacking if part)}; {'.'.join(place) or 'the file'} has "
         f"{len(largest)} others: {_some(list(largest))}"
     )
+
+
+def _is_there(mark: str, keys: Iterable[str]) -> bool:
+    return any(re.search(rf"{mark}$", key) for key in keys)
 
 
 def _plain(mark: str) -> str:

@@ -1,7 +1,6 @@
 """Networks: plain torch modules that know neither files nor data sets."""
 
-from medmamba.networks._convert import UpstreamError
 from medmamba.networks._registry import Entry, create, create_registration, describe, names, register
-from medmamba.networks._upstream import from_upstream
+from medmamba.networks.published import UpstreamError, from_upstream
 
 __all__ = ["Entry", "UpstreamError", "create", "create_registration", "describe", "from_upstream", "names", "register"]

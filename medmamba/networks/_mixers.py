@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, bidirectional, cross
 from medmamba.networks._ssm import GridMamba
+from medmamba.networks.experts import BALANCE_WEIGHT, SwitchFeedForward
 from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.moe import BALANCE_WEIGHT, SwitchFeedForward
 
 #: "none": nothing in a Mamba block's place; "mamba": forwards; "bimamba": forwards and backwards; "tri": forwards,
 #: backwards and across slices, as SegMamba; "cross": along each axis and back, as VMamba; "moe": forwards, then a layer

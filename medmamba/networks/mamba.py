@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.kernels import FORWARD, causal_conv, selective_scan
-from medmamba.networks._convert import START_AND_SPEED, check_known, load_upstream, rank_of
 from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size, inner_width
 
 
@@ -140,20 +139,3 @@ class MambaBlock(KeepsFloat32):
         return causal_conv(
             u, weight[None], None if bias is None else bias[None], orders=(FORWARD,), grid=(u.shape[-1],)
         )[:, 0]
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' block as a `MambaBlock`, whose arguments and names are theirs.
-
-    Args:
-        config: arguments of its constructor; those about initialisation and speed change nothing.
-        state_dict: its tensors.
-
-    Raises:
-        UpstreamError: for an argument that is not known here, or weights that do not fit.
-    """
-    known = ("d_model", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias")
-    check_known("Mamba block", config, (*known, *START_AND_SPEED))
-    rank_of("dt_rank", config.get("dt_rank", "auto"))
-    block = MambaBlock(**{name: value for name, value in config.items() if name in known})
-    return load_upstream(block, state_dict)

@@ -11,9 +11,8 @@ References:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -21,12 +20,9 @@ from torch import Tensor, nn
 
 from medmamba.networks._backbone import check_dims, run
 from medmamba.networks._blocks import activation, check_size, conv, norm
-from medmamba.networks._convert import UpstreamError, check_known, load_upstream, without_prefix
 from medmamba.networks._mambamorph import (
     CONV_LEVELS,
     FeatureExtractor,
-    MambaLayer,
-    PatchMerging,
     Trunk,
     feature_conv,
 )
@@ -176,139 +172,3 @@ def _conv_norm(in_channels: int, out_channels: int, kernel: Sequence[int]) -> nn
     """Convolution without bias, instance norm without parameters, LeakyReLU."""
     convolution = conv(in_channels, out_channels, kernel, bias=False)
     return nn.Sequential(convolution, norm(out_channels, len(kernel), affine=False), activation())
-
-
-#: The authors' configuration.
-_PUBLISHED: dict[str, Any] = {
-    "if_transskip": True,
-    "if_convskip": True,
-    "patch_size": 4,
-    "in_chans": 2,
-    "embed_dim": 96,
-    "depths": (2, 2, 4),
-    "drop_rate": 0,
-    "drop_path_rate": 0.3,
-    "ape": False,
-    "spe": True,
-    "rpe": False,
-    "patch_norm": True,
-    "use_checkpoint": False,
-    "out_indices": (0, 1, 2),
-    "reg_head_chan": 16,
-    "img_size": (176, 208, 192),
-    "d_state": 16,
-    "d_conv": 4,
-    "expand": 2,
-}
-#: Of it, what must be so: the authors' code runs with nothing else, or has another network then.
-_FIXED = (
-    "if_transskip",
-    "if_convskip",
-    "patch_size",
-    "in_chans",
-    "drop_rate",
-    "ape",
-    "spe",
-    "rpe",
-    "patch_norm",
-    "out_indices",
-)
-#: Their order of the eight corners of a box, by our places row by row.
-_CORNERS = (0, 4, 2, 1, 6, 3, 5, 7)
-#: Patterns in their names, and ours.
-_NAMES = (
-    (r"^transformer\.patch_embed\.proj\.", "trunk.patches."),
-    (r"^transformer\.patch_embed\.norm\.", "trunk.patch_norm."),
-    (r"^transformer\.norm(\d+)\.", r"trunk.norms.\1."),
-    (r"^transformer\.", "trunk."),
-    (r"\.((?:en|de)coder\.\d+)\.0\.main\.", r".\1.0."),
-    (r"\.main\.", ".0."),
-    (r"^c2\.", "skips.0."),
-    (r"^c1\.", "skips.1."),
-    (r"^reg_head\.0\.", "head."),
-)
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaMorph ("mm"): the arguments of their configuration, as published where not given."""
-    return _converted(config, state_dict, feature_width=0, integration_steps=7)
-
-
-def convert_feat(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaMorphFeat ("mm-feat"), the network of the paper; see `convert`."""
-    return _converted(config, state_dict, feature_width=16, integration_steps=7)
-
-
-def convert_ori(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaMorphOri ("mm-ori"); see `convert`."""
-    return _converted(config, state_dict, feature_width=0, integration_steps=0)
-
-
-def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaLayer: ``dim``, ``d_state``, ``d_conv``, ``expand``, and whether to ``downsample``."""
-    check_known("MambaLayer", config, ("dim", "d_state", "d_conv", "expand", "downsample"))
-    width = config["dim"]
-    layer = MambaLayer(
-        width,
-        PatchMerging(width, 2 * width, (2, 2, 2)) if config.get("downsample") else None,
-        states=config.get("d_state", 16),
-        taps=config.get("d_conv", 4),
-        expand=config.get("expand", 2),
-    )
-    return load_upstream(layer, _row_by_row(state_dict))
-
-
-def _converted(
-    config: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, feature_width: int, integration_steps: int
-) -> nn.Module:
-    check_known("MambaMorph", config, tuple(_PUBLISHED))
-    settings = _PUBLISHED | {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    for name in _FIXED:
-        if settings[name] != _PUBLISHED[name]:
-            raise UpstreamError(
-                f"only MambaMorph with {name}={_PUBLISHED[name]!r} is known here, got {settings[name]!r}"
-            )
-    if len(settings["depths"]) != len(settings["out_indices"]):
-        # One layer each, whatever depths says.
-        raise UpstreamError(f"MambaMorph has three stages, but depths are {settings['depths']}")
-    embed = settings["embed_dim"]
-    features = (settings["reg_head_chan"], embed // 2, embed, 2 * embed, 4 * embed)
-    levels = len(features)
-    topology = Topology(
-        patch_size=(2 ** (levels - 1),) * 3,  # the weights fit any size
-        strides=((1, 1, 1), *((2, 2, 2),) * (levels - 1)),
-        kernel_sizes=((3, 3, 3),) * levels,
-        features=features,
-    )
-    network = MambaMorph(
-        1,
-        topology,
-        feature_width=feature_width,
-        integration_steps=integration_steps,
-        states=settings["d_state"],
-        taps=settings["d_conv"],
-        expand=settings["expand"],
-        checkpointing=settings["use_checkpoint"],
-    )
-    # Sampling grids, which tie a checkpoint to one size of image, are no weights.
-    weights = {key: t for key, t in without_prefix(state_dict, "module.").items() if not key.endswith(".grid")}
-    return load_upstream(network, {_our_name(key): tensor for key, tensor in _row_by_row(weights).items()})
-
-
-def _our_name(key: str) -> str:
-    for pattern, ours in _NAMES:
-        key = re.sub(pattern, ours, key)
-    return re.sub(r"^up(\d)\.conv(\d)\.", lambda m: f"ups.{int(m[1]) - 1}.{int(m[2]) - 1}.", key)
-
-
-def _row_by_row(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights with those of merged patches in our order of the corners of a box."""
-    places = [_CORNERS.index(place) for place in range(len(_CORNERS))]
-    merging = re.compile(r"(^|\.)downsample\.(norm|reduction)\.")
-    # A width that eight corners cannot share is another network's; `load_upstream` names its shape.
-    return {
-        key: tensor.unflatten(-1, (len(places), -1))[..., places, :].flatten(-2)
-        if merging.search(key) and tensor.shape[-1] % len(places) == 0
-        else tensor
-        for key, tensor in tensors.items()
-    }

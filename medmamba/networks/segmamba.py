@@ -10,9 +10,8 @@ References:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -21,14 +20,6 @@ from torch import Tensor, nn
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import SLOPE, check_size, conv, merging_conv, norm, pointwise, transposed_conv
-from medmamba.networks._convert import (
-    check_known,
-    check_only,
-    grid_mamba,
-    load_upstream,
-    mixer_options,
-    without_prefix,
-)
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -39,10 +30,6 @@ from medmamba.plans.plan import Topology
 DEPTH = 2
 #: Edge of the first convolution's kernel, along axes on which the topology's kernels are more than a point.
 STEM_KERNEL = 7
-#: The authors' numbers of slices: those of the maps of a patch of 128 voxels.
-PUBLISHED_SLICES = (64, 32, 16, 8)
-#: What the authors' code appends to the names of each order's parameters.
-SUFFIXES = ("", "_b", "_s")
 
 
 class MambaLayer(nn.Module):
@@ -339,78 +326,3 @@ class SegMamba(SegmentationNetwork):
             run(block, each, checkpointing=self.checkpointing) for block, each in zip(self.skips, maps, strict=True)
         ]
         return cast("Tensor | list[Tensor]", self.decoder(skips))
-
-
-#: What must be as it is in the authors' code, which builds another network or none otherwise.
-_ONLY: dict[str, Any] = {"norm_name": "instance", "res_block": True, "spatial_dims": 3}
-#: Arguments of their constructor that it never reads.
-_UNREAD = ("drop_path_rate", "layer_scale_init_value", "conv_block")
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' network: ``in_chans``, ``out_chans``, ``depths``, ``feat_size``, ``hidden_size``.
-
-    It has the authors' numbers of slices; ``num_slices`` names others, None those of the feature maps.
-    """
-    known = ("in_chans", "out_chans", "depths", "feat_size", "hidden_size", "num_slices")
-    check_known("SegMamba", config, (*known, *_ONLY, *_UNREAD))
-    check_only("SegMamba", config, _ONLY)
-    features = (*config.get("feat_size", (48, 96, 192, 384)), config.get("hidden_size", 768))
-    stages = len(features) - 1
-    topology = Topology(
-        patch_size=(2**stages,) * 3,  # the weights fit any size
-        strides=((1, 1, 1), *((2, 2, 2),) * stages),
-        kernel_sizes=((3, 3, 3),) * (stages + 1),
-        features=features,
-    )
-    network = SegMamba(
-        config.get("in_chans", 1),
-        config.get("out_chans", 13),
-        topology,
-        deep_supervision=False,
-        depths=config.get("depths", (DEPTH,) * stages),
-        slices=config.get("num_slices", PUBLISHED_SLICES[:stages]) or (),
-    )
-    tensors = grid_mamba(without_prefix(state_dict, "module."), SUFFIXES)
-    return load_upstream(network, {_our_name(key, stages): tensor for key, tensor in tensors.items()})
-
-
-def _our_name(key: str, stages: int) -> str:
-    """Our name of one of the authors' parameters; their blocks count from 1, decoders from fine to coarse."""
-    if match := re.fullmatch(r"encoder(\d+)\.layer\.(conv\d)\.conv\.weight", key):
-        return f"skips.{int(match[1]) - 1}.{match[2]}.weight"
-    if match := re.fullmatch(r"decoder1\.layer\.(conv\d)\.conv\.weight", key):
-        return f"decoder.last.{match[1]}.weight"
-    if match := re.fullmatch(r"decoder(\d+)\.conv_block\.(conv\d)\.conv\.weight", key):
-        return f"decoder.stages.{stages + 1 - int(match[1])}.{match[2]}.weight"
-    if match := re.fullmatch(r"decoder(\d+)\.transp_conv\.conv\.weight", key):
-        return f"decoder.upsample_layers.{stages + 1 - int(match[1])}.weight"
-    return re.sub(r"^out\.conv\.conv\.", "decoder.heads.0.", re.sub(r"^vit\.", "trunk.", key))
-
-
-def convert_gsc(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' GSC: ``in_channles``, spelt like that."""
-    check_known("GSC", config, ("in_channles",))
-    return load_upstream(GatedConv(config["in_channles"], (3, 3, 3)), state_dict)
-
-
-def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaLayer: ``dim``, ``d_state``, ``d_conv``, ``expand``, ``num_slices``."""
-    check_known("MambaLayer", config, ("dim", "d_state", "d_conv", "expand", "num_slices"))
-    layer = MambaLayer(
-        config["dim"],
-        3,
-        slices=config["num_slices"] or 0,
-        states=config.get("d_state", 16),
-        taps=config.get("d_conv", 4),
-        expand=config.get("expand", 2),
-    )
-    return load_upstream(layer, grid_mamba(state_dict, SUFFIXES))
-
-
-def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' Mamba of type v3: ``d_model``, ``nslices``, and what `mixer_options` takes."""
-    options = mixer_options(config, "bimamba_type", "nslices")
-    check_only("a mixer of SegMamba", config, {"bimamba_type": "v3"})
-    mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **options)
-    return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

@@ -11,10 +11,8 @@ References:
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +27,6 @@ from medmamba.networks._blocks import (
     pointwise,
     residual_stage,
 )
-from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
-from medmamba.networks._kinds import check_kinds
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -315,114 +311,3 @@ def umamba_enc(
         mixer=mixer,
         checkpointing=checkpointing,
     )
-
-
-#: Arguments of the authors' constructors beside those that every configuration has. Numbers of blocks are those of
-#: nnU-Net's plan, one for all stages or a list, by its names or by ours.
-TAKES = ("deep_supervision", "n_blocks_per_stage", "n_conv_per_stage_encoder", "n_conv_per_stage_decoder", "ne", "nd")
-_ENCODER_BLOCKS = ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_encoder", "ne")
-_DECODER_BLOCKS = ("n_conv_per_stage_decoder", "nd")
-#: What must be as the authors' functions have it.
-_ONLY: dict[str, Any] = {
-    "conv_bias": True,
-    "norm": "InstanceNorm eps 1e-5 affine",
-    "nonlin": "LeakyReLU 0.01",
-    "dropout_op": None,
-    "stem_channels": None,
-}
-#: Where ``features_per_stage`` comes from: that of the first stage, and the most.
-_FEATURES = ("base", "mx")
-
-
-def convert_bot(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' U-Mamba Bot, 2D or 3D, as a `UMamba`.
-
-    Args:
-        config: what their code takes from plan and data set: ``patch``, ``strides``, ``kernels``,
-            ``features_per_stage``, ``in_ch``, ``ncls``, ``deep_supervision``, and the numbers of blocks of each stage,
-            which their code cuts to one in the coarser half. The weights tell how many blocks were built; numbers that
-            are neither these nor come to these are refused.
-        state_dict: its tensors; an nnU-Net checkpoint's entry ``network_weights``.
-
-    Raises:
-        UpstreamError: for weights of the first version of U-Mamba, or of another network; for an argument that is not
-            known here.
-    """
-    return _converted(config, state_dict, "bottleneck")
-
-
-def convert_enc(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' U-Mamba Enc, 2D or 3D, as a `UMamba`; see `convert_bot`."""
-    return _converted(config, state_dict, "encoder")
-
-
-def _converted(config: Mapping[str, Any], state_dict: Mapping[str, Tensor], placement: Placement) -> nn.Module:
-    if _is_first_version(state_dict):
-        raise UpstreamError(
-            "these are weights of U-Mamba's first version (January 2024), another network: plain stem, transposed "
-            "convolutions, no channel tokens. Weights trained with the code since March 2024 can be loaded"
-        )
-    needed = ("patch", "strides", "kernels", "features_per_stage", "in_ch", "ncls", "deep_supervision")
-    check_known("U-Mamba", config, (*needed, *_ENCODER_BLOCKS, *_DECODER_BLOCKS, *_FEATURES, *_ONLY))
-    check_only("U-Mamba", config, _ONLY)
-    features = tuple(config["features_per_stage"])
-    _check_features(config, features)
-    topology = Topology(
-        patch_size=tuple(config["patch"]),
-        strides=tuple(tuple(row) for row in config["strides"]),
-        kernel_sizes=tuple(tuple(row) for row in config["kernels"]),
-        features=features,
-    )
-    stages = len(features)
-    network = UMamba(
-        config["in_ch"],
-        config["ncls"],
-        topology,
-        placement=placement,
-        blocks=_counts(config, _ENCODER_BLOCKS, state_dict, "encoder.stages", stages, stages),
-        decoder_blocks=_counts(config, _DECODER_BLOCKS, state_dict, "decoder.stages", stages - 1, stages),
-        deep_supervision=config.get("deep_supervision", True),
-    )
-    # The published decoder holds the encoder, and each block's layers a second time in a list.
-    aliases = ("decoder.encoder.", "all_modules.")
-    return load_upstream(network, {k: v for k, v in state_dict.items() if not any(alias in k for alias in aliases)})
-
-
-def _check_features(config: Mapping[str, Any], features: Sequence[int]) -> None:
-    """Refuse widths that contradict what they are made of."""
-    check_kinds("U-Mamba", {name: config[name] for name in _FEATURES if name in config})
-    first, most = config.get("base", features[0]), config.get("mx", max(features))
-    made = [min(first * 2**stage, most) for stage in range(len(features))]
-    if any(name in config for name in _FEATURES) and made != list(features):
-        raise UpstreamError(f"base={first} and mx={most} make features {made}, but features_per_stage={list(features)}")
-
-
-def _counts(
-    config: Mapping[str, Any],
-    names: Sequence[str],
-    state_dict: Mapping[str, Tensor],
-    where: str,
-    count: int,
-    stages: int,
-) -> tuple[int, ...]:
-    """Blocks of each stage: as the weights have them, which must be what the configuration says."""
-    given = next((config[name] for name in names if name in config), BLOCKS)
-    asked = (given,) * count if isinstance(given, int) else tuple(given)
-    if len(asked) != count:
-        raise UpstreamError(f"{names[0]} must be one number or {count}, one for each stage, got {list(asked)}")
-    numbers = (re.match(rf"{re.escape(where)}\.(\d+)\.(\d+)\.", key) for key in state_dict)
-    built = Counter(stage for stage, _ in {(int(n[1]), int(n[2])) for n in numbers if n})
-    found = tuple(built[stage] for stage in range(count))
-    cut = shallower(asked, stages)
-    if found not in (asked, cut) and min(found) > 0 and any(name in config for name in names):
-        raise UpstreamError(f"{names[0]}={list(asked)} builds {list(cut)} blocks, but the weights are of {list(found)}")
-    return found if min(found) > 0 else cut  # weights that lack a stage are named where they are loaded
-
-
-def _is_first_version(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are weights of U-Mamba as it was before March 2024."""
-    bottleneck = any(key.startswith(("ln.", "mamba.")) for key in state_dict)
-    encoder = any(key.startswith("decoder.transpconvs.") for key in state_dict) and any(
-        ".mamba." in key for key in state_dict
-    )
-    return bottleneck or encoder

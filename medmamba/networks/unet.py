@@ -9,16 +9,14 @@ References:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from medmamba.networks._backbone import accumulate, run
+from medmamba.networks._backbone import run
 from medmamba.networks._blocks import (
-    SLOPE,
     ConvNorm,
     Counts,
     activation,
@@ -29,7 +27,6 @@ from medmamba.networks._blocks import (
     residual_stage,
     transposed_conv,
 )
-from medmamba.networks._convert import UpstreamError, check_known, check_only, load_upstream
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.plans.plan import Topology
@@ -190,70 +187,3 @@ def unet(
         decoder_blocks=decoder_blocks,
         checkpointing=checkpointing,
     )
-
-
-#: What must be as nnU-Net has it.
-_ONLY: dict[str, Any] = {
-    "conv_bias": True,
-    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-    "dropout_op": None,
-    "dropout_op_kwargs": None,
-    "nonlin_first": False,
-}
-#: Arguments that are classes, by those of nnU-Net's names: of two dimensions and of three.
-_CLASSES = {
-    "conv_op": ("Conv2d", "Conv3d"),
-    "norm_op": ("InstanceNorm2d", "InstanceNorm3d"),
-    "nonlin": ("LeakyReLU", "LeakyReLU"),
-}
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """nnU-Net's ``PlainConvUNet`` as a `UNet`.
-
-    Args:
-        config: arguments of its constructor. Classes are those of PyTorch or their names; kernel sizes and strides are
-            a row for each stage. The weights fit any size that the strides divide.
-        state_dict: its tensors; an nnU-Net checkpoint's entry ``network_weights``.
-
-    Raises:
-        UpstreamError: for an argument that is not known here or is another than nnU-Net's, or weights that do not fit.
-    """
-    needed = ("input_channels", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "num_classes")
-    others = ("n_stages", "n_conv_per_stage_decoder", "nonlin_kwargs", "deep_supervision")
-    check_known("U-Net", config, (*needed, *others, *_ONLY, *_CLASSES))
-    check_only("U-Net", config, _ONLY)
-    features, strides = tuple(config["features_per_stage"]), tuple(tuple(row) for row in config["strides"])
-    stages, dims = len(features), len(strides[0])
-    for name, known in _CLASSES.items():
-        given = config.get(name, known[dims - 2])
-        if (given if isinstance(given, str) else given.__name__).rpartition(".")[2] != known[dims - 2]:
-            raise UpstreamError(f"only a {dims}D U-Net with {name}={known[dims - 2]} is known here, got {given}")
-    slope = (config.get("nonlin_kwargs") or {}).get("negative_slope", SLOPE)
-    if config.get("n_stages", stages) != stages or slope != SLOPE:
-        raise UpstreamError(
-            f"n_stages must be the {stages} of features_per_stage, and nonlin_kwargs a slope of {SLOPE}"
-        )
-    network = UNet(
-        config["input_channels"],
-        config["num_classes"],
-        Topology(
-            patch_size=accumulate(strides)[-1],
-            strides=strides,
-            kernel_sizes=tuple(tuple(row) for row in config["kernel_sizes"]),
-            features=features,
-        ),
-        blocks=config["n_conv_per_stage"],
-        decoder_blocks=config.get("n_conv_per_stage_decoder", CONVS),
-        deep_supervision=config.get("deep_supervision", False),
-    )
-    # The decoder holds the encoder, and each block's layers a second time in a list.
-    aliases = ("decoder.encoder.", "all_modules.")
-    tensors = {key: value for key, value in state_dict.items() if not any(alias in key for alias in aliases)}
-    return load_upstream(network, {_our_name(key): value for key, value in tensors.items()})
-
-
-def _our_name(key: str) -> str:
-    """Ours for one of nnU-Net's parameters; each of our convolutions has its activation beside it."""
-    key = re.sub(r"^encoder\.stages\.(\d+)\.0\.", r"stages.\1.", key).replace("transpconvs", "upsample_layers")
-    return re.sub(r"\.convs\.(\d+)\.", lambda found: f".{2 * int(found[1])}.", key)

@@ -8,25 +8,19 @@ References:
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
-import torch
 from torch import Tensor, nn
 
-from medmamba.kernels import FORWARD, bidirectional
 from medmamba.networks._backbone import Pyramid, accumulate, run
 from medmamba.networks._blocks import activation, check_size, initialise, norm, transposed_conv
-from medmamba.networks._convert import UpstreamError, check_known, check_only, grid_mamba, load_upstream, mixer_options
 from medmamba.networks._decoders import make_decoder
 from medmamba.networks._mixers import Mixer
-from medmamba.networks._positions import fit_positions
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
-from medmamba.networks._ssm import GridMamba, StepStart
+from medmamba.networks._ssm import StepStart
 from medmamba.networks._vim import ClassTokens, Column, OfWidth, VimNorm, make_norm, mixer_of
 from medmamba.networks.unet import plain_stage
 from medmamba.plans.plan import Topology
@@ -244,151 +238,3 @@ class VimUNet(SegmentationNetwork):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, C, *S) to logits (B, K, *S), or a list of them, finest first; sizes as in `features`."""
         return cast("Tensor | list[Tensor]", self.decoder(self.features(x)))
-
-
-#: What arguments of upstream's constructor must be here: what they are there if nobody gives them.
-_ONLY: dict[str, Any] = {
-    "if_rope": False,
-    "if_rope_residual": False,
-    "if_bidirectional": False,
-    "drop_rate": 0.0,
-}
-#: Those that say how weights are drawn, or where and how fast the network runs; the last two count for ``if_rope``.
-_START_AND_SPEED = ("initializer_cfg", "fused_add_norm", "residual_in_fp32", "device", "dtype")
-_UNREAD = ("ft_seq_len", "pt_hw_seq_len")
-#: What ``convert`` sees to.
-_KNOWN = (
-    *("img_size", "patch_size", "stride", "channels", "num_classes", "embed_dim", "depth", "d_state", "ssm_cfg"),
-    *("rms_norm", "norm_epsilon", "if_abs_pos_embed", "bimamba_type", "if_bimamba", "if_divide_out"),
-    *("init_layer_scale", "if_cls_token", "use_middle_cls_token", "use_double_cls_token", "final_pool_type"),
-    *("drop_path_rate", "flip_img_sequences_ratio"),
-)
-_POOLINGS: dict[str, Pooling] = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' ``VisionMamba`` as a `Vim`.
-
-    Args:
-        config: arguments of its constructor. Class tokens may be in the middle, first, or at both ends; without one,
-            logits are read as ``final_pool_type`` says. ``fused_add_norm`` and ``residual_in_fp32`` change the
-            rounding of 16 bits only. Positions learned for another ``img_size`` are interpolated.
-        state_dict: its tensors; those of the checkpoint's entry ``model``.
-
-    Raises:
-        UpstreamError: for an argument that is not known here, or a value that this network has nothing for, naming it;
-            or if weights do not fit.
-    """
-    check_known("Vim", config, (*_KNOWN, *_ONLY, *_START_AND_SPEED, *_UNREAD))
-    check_only("Vim", config, _ONLY)
-    if config.get("flip_img_sequences_ratio", -1) > 0:
-        raise UpstreamError("only Vim with a flip_img_sequences_ratio of at most 0 is known here: it reads one way")
-    config, state_dict = fit_positions(config, state_dict)
-    size, patch = config.get("img_size", 224), config.get("patch_size", 16)
-    kind = "v1" if config.get("if_bimamba", False) else config.get("bimamba_type", "none")
-    suffixes = _check_type(kind)
-    ssm = dict(config.get("ssm_cfg") or {})
-    options = mixer_options({"d_state": config.get("d_state", 16), **ssm})
-    network = Vim(
-        config.get("channels", 3),
-        config.get("num_classes", 1000),
-        (size, size) if isinstance(size, int) else tuple(size),
-        width=config.get("embed_dim", 192),
-        depth=config.get("depth", 24),
-        patch=patch,
-        stride=config.get("stride", 16),
-        pooling=_pooling(config),
-        positions=config.get("if_abs_pos_embed", False),
-        norm="rms" if config.get("rms_norm", False) else "layer",
-        eps=config.get("norm_epsilon", 1e-5),
-        block=partial(_mixer, kind=kind, config=config, options=options),
-        drop_path=config.get("drop_path_rate", 0.1),
-    )
-    tensors = {_name(key): tensor for key, tensor in grid_mamba(state_dict, suffixes, shared=kind == "v1").items()}
-    if {"cls_token_head", "cls_token_tail"} <= tensors.keys():
-        ends = (tensors.pop("cls_token_head"), tensors.pop("cls_token_tail"))
-        tensors["column.class_token"] = torch.cat(ends, dim=1)
-    positions = tensors.pop("pos_embed", None)
-    if positions is not None:
-        tensors |= _positions(network.column, positions)
-    return load_upstream(network, tensors)
-
-
-def _pooling(config: Mapping[str, Any]) -> Pooling:
-    """What the logits are read from, by upstream's arguments."""
-    pooled = config.get("final_pool_type", "none")
-    if pooled not in _POOLINGS:
-        raise UpstreamError(f"final_pool_type must be one of {', '.join(_POOLINGS)} to be known here, got {pooled!r}")
-    if not config.get("if_cls_token", False):
-        return _POOLINGS[pooled]
-    if pooled == "max":  # which upstream then takes over the classes
-        raise UpstreamError("Vim with a class token and final_pool_type='max' has no logits of classes")
-    if config.get("use_double_cls_token", False):
-        return "end_tokens"
-    return "class_token" if config.get("use_middle_cls_token", False) else "first_token"
-
-
-def _positions(column: Column, positions: Tensor) -> dict[str, Tensor]:
-    """Ours of upstream's, which are added after the class tokens have come in."""
-    if column.class_token is None:
-        patches, ours = positions, {}
-    else:
-        patches, own = column.split(positions)
-        ours = {"column.class_position": own}
-    if patches.shape[1] == math.prod(column.grid):
-        patches = patches.unflatten(1, column.grid)
-    return ours | {"column.position": patches}
-
-
-def _name(key: str) -> str:
-    """Ours for an upstream name outside the mixers."""
-    for pattern, name in (
-        (r"cls_token$", "column.class_token"),
-        (r"patch_embed\.proj\.", "column.patches."),
-        (r"layers\.", "column.blocks."),
-        (r"norm_f\.", "norm."),
-    ):
-        if re.match(pattern, key):
-            return re.sub(pattern, name, key)
-    return key
-
-
-def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The Mamba block of the authors' fork as a `GridMamba`.
-
-    Args:
-        config: arguments of its constructor. Of ``bimamba_type``, "v2" is the published block, which ``if_divide_out``
-            makes a mean; "v1" the ablation "bidirectional SSM", where the directions share all but A; "none" reads
-            forwards only. ``init_layer_scale`` says that there is a factor for each channel.
-        state_dict: its tensors.
-
-    Raises:
-        UpstreamError: for an argument that is not known here, another type, or weights that do not fit.
-    """
-    kind = config.get("bimamba_type", "none")
-    suffixes = _check_type(kind)
-    options = mixer_options(config, "bimamba_type", "if_divide_out", "init_layer_scale")
-    block = _mixer(config["d_model"], kind=kind, config=config, options=options)
-    return load_upstream(block, grid_mamba(state_dict, suffixes, shared=kind == "v1"))
-
-
-def _check_type(kind: str) -> tuple[str, ...]:
-    """What upstream appends to the names of each direction's parameters."""
-    if kind not in ("none", "v1", "v2"):
-        raise UpstreamError(
-            f"a block of Vim must have bimamba_type 'none', 'v1' or 'v2' to be known here, got {kind!r}"
-        )
-    return ("",) if kind == "none" else ("", "_b")
-
-
-def _mixer(width: int, *, kind: str, config: Mapping[str, Any], options: Mapping[str, Any]) -> GridMamba:
-    """A block of the authors' fork, without weights."""
-    return GridMamba(
-        width,
-        (FORWARD,) if kind == "none" else bidirectional(),
-        mean=kind == "v2" and config.get("if_divide_out", False),
-        starts=("mamba", "linear") if kind == "v2" else "mamba",
-        shared=kind == "v1",
-        layer_scale=config.get("init_layer_scale"),
-        **options,
-    )

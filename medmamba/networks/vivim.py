@@ -4,15 +4,13 @@ Letters: B batch, T frames, C channels, H and W rows and columns, h and w those 
 
 References:
     Yang et al., "Vivim: a Video Vision Mamba for Medical Video Segmentation", 2024. The wiring is that of the authors'
-    code; their constructor downloads a SegFormer, here `load_segformer` takes its weights.
+    code; their constructor downloads a SegFormer, whose weights `published.vivim.load_segformer` takes here.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +19,6 @@ from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks import _segformer as segformer
 from medmamba.networks._backbone import accumulate, channels_first, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
-from medmamba.networks._convert import (
-    UpstreamError,
-    check_known,
-    check_only,
-    grid_mamba,
-    load_upstream,
-    mixer_options,
-    without_prefix,
-)
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._ssm import GridMamba, StepStart
@@ -39,8 +28,6 @@ from medmamba.plans.plan import Topology
 LINEAR_STD = 0.02
 #: Channels of an attention head, where the number of heads is not given.
 HEAD_WIDTH = 64
-#: What the authors' code appends to the names of each order's parameters.
-SUFFIXES = ("", "_b", "_s")
 
 
 class MambaLayer(nn.Module):
@@ -241,163 +228,3 @@ def published_topology(patch_size: Sequence[int] = (256, 256)) -> Topology:
         kernel_sizes=((7, 7), (3, 3), (3, 3), (3, 3)),
         features=(64, 128, 320, 512),
     )
-
-
-def load_segformer(network: Vivim, state_dict: Mapping[str, Tensor]) -> Vivim:
-    """Give a network the weights of a SegFormer, and leave its Mamba layers and heads as they are.
-
-    The authors begin with B3 trained on ADE20K, which fits a network of `published_topology` and default options.
-
-    Args:
-        network: of the SegFormer's size.
-        state_dict: by the names of the transformers library, of a model for segmentation; or of one for
-            classification, which has nothing for the decoder.
-
-    Returns:
-        The network.
-
-    Raises:
-        UpstreamError: if keys are missing, left over or of another shape, naming them.
-    """
-    theirs = {
-        re.sub(
-            r"^decode_head\.", "decoder.", re.sub(r"^segformer\.encoder\.", "encoder.downsample_layers.", key)
-        ): value
-        for key, value in state_dict.items()
-    }
-    own = r".*\.mamba_layers\.|decoder\.out\.|edge_head\."
-    if not any(key.startswith("decoder.") for key in theirs):
-        own += r"|decoder\."
-    kept = {key: value for key, value in network.state_dict().items() if re.match(own, key)}
-    load_upstream(network, _our_names(theirs) | kept)
-    return network
-
-
-#: Parameters that the authors' code has and never uses: classifiers, norms after stages, a network inside the loss.
-_UNUSED = re.compile(r"encoder\.downsample_layers\.layer_norm\.|(decoder\.)?classifier\.|criterion\.")
-#: From the authors' names to ours, one after the other.
-_RENAMED = (
-    (r"^encoder\.downsample_layers\.patch_embeddings\.(\d+)\.", r"stages.\1.embed."),
-    (r"^encoder\.downsample_layers\.block\.(\d+)\.", r"stages.\1.blocks."),
-    (r"^encoder\.stages\.(\d+)\.(\d+)\.0\.", r"stages.\1.mamba_layers.\2."),
-    (r"\.attention\.(self|output)\.", ".attention."),
-    (r"\.mlp\.dense(\d)\.", r".mlp.fc\1."),
-    (r"\.dwconv\.dwconv\.", ".dwconv."),
-    (r"^decoder\.linear_c\.(\d+)\.proj\.", r"decoder.linear_c.\1."),
-    (r"^out\.", "decoder.out."),
-    (r"^edgeocr_cls_head\.", "edge_head."),
-)
-
-
-def _our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' parameters by our names, without those that are never used."""
-    ours = {}
-    for key, tensor in tensors.items():
-        if not _UNUSED.match(key):
-            for pattern, replacement in _RENAMED:
-                key = re.sub(pattern, replacement, key)
-            ours[key] = tensor
-    return ours
-
-
-#: Arguments of the authors' constructor that it never reads, whatever they say.
-_UNREAD = (
-    *("in_chans", "depths", "drop_path_rate", "layer_scale_init_value", "hidden_size", "norm_name", "conv_block"),
-    *("res_block", "spatial_dims"),
-)
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' network: ``out_chans``, ``with_edge``, and ``segformer`` with the backbone's sizes.
-
-    The names of those sizes are the transformers library's, and its widths are ``feat_size``. Of ``nframes`` the third
-    order of each Mamba layer cuts the clip in as many pieces, whatever the number of frames; without it, in as many as
-    there are frames. A checkpoint may have the prefix ``model.`` and the loss's own network ``criterion.`` in it. The
-    authors' constructor never reads most of its arguments: ``in_chans``, ``depths`` and others change nothing.
-    """
-    known = ("out_chans", "with_edge", "segformer", "feat_size", "nframes")
-    check_known("Vivim", config, (*known, *_UNREAD))
-    sizes = config.get("segformer")
-    topology, options = (published_topology(), {}) if sizes is None else _sizes(sizes)
-    if tuple(config.get("feat_size", topology.features)) != topology.features:
-        raise UpstreamError(
-            f"feat_size must be the widths of the SegFormer, {topology.features}, got {config['feat_size']}"
-        )
-    network = Vivim(
-        3,
-        config.get("out_chans", 1),
-        topology,
-        edge_head=config.get("with_edge", False),
-        pieces=config.get("nframes", 0),
-        any_size=True,
-        **options,
-    )
-    wanted = {key: tensor for key, tensor in state_dict.items() if not key.startswith("criterion.")}
-    return load_upstream(network, _our_names(grid_mamba(without_prefix(wanted, "model."), SUFFIXES)))
-
-
-#: Of a SegFormer: what must be as the library has it, and what is for training or for what the authors leave out.
-_SEGFORMER_ONLY: dict[str, Any] = {"hidden_act": "gelu", "num_channels": 3, "reshape_last_stage": True}
-_SEGFORMER_UNREAD = (
-    *("num_labels", "num_encoder_blocks", "layer_norm_eps", "initializer_range", "semantic_loss_ignore_index"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
-)
-
-
-def _sizes(config: Mapping[str, Any]) -> tuple[Topology, dict[str, Any]]:
-    """Topology and options of a SegFormer by the names of the transformers library."""
-    needed = ("depths", "hidden_sizes", "decoder_hidden_size", "num_attention_heads", "sr_ratios", "patch_sizes")
-    rates = ("drop_path_rate", "classifier_dropout_prob")
-    check_known("SegFormer", config, (*needed, "strides", "mlp_ratios", *rates, *_SEGFORMER_ONLY, *_SEGFORMER_UNREAD))
-    check_only("a SegFormer", config, _SEGFORMER_ONLY)
-    if missing := [name for name in (*needed, "strides") if name not in config]:
-        raise UpstreamError(
-            f"the sizes of a SegFormer lack {', '.join(missing)}, as the transformers library names them"
-        )
-    ratios = config.get("mlp_ratios", (segformer.EXPANSION,))
-    if any(ratio != segformer.EXPANSION for ratio in ratios):
-        raise UpstreamError(f"only a SegFormer with mlp_ratios of {segformer.EXPANSION} is known here, got {ratios}")
-    strides = tuple((step, step) for step in config["strides"])
-    side = math.prod(config["strides"])
-    topology = Topology(
-        patch_size=(side, side),  # the weights fit any size
-        strides=strides,
-        kernel_sizes=tuple((edge, edge) for edge in config["patch_sizes"]),
-        features=tuple(config["hidden_sizes"]),
-    )
-    return topology, {
-        "depths": config["depths"],
-        "heads": config["num_attention_heads"],
-        "reductions": config["sr_ratios"],
-        "decoder_width": config["decoder_hidden_size"],
-        "drop_path": config.get("drop_path_rate", 0.1),
-        "dropout": config.get("classifier_dropout_prob", 0.1),
-    }
-
-
-def convert_layer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' MambaLayer, which in ours takes (B, T, h, w, C).
-
-    Arguments: ``dim``, ``d_state``, ``d_conv``, ``expand``, ``mlp_ratio``, ``drop`` and ``drop_path`` of 0, and
-    ``nframes``, which is none of its own; see `convert`.
-    """
-    only = {"drop": 0.0, "drop_path": 0.0}
-    check_known("MambaLayer", config, ("dim", "d_state", "d_conv", "expand", "mlp_ratio", "nframes", *only))
-    check_only("a MambaLayer of Vivim", config, only)
-    layer = MambaLayer(
-        config["dim"],
-        states=config.get("d_state", 16),
-        taps=config.get("d_conv", 4),
-        expand=config.get("expand", 2),
-        expansion=config.get("mlp_ratio", segformer.EXPANSION),
-        pieces=config.get("nframes", 0),
-    )
-    return load_upstream(layer, _our_names(grid_mamba(state_dict, SUFFIXES)))
-
-
-def convert_mixer(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' Mamba of type v3: ``d_model``, ``nframes``, and what `mixer_options` takes."""
-    options = mixer_options(config, "bimamba_type", "nframes")
-    check_only("a mixer of Vivim", config, {"bimamba_type": "v3"})
-    mixer = GridMamba(config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **options)
-    return load_upstream(mixer, grid_mamba(state_dict, SUFFIXES))

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from medmamba.exchange.pretrained import CheckpointError, import_weights, load, system_of
 from medmamba.networks import UpstreamError, from_upstream
-from medmamba.networks._upstream import SYSTEMS
 from medmamba.networks.mamba import MambaBlock
+from medmamba.networks.published import SYSTEMS
 from tests import golden
 
 FILE = Path("weights.pth")
@@ -270,7 +270,7 @@ def test_weights_of_any_size_need_only_what_they_do_not_tell(
     least = {key: config[key] for key in needed}
     imported = import_weights(family, tmp_path / "theirs.pth", tmp_path / "ours.safetensors", least)
     known = SYSTEMS[json.loads((tmp_path / "ours.json").read_text())["system"]]
-    whole = {key: value for key, value in config.items() if key in known.needs + known.takes}
+    whole = {key: value for key, value in config.items() if key in {**known.needs, **known.takes}}
     import_weights(family, tmp_path / "theirs.pth", tmp_path / "whole.safetensors", whole)
     assert_same(dict(imported.state_dict()), dict(load(tmp_path / "whole.safetensors").state_dict()))
 

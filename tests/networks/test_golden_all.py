@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from medmamba.kernels import selective_scan
 from medmamba.networks import from_upstream
+from medmamba.networks.experts import BALANCE_WEIGHT, Routing, SwitchFeedForward, balancing_loss, router_z_loss
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.mambamorph import Registration
-from medmamba.networks.moe import BALANCE_WEIGHT, Routing, SwitchFeedForward, balancing_loss, router_z_loss
 from medmamba.networks.vmamba import VMamba
 from tests import golden
 from tests.golden import Golden, class_of

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from medmamba import networks
 from medmamba.networks import from_upstream, language
 from medmamba.networks.language import SIZES, MambaLM, bits_per_byte
+from medmamba.networks.language.sampling import GREEDY, Sampling
 from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.sampling import GREEDY, Sampling
 from tests import golden
 from tests.golden import assert_close
 
@@ -242,8 +242,8 @@ def test_checkpoints_without_a_second_copy_of_the_embedding_load(tied: bool) -> 
     ("config", "words"),
     [
         ({"ssm_cfg": {"layer": "Mamba2"}}, "only layers of 'Mamba1'"),
-        ({"attn_layer_idx": [1]}, "attn_layer_idx must be empty"),
-        ({"d_intermediate": 32}, "d_intermediate must be empty"),
+        ({"attn_layer_idx": [1]}, r"attn_layer_idx=\[\] is known here, got \[1\]"),
+        ({"d_intermediate": 32}, "d_intermediate=0 is known here, got 32"),
         ({"hidden_size": 32}, "d_model 16 but 32"),
         ({"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"]}, "another network"),
         ({"ssm_cfg": {"ngroups": 2}}, "ngroups is not known"),

@@ -12,10 +12,11 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba import networks
-from medmamba.networks import from_upstream, mambabyte
-from medmamba.networks._stack import MambaStack
-from medmamba.networks.mambabyte import SIZES, MambaByte, decode, encode, word_perplexity
-from medmamba.networks.sampling import Sampling
+from medmamba.networks import from_upstream
+from medmamba.networks.language import mambabyte
+from medmamba.networks.language._stack import MambaStack
+from medmamba.networks.language.mambabyte import SIZES, MambaByte, decode, encode, word_perplexity
+from medmamba.networks.language.sampling import Sampling
 from tests import golden
 from tests.golden import assert_close
 

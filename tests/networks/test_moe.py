@@ -13,17 +13,10 @@ from torch import Tensor, nn
 
 from medmamba import networks
 from medmamba.networks import from_upstream
-from medmamba.networks._stack import Norm
+from medmamba.networks.experts import Routing, SwitchFeedForward, balancing_loss, router_z_loss
 from medmamba.networks.language import MambaLM
-from medmamba.networks.moe import (
-    SIZES,
-    MoEMamba,
-    Routing,
-    SwitchFeedForward,
-    active_parameters,
-    balancing_loss,
-    router_z_loss,
-)
+from medmamba.networks.language._stack import Norm
+from medmamba.networks.language.moe import SIZES, MoEMamba, active_parameters
 from tests import golden
 from tests.golden import Golden, assert_close
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medmamba.networks.sampling import GREEDY, Sampling
+from medmamba.networks.language.sampling import GREEDY, Sampling
 
 #: Probabilities 0.5, 0.3, 0.15, 0.05 of tokens 2, 0, 3, 1.
 LOGITS = torch.tensor([[0.3, 0.05, 0.5, 0.15]]).log()

@@ -12,8 +12,8 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba import networks
-from medmamba.networks._convert import grid_mamba
-from medmamba.networks.segmamba import SUFFIXES, MambaLayer, SegMamba
+from medmamba.networks.published._blocks import THREE_ORDERS, grid_mamba
+from medmamba.networks.segmamba import MambaLayer, SegMamba
 from medmamba.plans.plan import Topology
 from tests import golden
 from tests.golden import assert_close
@@ -49,7 +49,7 @@ def noise(*shape: int) -> Tensor:
 
 def by_order(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The authors' tensors of each order stacked, by our names."""
-    return grid_mamba(tensors, SUFFIXES)
+    return grid_mamba(tensors, THREE_ORDERS)
 
 
 def upstream_weights() -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def upstream_weights() -> dict[str, Tensor]:
             state |= {f"{layer}norm.weight": noise(width), f"{layer}norm.bias": noise(width)}
             state[f"{layer}mamba.in_proj.weight"] = noise(2 * inner, width)
             state[f"{layer}mamba.out_proj.weight"] = noise(width, inner)
-            for number, suffix in enumerate(SUFFIXES):
+            for number, suffix in enumerate(THREE_ORDERS):
                 shapes = {
                     f"conv1d{suffix}.weight": (inner, 1, 4),
                     f"conv1d{suffix}.bias": (inner,),

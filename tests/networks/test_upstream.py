@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from medmamba import networks
-from medmamba.networks._kinds import check_kinds
-from medmamba.networks._upstream import SYSTEMS
 from medmamba.networks.mamba import MambaBlock
+from medmamba.networks.published import SYSTEMS
 from medmamba.plans.plan import Topology
 
 CONFIG: dict[str, Any] = {
@@ -76,19 +75,12 @@ def test_missing_arguments_are_named(system: str) -> None:
         networks.from_upstream(system, {}, {})
 
 
-def is_of_kind(name: str, value: Any) -> bool:
-    try:
-        check_kinds("", {name: value})
-    except networks.UpstreamError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_argument_in_the_table_is_known(system: str) -> None:
     known = SYSTEMS[system]
-    values = (1, True, "v1", [1], [[1]], {})
-    config = {name: next(v for v in values if is_of_kind(name, v)) for name in (*known.needs, *known.takes)}
+    values = (1, 0.5, True, "v1", [1], [[1]], {})
+    kinds = {**known.needs, **known.takes}
+    config = {name: next(value for value in values if kind.fits(value)) for name, kind in kinds.items()}
     with pytest.raises((networks.UpstreamError, TypeError, ValueError)) as caught:
         networks.from_upstream(system, config, {})
     assert "is not known here; known are" not in str(caught.value)

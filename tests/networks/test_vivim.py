@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from medmamba import kernels, networks
 from medmamba.networks import _segformer as segformer
-from medmamba.networks import vivim
-from medmamba.networks._convert import grid_mamba
-from medmamba.networks.vivim import SUFFIXES, MambaLayer, Vivim, load_segformer, published_topology
+from medmamba.networks.published._blocks import THREE_ORDERS, grid_mamba
+from medmamba.networks.published.vivim import _our_names as published_names
+from medmamba.networks.published.vivim import load_segformer
+from medmamba.networks.vivim import MambaLayer, Vivim, published_topology
 from medmamba.plans.plan import Topology
 from tests import golden
 from tests.golden import assert_close
@@ -218,7 +219,7 @@ def test_steps_begin_as_asked_for(step_start: str) -> None:
 
 def by_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The authors' tensors, by our names."""
-    return vivim._our_names(grid_mamba(tensors, SUFFIXES))
+    return published_names(grid_mamba(tensors, THREE_ORDERS))
 
 
 def transformers_name(key: str) -> str:

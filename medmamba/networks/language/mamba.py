@@ -9,21 +9,17 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
-from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream, rank_of
-from medmamba.networks._huggingface import authors_config, authors_names
-from medmamba.networks._kinds import check_kinds
-from medmamba.networks._stack import MambaStack, Norm, NormKind
+from medmamba.networks.language._stack import MambaStack, Norm, NormKind
+from medmamba.networks.language.sampling import GREEDY, Sampling
 from medmamba.networks.mamba import MambaBlock, MambaState
-from medmamba.networks.sampling import GREEDY, Sampling
 
 #: (width, depth) of the published models, all with a vocabulary of 50,277.
 SIZES = {
@@ -253,77 +249,3 @@ def bits_per_byte(nats: float, count: int) -> float:
 def _check_ids(ids: Tensor) -> None:
     if ids.dim() != 2 or ids.shape[1] == 0:
         raise ValueError(f"token numbers must be (batch, tokens) with at least one token, but are {tuple(ids.shape)}")
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The authors' ``MambaLMHeadModel`` as a `MambaLM`.
-
-    Args:
-        config: what its ``config.json`` holds, or that of the same network in the transformers library.
-        state_dict: its tensors, by the names of either.
-
-    Raises:
-        UpstreamError: for an argument that is not known here, layers other than those of Mamba 1, or weights that do
-            not fit.
-    """
-    config, tensors = authors_config(config), our_names(state_dict)
-    usual = {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}
-    known = (
-        "d_model",
-        "n_layer",
-        "vocab_size",
-        "pad_vocab_size_multiple",
-        "rms_norm",
-        "norm_epsilon",
-        "residual_in_fp32",
-    )
-    others = ("tie_embeddings", "ssm_cfg", "fused_add_norm", "initializer_cfg", "device", "dtype")
-    check_known("Mamba language model", config, (*known, *others, *usual))
-    if other := [name for name, value in usual.items() if config.get(name, value) != value]:
-        raise UpstreamError(f"only language models of Mamba blocks are known here; {', '.join(other)} must be empty")
-    ssm = dict(config.get("ssm_cfg") or {})
-    if (layer := ssm.pop("layer", "Mamba1")) != "Mamba1":
-        raise UpstreamError(f"only layers of 'Mamba1' are known here, got {layer!r}")
-    for name in START_AND_SPEED:
-        ssm.pop(name, None)
-    check_known("Mamba block", ssm, ("d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias"))
-    check_kinds("ssm_cfg", ssm)
-    rank_of("dt_rank", ssm.get("dt_rank", "auto"))
-    vocabulary, tied = config.get("vocab_size", 50277), config.get("tie_embeddings", True)
-    # Trained without padding, if there are just as many rows.
-    exact = "embedding.weight" in tensors and len(tensors["embedding.weight"]) == vocabulary
-    network = MambaLM(
-        vocabulary,
-        config.get("d_model", 2560),
-        config.get("n_layer", 64),
-        norm="rms" if config.get("rms_norm", True) else "layer",
-        tied=tied,
-        eps=config.get("norm_epsilon", 1e-5),
-        multiple=1 if exact else config.get("pad_vocab_size_multiple", 8),
-        block=partial(MambaBlock, **ssm),
-        float32_residual=config.get("residual_in_fp32", True),
-    )
-    return load_upstream(network, _without_copy(tensors) if tied else tensors)
-
-
-def our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the authors' language model, or of that in the transformers library, by our names."""
-    prefixes = {"backbone.embedding.": "embedding.", "backbone.layers.": "stack.layers.", "backbone.norm_f.": "norm."}
-    prefixes["lm_head."] = "head."
-    tensors = authors_names(state_dict)
-    for theirs, ours in prefixes.items():
-        for key in [key for key in tensors if key.startswith(theirs)]:
-            tensors[ours + key.removeprefix(theirs)] = tensors.pop(key)
-    return tensors
-
-
-def _without_copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the embedding's weights as those of the logits, which checkpoints may hold once more.
-
-    Raises:
-        UpstreamError: if logits are read with other weights.
-    """
-    head, embedding = tensors.get("head.weight"), tensors.get("embedding.weight")
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
-        raise UpstreamError("lm_head.weight differs from the embedding; set tie_embeddings=False for these weights")
-    return {key: tensor for key, tensor in tensors.items() if key != "head.weight"}

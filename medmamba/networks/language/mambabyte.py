@@ -9,19 +9,13 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medmamba.networks._convert import START_AND_SPEED, UpstreamError, check_known, load_upstream, rank_of
-from medmamba.networks._stack import MambaStack
-from medmamba.networks.language import MambaLM, bits_per_byte, our_names
-from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.sampling import GREEDY, Sampling
+from medmamba.networks.language.mamba import MambaLM, bits_per_byte
+from medmamba.networks.language.sampling import GREEDY, Sampling
 
 #: (width, depth) of the published models.
 SIZES = {"353M": (1024, 53), "972M": (1792, 48)}
@@ -111,53 +105,3 @@ def word_perplexity(bits: float, count: int, words: int) -> float:
         words: of the text, as ``wc -w`` counts them.
     """
     return math.exp(bits * math.log(2) * count / words)
-
-
-def convert(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """A published checkpoint as a `MambaByte`.
-
-    Args:
-        config: its ``config.json``: ``d_model``, ``n_layer``; others must be as published.
-        state_dict: its tensors, by the names of the authors' code or those of Mamba's language model.
-
-    Raises:
-        UpstreamError: for another setting, or weights that do not fit.
-    """
-    usual = {"vocab_size": 256, "rms_norm": False, "tie_embeddings": False, "ssm_cfg": {}, "residual_in_fp32": True}
-    check_known("MambaByte", config, ("d_model", "n_layer", "fused_add_norm", "pad_vocab_size_multiple", *usual))
-    if other := [name for name, value in usual.items() if config.get(name, value) != value]:
-        raise UpstreamError(
-            f"only MambaByte as published is known here, but {', '.join(other)} differ; load it as 'mamba_lm'"
-        )
-    theirs = {"mambabyte.token_embedding.": "backbone.embedding.", "mambabyte.final_norm.": "backbone.norm_f."}
-    theirs["mambabyte.layers."] = "backbone.layers."
-    tensors = dict(state_dict)
-    for prefix, name in theirs.items():
-        tensors = {name + k.removeprefix(prefix) if k.startswith(prefix) else k: t for k, t in tensors.items()}
-    return load_upstream(MambaByte(config["d_model"], config["n_layer"]), our_names(tensors))
-
-
-def convert_stack(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """The stack of the repository ``kyegomez/MambaByte``, which has neither embedding nor logits, as a `MambaStack`.
-
-    Args:
-        config: ``dim``, ``depth``, ``d_state``, ``expand_factor``, ``d_conv``, ``dt_rank``, ``conv_bias``, ``bias``;
-            ``pscan`` chooses only how the original computes, and others only how its weights are drawn.
-        state_dict: its tensors.
-
-    Raises:
-        UpstreamError: for an argument that is not known here, or weights that do not fit.
-    """
-    known = ("dim", "depth", "d_state", "expand_factor", "d_conv", "dt_rank", "conv_bias", "bias", "pscan")
-    check_known("stack of Mamba blocks", config, (*known, *START_AND_SPEED))
-    rank_of("dt_rank", config.get("dt_rank", "auto"))
-    block = partial(
-        MambaBlock,
-        d_state=config.get("d_state", 16),
-        d_conv=config.get("d_conv", 4),
-        expand=config.get("expand_factor", 2),
-        dt_rank=config.get("dt_rank", "auto"),
-        conv_bias=config.get("conv_bias", True),
-        bias=config.get("bias", False),
-    )
-    return load_upstream(MambaStack(config["dim"], config["depth"], block=block), state_dict)

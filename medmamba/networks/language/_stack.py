@@ -23,7 +23,7 @@ NormKind = Literal["rms", "layer", "rms_bias"]
 
 
 class FeedForward(Protocol):
-    """A layer between Mamba blocks that mixes channels only, and is wanted in balance: `moe.SwitchFeedForward`."""
+    """A layer between Mamba blocks that mixes channels only, and is wanted in balance, such as `SwitchFeedForward`."""
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L, d) to (B, L, d), and how far the layer is out of balance, a scalar."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor
 
-from medmamba.networks._convert import UpstreamError
+from medmamba.networks.published._kinds import UpstreamError
 
 log = logging.getLogger(__name__)
 

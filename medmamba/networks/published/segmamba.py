@@ -1,0 +1,137 @@
+"""The authors' SegMamba and its parts: GSC, MambaLayer, and the Mamba block of type v3.
+
+The whole network has the authors' numbers of slices; ``num_slices`` names others, None those of the feature maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medmamba.kernels import interleaved
+from medmamba.networks._ssm import GridMamba
+from medmamba.networks.published import _kinds as kinds
+from medmamba.networks.published._blocks import (
+    BLOCK,
+    LAYER,
+    START_AND_SPEED,
+    THREE_ORDERS,
+    grid_mamba,
+    layer_options,
+    mixer_options,
+    tell_block,
+    tell_layer,
+)
+from medmamba.networks.published._kinds import Config
+from medmamba.networks.published._names import Renaming, Shapes, renamed, without_prefix
+from medmamba.networks.published._system import System, Weights
+from medmamba.networks.segmamba import DEPTH, GatedConv, MambaLayer, SegMamba
+from medmamba.plans.plan import Topology
+
+#: The authors' numbers of slices: those of the maps of a patch of 128 voxels.
+_SLICES = (64, 32, 16, 8)
+
+
+def _make(config: Config, weights: Weights) -> tuple[SegMamba, Weights]:
+    features = (*config.get("feat_size", (48, 96, 192, 384)), config.get("hidden_size", 768))
+    stages = len(features) - 1
+    topology = Topology(
+        patch_size=(2**stages,) * 3,  # the weights fit any size
+        strides=((1, 1, 1), *((2, 2, 2),) * stages),
+        kernel_sizes=((3, 3, 3),) * (stages + 1),
+        features=features,
+    )
+    network = SegMamba(
+        config.get("in_chans", 1),
+        config.get("out_chans", 13),
+        topology,
+        deep_supervision=False,
+        depths=config.get("depths", (DEPTH,) * stages),
+        slices=config.get("num_slices", _SLICES[:stages]) or (),
+    )
+    # Their blocks count from 1, decoders from fine to coarse.
+    names: Renaming = (
+        (r"^encoder(\d+)\.layer\.(conv\d)\.conv\.", lambda found: f"skips.{int(found[1]) - 1}.{found[2]}."),
+        (r"^decoder1\.layer\.(conv\d)\.conv\.", r"decoder.last.\1."),
+        (
+            r"^decoder(\d+)\.conv_block\.(conv\d)\.conv\.",
+            lambda found: f"decoder.stages.{stages + 1 - int(found[1])}.{found[2]}.",
+        ),
+        (
+            r"^decoder(\d+)\.transp_conv\.conv\.",
+            lambda found: f"decoder.upsample_layers.{stages + 1 - int(found[1])}.",
+        ),
+        (r"^vit\.", "trunk."),
+        (r"^out\.conv\.conv\.", "decoder.heads.0."),
+    )
+    return network, renamed(grid_mamba(without_prefix(weights, "module."), THREE_ORDERS), names)
+
+
+def _make_gsc(config: Config, weights: Weights) -> tuple[GatedConv, Weights]:
+    return GatedConv(config["in_channles"], (3, 3, 3)), weights
+
+
+def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
+    layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, **layer_options(config))
+    return layer, grid_mamba(weights, THREE_ORDERS)
+
+
+def _make_mixer(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
+    mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **mixer_options(config))
+    return mixer, grid_mamba(weights, THREE_ORDERS)
+
+
+def _tell(shapes: Shapes) -> dict[str, Any]:
+    stages = shapes.count(r"vit\.gscs\.(\d+)\..+")
+    return {
+        "in_chans": shapes.size(r"vit\.downsample_layers\.0\.0\.weight", 1),
+        "out_chans": shapes.size(r"out\.conv\.conv\.weight", 0),
+        "depths": [shapes.count(rf"vit\.stages\.{stage}\.(\d+)\..+") for stage in range(stages)],
+        "feat_size": [shapes.size(rf"vit\.gscs\.{stage}\.proj\.weight", 0) for stage in range(stages)],
+        "hidden_size": shapes.size(rf"encoder{stages + 1}\.layer\.conv1\.conv\.weight", 0),
+    }
+
+
+SYSTEMS = {
+    "segmamba": System(
+        what="SegMamba",
+        make=_make,
+        takes={
+            **kinds.all_of(kinds.COUNT, "in_chans", "out_chans"),
+            "depths": kinds.DEPTHS,
+            "feat_size": kinds.ROW,
+            "hidden_size": kinds.COUNT,
+            "num_slices": kinds.SLICES,
+        },
+        knows=kinds.all_of(kinds.ANY, "drop_path_rate", "layer_scale_init_value", "conv_block"),  # never read
+        only={"norm_name": "instance", "res_block": True, "spatial_dims": 3},
+        marks=(r"vit\.downsample_layers\.0\.0\.weight",),
+        tell=_tell,
+        head="out.",
+        family="segmamba",
+    ),
+    "segmamba_gsc": System(
+        what="GSC",
+        make=_make_gsc,
+        needs={"in_channles": kinds.COUNT},  # spelt like that
+        marks=(r"proj4\.weight",),
+        tell=lambda shapes: {"in_channles": shapes.size(r"proj4\.weight", 0)},
+    ),
+    "segmamba_layer": System(
+        what="MambaLayer",
+        make=_make_layer,
+        needs={"dim": kinds.COUNT, "num_slices": kinds.SLICES},
+        takes=LAYER,
+        marks=(r"mamba\.A_s_log", r"norm\.weight"),
+        tell=tell_layer,
+    ),
+    "segmamba_mixer": System(
+        what="Mamba block of SegMamba",
+        make=_make_mixer,
+        needs={"d_model": kinds.COUNT},
+        takes={"nslices": kinds.COUNT, **BLOCK},
+        knows=START_AND_SPEED,
+        only={"bimamba_type": "v3"},
+        marks=("A_s_log",),
+        tell=tell_block,
+    ),
+}

@@ -1,0 +1,131 @@
+"""The authors' U-Mamba Bot and Enc, 2D or 3D, as a `UMamba`: an nnU-Net checkpoint's entry ``network_weights``.
+
+The configuration is what their code takes from plan and data set. Numbers of blocks are those of nnU-Net's plan, by its
+names or by ours, which their code cuts to one in the coarser half. The weights tell how many blocks were built; numbers
+that are neither these nor come to these are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from medmamba.networks.published import _kinds as kinds
+from medmamba.networks.published._kinds import Config, UpstreamError, check_kinds
+from medmamba.networks.published._names import Shapes, without_aliases
+from medmamba.networks.published._system import Family, System, Weights
+from medmamba.networks.umamba import BLOCKS, Placement, UMamba, shallower
+from medmamba.plans.plan import Topology
+
+_ENCODER_BLOCKS = ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_encoder", "ne")
+_DECODER_BLOCKS = ("n_conv_per_stage_decoder", "nd")
+#: Where ``features_per_stage`` comes from: that of the first stage, and the most.
+_FEATURES = ("base", "mx")
+
+
+def _make(config: Config, weights: Weights, placement: Placement) -> tuple[UMamba, Weights]:
+    if _is_first_version(weights):
+        raise UpstreamError(
+            "these are weights of U-Mamba's first version (January 2024), another network: plain stem, transposed "
+            "convolutions, no channel tokens. Weights trained with the code since March 2024 can be loaded"
+        )
+    features = tuple(config["features_per_stage"])
+    _check_features(config, features)
+    topology = Topology(
+        patch_size=tuple(config["patch"]),
+        strides=tuple(tuple(row) for row in config["strides"]),
+        kernel_sizes=tuple(tuple(row) for row in config["kernels"]),
+        features=features,
+    )
+    stages = len(features)
+    network = UMamba(
+        config["in_ch"],
+        config["ncls"],
+        topology,
+        placement=placement,
+        blocks=_counts(config, _ENCODER_BLOCKS, weights, "encoder.stages", stages, stages),
+        decoder_blocks=_counts(config, _DECODER_BLOCKS, weights, "decoder.stages", stages - 1, stages),
+        deep_supervision=config.get("deep_supervision", True),
+    )
+    return network, without_aliases(weights)
+
+
+def _check_features(config: Config, features: Sequence[int]) -> None:
+    """Refuse widths that contradict what they are made of."""
+    check_kinds("U-Mamba", config, kinds.all_of(kinds.COUNT, *_FEATURES))
+    first, most = config.get("base", features[0]), config.get("mx", max(features))
+    made = [min(first * 2**stage, most) for stage in range(len(features))]
+    if any(name in config for name in _FEATURES) and made != list(features):
+        raise UpstreamError(f"base={first} and mx={most} make features {made}, but features_per_stage={list(features)}")
+
+
+def _counts(
+    config: Config, names: Sequence[str], weights: Weights, where: str, count: int, stages: int
+) -> tuple[int, ...]:
+    """Blocks of each stage: as the weights have them, which must be what the configuration says."""
+    given = next((config[name] for name in names if name in config), BLOCKS)
+    asked = (given,) * count if isinstance(given, int) else tuple(given)
+    if len(asked) != count:
+        raise UpstreamError(f"{names[0]} must be one number or {count}, one for each stage, got {list(asked)}")
+    numbers = (re.match(rf"{re.escape(where)}\.(\d+)\.(\d+)\.", key) for key in weights)
+    built = Counter(stage for stage, _ in {(int(n[1]), int(n[2])) for n in numbers if n})
+    found = tuple(built[stage] for stage in range(count))
+    cut = shallower(asked, stages)
+    if found not in (asked, cut) and min(found) > 0 and any(name in config for name in names):
+        raise UpstreamError(f"{names[0]}={list(asked)} builds {list(cut)} blocks, but the weights are of {list(found)}")
+    return found if min(found) > 0 else cut  # weights that lack a stage are named where they are loaded
+
+
+def _is_first_version(weights: Weights) -> bool:
+    """Whether these are weights of U-Mamba as it was before March 2024."""
+    bottleneck = any(key.startswith(("ln.", "mamba.")) for key in weights)
+    transposed = any(key.startswith("decoder.transpconvs.") for key in weights)
+    return bottleneck or (transposed and any(".mamba." in key for key in weights))
+
+
+def _tell(shapes: Shapes) -> dict[str, Any]:
+    stages = shapes.count(r"encoder\.stages\.(\d+)\..+")
+    first = [shapes.first(rf"encoder\.stages\.{stage}\.0\.conv1\.weight") for stage in range(stages)]
+    return {
+        "in_ch": shapes.size(r"encoder\.stem\.0\.conv1\.weight", 1),
+        "ncls": shapes.size(r"decoder\.seg_layers\.\d+\.weight", 0),
+        "features_per_stage": [shape[0] for shape in first if shape],
+        "kernels": [list(shape[2:]) for shape in first if shape],
+    }
+
+
+def _system(placement: Placement) -> System:
+    return System(
+        what="U-Mamba",
+        make=partial(_make, placement=placement),
+        needs={
+            "patch": kinds.ROW,
+            **kinds.all_of(kinds.TABLE, "strides", "kernels"),
+            "features_per_stage": kinds.ROW,
+            **kinds.all_of(kinds.COUNT, "in_ch", "ncls"),
+        },
+        takes={
+            "deep_supervision": kinds.TRUTH,
+            **kinds.all_of(kinds.COUNTS, "n_blocks_per_stage", "n_conv_per_stage_encoder", *_DECODER_BLOCKS, "ne"),
+        },
+        knows={"n_conv_per_stage": kinds.COUNTS, **kinds.all_of(kinds.ANY, *_FEATURES)},
+        only={
+            "conv_bias": True,
+            "norm": "InstanceNorm eps 1e-5 affine",
+            "nonlin": "LeakyReLU 0.01",
+            "dropout_op": None,
+            "stem_channels": None,
+        },
+        marks=(r"encoder\.stages\.0\..+", r"decoder\.stages\.0\..+"),
+        tell=_tell,
+        head="decoder.seg_layers.",
+        family="umamba",
+    )
+
+
+SYSTEMS = {"umamba_bot": _system("bottleneck"), "umamba_enc": _system("encoder")}
+#: Their marks are the same.
+FAMILY = Family(("umamba_bot",), {"umamba_enc": ("encoder.mamba_layers.",), "umamba_bot": ()})

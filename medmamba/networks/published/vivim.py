@@ -1,0 +1,204 @@
+"""The authors' Vivim, its MambaLayer, which in ours takes (B, T, h, w, C), and its Mamba block of type v3.
+
+``segformer`` holds the backbone's sizes by the names of the transformers library; its widths are ``feat_size``. Of
+``nframes`` the third order of each Mamba layer cuts the clip in as many pieces, whatever the number of frames; without
+it, in as many as there are frames. A checkpoint may have the prefix ``model.`` and the loss's own network
+``criterion.`` in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from torch import Tensor
+
+from medmamba.kernels import interleaved
+from medmamba.networks._segformer import EXPANSION
+from medmamba.networks._ssm import GridMamba
+from medmamba.networks.published import _kinds as kinds
+from medmamba.networks.published._blocks import (
+    BLOCK,
+    LAYER,
+    START_AND_SPEED,
+    THREE_ORDERS,
+    grid_mamba,
+    layer_options,
+    mixer_options,
+    tell_block,
+    tell_layer,
+)
+from medmamba.networks.published._kinds import Config, UpstreamError, check_known, check_only
+from medmamba.networks.published._names import Shapes, renamed, without_prefix
+from medmamba.networks.published._system import System, Weights, load
+from medmamba.networks.vivim import MambaLayer, Vivim, published_topology
+from medmamba.plans.plan import Topology
+
+#: Parameters that the authors' code has and never uses: classifiers, norms after stages, a network inside the loss.
+_UNUSED = re.compile(r"encoder\.downsample_layers\.layer_norm\.|(decoder\.)?classifier\.|criterion\.")
+_NAMES = (
+    (r"^encoder\.downsample_layers\.patch_embeddings\.(\d+)\.", r"stages.\1.embed."),
+    (r"^encoder\.downsample_layers\.block\.(\d+)\.", r"stages.\1.blocks."),
+    (r"^encoder\.stages\.(\d+)\.(\d+)\.0\.", r"stages.\1.mamba_layers.\2."),
+    (r"\.attention\.(self|output)\.", ".attention."),
+    (r"\.mlp\.dense(\d)\.", r".mlp.fc\1."),
+    (r"\.dwconv\.dwconv\.", ".dwconv."),
+    (r"^decoder\.linear_c\.(\d+)\.proj\.", r"decoder.linear_c.\1."),
+    (r"^out\.", "decoder.out."),
+    (r"^edgeocr_cls_head\.", "edge_head."),
+)
+#: From the names of the transformers library to the authors'.
+_LIBRARY = ((r"^segformer\.encoder\.", "encoder.downsample_layers."), (r"^decode_head\.", "decoder."))
+
+#: Of a SegFormer: what it must have and may, what must be as the library has it, and what is for training or for what
+#: the authors leave out.
+_SEGFORMER_NEEDS = (
+    *("depths", "hidden_sizes", "decoder_hidden_size", "num_attention_heads", "sr_ratios", "patch_sizes", "strides"),
+)
+_SEGFORMER_TAKES = ("mlp_ratios", "drop_path_rate", "classifier_dropout_prob")
+_SEGFORMER_ONLY = {"hidden_act": "gelu", "num_channels": 3, "reshape_last_stage": True}
+_SEGFORMER_UNREAD = (
+    *("num_labels", "num_encoder_blocks", "layer_norm_eps", "initializer_range", "semantic_loss_ignore_index"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+#: Arguments of the authors' constructor that it never reads, whatever they say.
+_UNREAD = (
+    *("in_chans", "depths", "drop_path_rate", "layer_scale_init_value", "hidden_size", "norm_name", "conv_block"),
+    *("res_block", "spatial_dims"),
+)
+
+
+def load_segformer(network: Vivim, state_dict: Weights) -> Vivim:
+    """Give a network the weights of a SegFormer, and leave its Mamba layers and heads as they are.
+
+    The authors begin with B3 trained on ADE20K, which fits a network of `published_topology` and default options.
+
+    Args:
+        network: of the SegFormer's size.
+        state_dict: by the names of the transformers library, of a model for segmentation; or of one for
+            classification, which has nothing for the decoder.
+
+    Returns:
+        The network.
+
+    Raises:
+        UpstreamError: if keys are missing, left over or of another shape, naming them.
+    """
+    theirs = renamed(state_dict, _LIBRARY)
+    own = r".*\.mamba_layers\.|decoder\.out\.|edge_head\."
+    if not any(key.startswith("decoder.") for key in theirs):
+        own += r"|decoder\."
+    kept = {key: value for key, value in network.state_dict().items() if re.match(own, key)}
+    load(network, _our_names(theirs) | kept)
+    return network
+
+
+def _our_names(tensors: Weights) -> dict[str, Tensor]:
+    """The authors' parameters by our names, without those that are never used."""
+    return renamed({key: tensor for key, tensor in tensors.items() if not _UNUSED.match(key)}, _NAMES)
+
+
+def _make(config: Config, weights: Weights) -> tuple[Vivim, Weights]:
+    sizes = config.get("segformer")
+    topology, options = (published_topology(), {}) if sizes is None else _sizes(sizes)
+    if tuple(config.get("feat_size", topology.features)) != topology.features:
+        raise UpstreamError(
+            f"feat_size must be the widths of the SegFormer, {topology.features}, got {config['feat_size']}"
+        )
+    network = Vivim(
+        3,
+        config.get("out_chans", 1),
+        topology,
+        edge_head=config.get("with_edge", False),
+        pieces=config.get("nframes", 0),
+        any_size=True,
+        **options,
+    )
+    wanted = {key: tensor for key, tensor in weights.items() if not key.startswith("criterion.")}
+    return network, _our_names(grid_mamba(without_prefix(wanted, "model."), THREE_ORDERS))
+
+
+def _sizes(config: Config) -> tuple[Topology, dict[str, Any]]:
+    """Topology and options of a SegFormer by the names of the transformers library."""
+    check_known("SegFormer", config, (*_SEGFORMER_NEEDS, *_SEGFORMER_TAKES, *_SEGFORMER_ONLY, *_SEGFORMER_UNREAD))
+    check_only("a SegFormer", config, _SEGFORMER_ONLY)
+    if missing := [name for name in _SEGFORMER_NEEDS if name not in config]:
+        raise UpstreamError(
+            f"the sizes of a SegFormer lack {', '.join(missing)}, as the transformers library names them"
+        )
+    ratios = config.get("mlp_ratios", (EXPANSION,))
+    if any(ratio != EXPANSION for ratio in ratios):
+        raise UpstreamError(f"only a SegFormer with mlp_ratios of {EXPANSION} is known here, got {ratios}")
+    side = math.prod(config["strides"])
+    topology = Topology(
+        patch_size=(side, side),  # the weights fit any size
+        strides=tuple((step, step) for step in config["strides"]),
+        kernel_sizes=tuple((edge, edge) for edge in config["patch_sizes"]),
+        features=tuple(config["hidden_sizes"]),
+    )
+    return topology, {
+        "depths": config["depths"],
+        "heads": config["num_attention_heads"],
+        "reductions": config["sr_ratios"],
+        "decoder_width": config["decoder_hidden_size"],
+        "drop_path": config.get("drop_path_rate", 0.1),
+        "dropout": config.get("classifier_dropout_prob", 0.1),
+    }
+
+
+def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
+    layer = MambaLayer(
+        config["dim"],
+        **layer_options(config),
+        expansion=config.get("mlp_ratio", EXPANSION),
+        pieces=config.get("nframes", 0),
+    )
+    return layer, _our_names(grid_mamba(weights, THREE_ORDERS))
+
+
+def _make_mixer(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
+    mixer = GridMamba(config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **mixer_options(config))
+    return mixer, grid_mamba(weights, THREE_ORDERS)
+
+
+def _tell(shapes: Shapes) -> dict[str, Any]:
+    return {"out_chans": shapes.size(r"out\.weight", 0), "with_edge": shapes.has(r"edgeocr_cls_head\.weight")}
+
+
+SYSTEMS = {
+    "vivim": System(
+        what="Vivim",
+        make=_make,
+        takes={
+            "out_chans": kinds.COUNT,
+            "with_edge": kinds.TRUTH,
+            "segformer": kinds.OBJECT,
+            "nframes": kinds.COUNT,
+        },
+        knows={"feat_size": kinds.ROW, **kinds.all_of(kinds.ANY, *_UNREAD)},
+        marks=(r"encoder\.downsample_layers\.patch_embeddings\.0\.proj\.weight",),
+        tell=_tell,
+        head="out.",
+        family="vivim",
+    ),
+    "vivim_layer": System(
+        what="MambaLayer of Vivim",
+        make=_make_layer,
+        needs={"dim": kinds.COUNT},
+        takes={**LAYER, "mlp_ratio": kinds.NUMBER, "nframes": kinds.COUNT},
+        only={"drop": 0.0, "drop_path": 0.0},
+        marks=(r"mamba\.A_s_log", r"norm1\.weight"),
+        tell=tell_layer,
+    ),
+    "vivim_mixer": System(
+        what="Mamba block of Vivim",
+        make=_make_mixer,
+        needs={"d_model": kinds.COUNT},
+        takes={"nframes": kinds.COUNT, **BLOCK},
+        knows=START_AND_SPEED,
+        only={"bimamba_type": "v3"},
+        marks=("A_s_log",),
+        tell=tell_block,
+    ),
+}
