@@ -29,7 +29,7 @@ from medmamba.plans.plan import Topology
 #: it; "end_tokens": the mean of a token before it and one after it; "mean", "last": of the patches; "all": each patch
 #: has logits of its own; "max": the largest of those.
 Pooling = Literal["class_token", "first_token", "end_tokens", "mean", "last", "max", "all"]
-_TOKENS: dict[Pooling, ClassTokens] = {"class_token": "middle", "first_token": "first", "end_tokens": "ends"}
+TOKENS: dict[Pooling, ClassTokens] = {"class_token": "middle", "first_token": "first", "end_tokens": "ends"}
 
 
 def _evenly(depth: int, parts: int) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ class Vim(nn.Module):
             stride=steps,
             mixer=block or mixer_of("bimamba", len(size), states=states, step_start=step_start),
             norm=partial(make_norm, kind=norm, eps=eps),
-            tokens=_TOKENS.get(pooling, "none"),
+            tokens=TOKENS.get(pooling, "none"),
             positions=positions,
             drop_path=drop_path,
             checkpointing=checkpointing,
@@ -123,7 +123,7 @@ class Vim(nn.Module):
     def represent(self, x: Tensor) -> Tensor:
         """(B, C, *S) to (B, d), or with a pooling of "max" or "all" to (B, L, d): what the head reads."""
         tokens = cast(Tensor, self.norm(self.column(x)[0]))
-        if self.pooling in _TOKENS:
+        if self.pooling in TOKENS:
             return self.column.split(tokens)[1].mean(1)
         if self.pooling == "last":
             return tokens[:, -1]

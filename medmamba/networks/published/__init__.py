@@ -24,8 +24,7 @@ from medmamba.networks.published import (
     vmamba,
 )
 from medmamba.networks.published._blocks import says
-from medmamba.networks.published._kinds import UpstreamError
-from medmamba.networks.published._system import Family, System, load
+from medmamba.networks.published._system import Family, System, UpstreamError, load
 
 __all__ = ["FAMILIES", "SYSTEMS", "Family", "System", "UpstreamError", "find_system", "from_upstream", "says"]
 

@@ -8,18 +8,11 @@ from typing import Any
 
 import torch
 
-from medmamba.networks.published import _kinds as kinds
-from medmamba.networks.published._kinds import Config, Kinds, UpstreamError
 from medmamba.networks.published._names import Shapes
-from medmamba.networks.published._system import Weights, some
+from medmamba.networks.published._system import Config, UpstreamError, Weights, arguments, some
 
 #: Arguments of a block, and their values as its authors' constructor has them.
-BLOCK: Kinds = {
-    **kinds.all_of(kinds.COUNT, "d_state", "d_conv"),
-    "expand": kinds.NUMBER,
-    "dt_rank": kinds.RANK,
-    **kinds.all_of(kinds.TRUTH, "conv_bias", "bias"),
-}
+BLOCK = arguments(count="d_state d_conv", number="expand", rank="dt_rank", truth="conv_bias bias")
 USUAL_BLOCK: dict[str, Any] = {
     "d_state": 16,
     "d_conv": 4,
@@ -29,11 +22,11 @@ USUAL_BLOCK: dict[str, Any] = {
     "bias": False,
 }
 #: Those of a layer around a block, beside its width.
-LAYER: Kinds = {name: BLOCK[name] for name in ("d_state", "d_conv", "expand")}
+LAYER = {name: BLOCK[name] for name in ("d_state", "d_conv", "expand")}
 #: Those that say how weights are drawn or where and how fast the block runs, which loaded weights do not show.
-START = kinds.all_of(kinds.ANY, "dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor")
-PLACE = kinds.all_of(kinds.ANY, "device", "dtype")
-START_AND_SPEED = {**START, **PLACE, **kinds.all_of(kinds.ANY, "use_fast_path", "layer_idx")}
+START = arguments(any="dt_min dt_max dt_init dt_scale dt_init_floor")
+PLACE = arguments(any="device dtype")
+START_AND_SPEED = arguments(any="use_fast_path layer_idx") | START | PLACE
 #: What SegMamba and Vivim append to the names of each order's parameters.
 THREE_ORDERS = ("", "_b", "_s")
 

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
-from torch import Tensor
 
-from medmamba.networks.published._kinds import UpstreamError
+from medmamba.networks._vim import ClassTokens, token_places
+from medmamba.networks.published._system import Config, UpstreamError, Weights
 
 log = logging.getLogger(__name__)
 
 
-def fit_positions(
-    config: Mapping[str, Any], state_dict: Mapping[str, Tensor]
-) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+def fit_positions(config: Config, state_dict: Weights) -> tuple[Config, Weights]:
     """Configuration and weights whose sizes of images agree: that of the configuration, if it has one.
 
     Args:
@@ -39,8 +36,8 @@ def fit_positions(
     if positions is None or positions.ndim != 3:
         return config, state_dict
     patch, stride = _pair(config.get("patch_size", 16)), _pair(config.get("stride", 16))
-    tokens = _class_tokens(config)
-    count = positions.shape[1] - tokens
+    tokens = class_tokens(config)
+    count = positions.shape[1] - len(token_places(tokens, 0))
     side = math.isqrt(max(count, 0))
     size = _pair(config.get("img_size", 224))
     if "stride" not in config and (own_stride := _stride(size, patch, count)) not in (None, stride[0]):
@@ -59,18 +56,18 @@ def fit_positions(
             f"pos_embed has {count} positions of patches, and an img_size of {list(size)} has {math.prod(grid)}; of a "
             "grid that is not square, img_size must be the one that the weights were trained for"
         )
-    places = _class_places(config, count)
+    places = token_places(tokens, count)
     log.warning(
         "positions of %d x %d patches are interpolated to %d x %d, for img_size %s, patch_size %s and stride %s",
         *(side, side, *grid, list(size), list(patch), list(stride)),
     )
-    kept = positions[:, places]
+    kept = positions[:, list(places)]
     learned = positions[:, [place for place in range(positions.shape[1]) if place not in places]]
     maps = learned.mT.unflatten(2, (side, side)).float()
     resized = F.interpolate(maps, grid, mode="bicubic", align_corners=False).flatten(2).mT.to(positions.dtype)
-    whole = resized.new_empty(1, resized.shape[1] + tokens, resized.shape[2])
-    places = _class_places(config, resized.shape[1])
-    whole[:, places] = kept
+    places = token_places(tokens, resized.shape[1])
+    whole = resized.new_empty(1, resized.shape[1] + len(places), resized.shape[2])
+    whole[:, list(places)] = kept
     whole[:, [place for place in range(whole.shape[1]) if place not in places]] = resized
     return config, {**state_dict, "pos_embed": whole}
 
@@ -89,14 +86,10 @@ def _stride(size: tuple[int, int], patch: tuple[int, int], count: int) -> int | 
     return None
 
 
-def _class_tokens(config: Mapping[str, Any]) -> int:
-    return 0 if not config.get("if_cls_token", False) else 2 if config.get("use_double_cls_token", False) else 1
-
-
-def _class_places(config: Mapping[str, Any], patches: int) -> list[int]:
-    """Where the class tokens stand among so many patches."""
-    if not _class_tokens(config):
-        return []
+def class_tokens(config: Config) -> ClassTokens:
+    """Where the class tokens stand among the patches."""
+    if not config.get("if_cls_token", False):
+        return "none"
     if config.get("use_double_cls_token", False):
-        return [0, patches + 1]
-    return [patches // 2] if config.get("use_middle_cls_token", False) else [0]
+        return "ends"
+    return "middle" if config.get("use_middle_cls_token", False) else "first"

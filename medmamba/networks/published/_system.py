@@ -9,10 +9,79 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medmamba.networks.published._kinds import Config, Kinds, UpstreamError, check_kinds, check_known, check_only
+from medmamba.errors import DataError
 from medmamba.networks.published._names import Shapes
 
+Config = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
+
+
+class UpstreamError(DataError):
+    """The weights do not belong to the network they are said to be of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the value of an argument must be.
+
+    Args:
+        fits: whether a value is.
+        words: how one says that.
+    """
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(of, value))
+
+
+def _is_row(value: Any, least: int = 1) -> bool:
+    return _is_list(value, lambda item: _is_count(item, least)) and len(value) > 0
+
+
+def _is_count_or_row(value: Any) -> bool:
+    return _is_count(value) or _is_row(value)
+
+
+_KINDS = {
+    "any": Kind(lambda value: True, "anything"),
+    "count": Kind(_is_count, "a whole number of at least 1"),
+    "classes": Kind(lambda value: _is_count(value, 0), "a whole number of at least 0"),
+    "number": Kind(_is_number, "a number of at least 0"),
+    "rate": Kind(lambda value: _is_number(value) and value < 1, "a number of at least 0 and less than 1"),
+    "truth": Kind(lambda value: isinstance(value, bool), "true or false"),
+    "word": Kind(lambda value: isinstance(value, str), "a word in quotes"),
+    "rank": Kind(lambda value: value == "auto" or _is_count(value), "'auto' or a positive whole number"),
+    "row": Kind(_is_row, "a list of whole numbers of at least 1"),
+    "depths": Kind(lambda value: _is_row(value, 0), "a list of whole numbers of at least 0"),
+    "counts": Kind(_is_count_or_row, "a whole number of at least 1, or a list of such"),
+    "slices": Kind(
+        lambda value: value is None or _is_count_or_row(value), "a whole number of at least 1, a list of such, or null"
+    ),
+    "size": Kind(
+        lambda value: _is_count(value) or (_is_row(value) and len(value) in (2, 3)),
+        "a whole number of at least 1, or one for each axis",
+    ),
+    "table": Kind(lambda value: _is_list(value, _is_row), "a list of lists of whole numbers of at least 1"),
+    "object": Kind(lambda value: value is None or isinstance(value, Mapping), "an object"),
+}
+#: Arguments by name.
+Kinds = Mapping[str, Kind]
+
+
+def arguments(**names: str) -> dict[str, Kind]:
+    """Arguments by their kinds: ``arguments(count="dim depth", truth="bias")`` are two numbers and a truth value."""
+    return {name: _KINDS[kind] for kind, each in names.items() for name in each.split()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,3 +205,36 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 def some(keys: Sequence[str]) -> str:
     """The first of so many names."""
     return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "") if keys else "none"
+
+
+def check_kinds(what: str, config: Config, kinds: Kinds) -> None:
+    """Refuse values that cannot be meant.
+
+    Raises:
+        UpstreamError: naming the first such argument, its value, and what it must be.
+    """
+    for name, value in config.items():
+        if name in kinds and not kinds[name].fits(value):
+            raise UpstreamError(f"{name} of {what} must be {kinds[name].words}, got {value!r}")
+
+
+def check_known(what: str, config: Config, known: Iterable[str]) -> None:
+    """Refuse arguments that a conversion knows nothing of.
+
+    Raises:
+        UpstreamError: naming them, and those that are known.
+    """
+    if unknown := sorted(set(config) - set(known)):
+        raise UpstreamError(f"a {what} with {', '.join(unknown)} is not known here; known are {', '.join(known)}")
+
+
+def check_only(what: str, config: Config, only: Config) -> None:
+    """Refuse values of arguments for which there is nothing here.
+
+    Raises:
+        UpstreamError: naming argument, known value and the one that was given.
+    """
+    for name, value in only.items():
+        given = config.get(name, value)
+        if (list(given) if isinstance(given, tuple) else given) != value:
+            raise UpstreamError(f"only {what} with {name}={value!r} is known here, got {given!r}")

@@ -15,11 +15,18 @@ from torch import Tensor
 
 from medmamba.networks.language.mamba import MambaLM
 from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.published import _kinds as kinds
 from medmamba.networks.published._blocks import BLOCK, PLACE, START_AND_SPEED, USUAL_BLOCK, tell_block
-from medmamba.networks.published._kinds import Config, UpstreamError, check_kinds, check_known
 from medmamba.networks.published._names import Shapes, renamed
-from medmamba.networks.published._system import Family, System, Weights
+from medmamba.networks.published._system import (
+    Config,
+    Family,
+    System,
+    UpstreamError,
+    Weights,
+    arguments,
+    check_kinds,
+    check_known,
+)
 
 #: Arguments of the library's ``MambaConfig``, the authors' for them, and those of a block, which they keep in
 #: ``ssm_cfg``.
@@ -38,25 +45,17 @@ _BLOCK = {
     "use_conv_bias": "conv_bias",
     "use_bias": "bias",
 }
-_TAKES: kinds.Kinds = {
-    **kinds.all_of(kinds.COUNT, "d_model", "n_layer", "vocab_size"),
-    "ssm_cfg": kinds.OBJECT,
-    **kinds.all_of(kinds.TRUTH, "rms_norm", "tie_embeddings"),
-    "pad_vocab_size_multiple": kinds.COUNT,
-}
-_KNOWS: kinds.Kinds = {
-    "norm_epsilon": kinds.NUMBER,
-    "residual_in_fp32": kinds.TRUTH,
-    **kinds.all_of(kinds.ANY, "fused_add_norm", "initializer_cfg", *PLACE),
-}
+_TAKES = arguments(
+    count="d_model n_layer vocab_size pad_vocab_size_multiple", object="ssm_cfg", truth="rms_norm tie_embeddings"
+)
+_KNOWS = arguments(number="norm_epsilon", truth="residual_in_fp32", any="fused_add_norm initializer_cfg") | PLACE
 #: Of the library's configurations.
-_KINDS: kinds.Kinds = {
-    **_TAKES,
-    **_KNOWS,
+_LIBRARY = {
+    **arguments(count="intermediate_size", number="expand"),
     **{theirs: {**_TAKES, **_KNOWS}[name] for theirs, name in _MODEL.items()},
     **{theirs: BLOCK[name] for theirs, name in _BLOCK.items()},
-    "intermediate_size": kinds.COUNT,
-    "expand": kinds.NUMBER,
+    **_TAKES,
+    **_KNOWS,
 }
 #: From the library's names to the authors', and from those to ours.
 _AUTHORS = ((r"^(embedding|layers\.|norm_f\.)", r"backbone.\1"), (r"^backbone\.embeddings\.", "backbone.embedding."))
@@ -132,7 +131,7 @@ def _translate(config: Config) -> dict[str, Any]:
         )
     if (activation := config.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise UpstreamError(f"only Mamba with hidden_act 'silu' is known here, got {activation!r}")
-    check_kinds("mamba_lm", config, _KINDS)
+    check_kinds("mamba_lm", config, _LIBRARY)
     ours = {name: config[theirs] for theirs, name in _MODEL.items() if theirs in config}
     for name in ("d_model", "n_layer"):
         if name in config and config[name] != ours.setdefault(name, config[name]):
@@ -174,7 +173,7 @@ SYSTEMS = {
     "mamba": System(
         what="Mamba block",
         make=_make_block,
-        needs={"d_model": kinds.COUNT},
+        needs=arguments(count="d_model"),
         takes=BLOCK,
         knows=START_AND_SPEED,
         marks=("A_log", r"dt_proj\.weight"),

@@ -10,11 +10,9 @@ from functools import partial
 from medmamba.networks.language._stack import MambaStack
 from medmamba.networks.language.mambabyte import MambaByte
 from medmamba.networks.mamba import MambaBlock
-from medmamba.networks.published import _kinds as kinds
 from medmamba.networks.published._blocks import BLOCK, START_AND_SPEED
-from medmamba.networks.published._kinds import Config, UpstreamError
 from medmamba.networks.published._names import renamed
-from medmamba.networks.published._system import System, Weights
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
 from medmamba.networks.published.mamba import our_names
 
 #: Settings of Mamba's language model that must be as published.
@@ -43,16 +41,16 @@ SYSTEMS = {
     "mambabyte": System(
         what="stack of Mamba blocks",
         make=_make_stack,
-        needs=kinds.all_of(kinds.COUNT, "dim", "depth"),
-        takes={"expand_factor": kinds.NUMBER, **{name: kind for name, kind in BLOCK.items() if name != "expand"}},
-        knows={"pscan": kinds.ANY, **START_AND_SPEED},  # which chooses only how the original computes
+        needs=arguments(count="dim depth"),
+        takes=arguments(number="expand_factor", count="d_state d_conv", rank="dt_rank", truth="conv_bias bias"),
+        knows=arguments(any="pscan") | START_AND_SPEED,  # which chooses only how the original computes
         marks=(r"layers\.0\.mixer\.A_log",),
     ),
     "mambabyte_lm": System(
         what="MambaByte",
         make=_make,
-        needs=kinds.all_of(kinds.COUNT, "d_model", "n_layer"),
-        knows=kinds.all_of(kinds.ANY, "fused_add_norm", "pad_vocab_size_multiple", *_USUAL),
+        needs=arguments(count="d_model n_layer"),
+        knows=arguments(any="fused_add_norm pad_vocab_size_multiple " + " ".join(_USUAL)),
         marks=(r"(mambabyte\.token_embedding|backbone\.embedding)\.weight",),
         family="mambabyte_lm",
     ),

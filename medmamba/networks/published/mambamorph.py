@@ -13,11 +13,9 @@ from torch import Tensor
 
 from medmamba.networks._mambamorph import MambaLayer, PatchMerging
 from medmamba.networks.mambamorph import MambaMorph
-from medmamba.networks.published import _kinds as kinds
 from medmamba.networks.published._blocks import LAYER, layer_options, tell_block, tell_layer
-from medmamba.networks.published._kinds import Config, UpstreamError
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_prefix
-from medmamba.networks.published._system import Family, System, Weights
+from medmamba.networks.published._system import Config, Family, System, UpstreamError, Weights, arguments
 from medmamba.plans.plan import Topology
 
 #: Of the authors' configuration, what must be so: their code runs with nothing else, or has another network then.
@@ -109,14 +107,10 @@ def _system(marks: tuple[str, ...] = (), *, head: str = "", **options: Any) -> S
     return System(
         what="MambaMorph",
         make=partial(_make, **options),
-        takes={
-            "embed_dim": kinds.COUNT,
-            "depths": kinds.DEPTHS,
-            **kinds.all_of(kinds.COUNT, "reg_head_chan", "d_state", "d_conv"),
-            "expand": kinds.NUMBER,
-            "img_size": kinds.SIZE,
-        },
-        knows={"drop_path_rate": kinds.RATE, "use_checkpoint": kinds.TRUTH},
+        takes=arguments(
+            count="embed_dim reg_head_chan d_state d_conv", depths="depths", number="expand", size="img_size"
+        ),
+        knows=arguments(rate="drop_path_rate", truth="use_checkpoint"),
         only=_ONLY,
         marks=(r"transformer\.patch_embed\.proj\.weight", r"transformer\.layers\.0\.mamba\.A_log", *marks),
         tell=_tell,
@@ -132,8 +126,8 @@ SYSTEMS = {
     "mambamorph_layer": System(
         what="MambaLayer",
         make=_make_layer,
-        needs={"dim": kinds.COUNT},
-        takes={**LAYER, "downsample": kinds.TRUTH},
+        needs=arguments(count="dim"),
+        takes=arguments(truth="downsample") | LAYER,
         marks=(r"mamba\.A_log", r"norm\.weight"),
         tell=tell_layer,
     ),

@@ -12,10 +12,8 @@ import re
 from medmamba.networks.experts import BALANCE_WEIGHT, SwitchFeedForward
 from medmamba.networks.language._stack import NormKind
 from medmamba.networks.language.moe import MoEMamba
-from medmamba.networks.published import _kinds as kinds
-from medmamba.networks.published._kinds import Config, UpstreamError
 from medmamba.networks.published._names import Renaming, renamed
-from medmamba.networks.published._system import System, Weights
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
 
 #: What must be as the authors' layers of token choice have it.
 _ONLY = {
@@ -26,8 +24,8 @@ _ONLY = {
     "expert_use_bias": False,
 }
 #: Arguments that say how weights are drawn, or how fast the layer runs.
-_START_AND_SPEED = kinds.all_of(kinds.ANY, "init_type", "init_scale", "use_einsum", "use_torch_bmm", "vectorize")
-_LOSSES = kinds.all_of(kinds.NUMBER, "load_balancing_loss_weight", "zloss_weight")
+_START_AND_SPEED = arguments(any="init_type init_scale use_einsum use_torch_bmm vectorize")
+_LOSSES = arguments(number="load_balancing_loss_weight zloss_weight")
 #: "LayerNorm 1e-5", or with the epsilon as an argument.
 _NORM = re.compile(r"(LayerNorm|layer_norm|RMSNorm|rms_norm)(?:[ (,]+(?:eps ?=? ?)?(\d+(?:\.\d*)?(?:e-?\d+)?)\)?)?")
 
@@ -104,12 +102,8 @@ SYSTEMS = {
     "moe_mamba_lm": System(
         what="MoE-Mamba",
         make=_make,
-        needs=kinds.all_of(kinds.COUNT, "vocab", "dmodel", "n_blocks", "n_experts", "expert_size", "max_length"),
-        takes={
-            **kinds.all_of(kinds.NUMBER, "capacity_factor", "mamba_expand"),
-            "norm": kinds.WORD,
-            **_LOSSES,
-        },
+        needs=arguments(count="vocab dmodel n_blocks n_experts expert_size max_length"),
+        takes=arguments(number="capacity_factor mamba_expand", word="norm") | _LOSSES,
         knows=_START_AND_SPEED,
         only=_ONLY,
         marks=(r"encoder\.blocks\.block_0\..+", r"embedding_layer\..+"),
@@ -118,9 +112,9 @@ SYSTEMS = {
     "moe_switch_ff": System(
         what="TokenChoiceFF",
         make=_make_layer,
-        needs={**kinds.all_of(kinds.COUNT, "dmodel", "n_experts", "expert_size"), "capacity_factor": kinds.NUMBER},
+        needs=arguments(count="dmodel n_experts expert_size", number="capacity_factor"),
         takes=_LOSSES,
-        knows={"capacity": kinds.NUMBER, **_START_AND_SPEED},
+        knows=arguments(number="capacity") | _START_AND_SPEED,
         only=_ONLY,
         marks=(r"(gating\.)?gate", r"(expert_inner_function\.)?lin1_weight"),
     ),

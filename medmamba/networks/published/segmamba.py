@@ -9,21 +9,9 @@ from typing import Any
 
 from medmamba.kernels import interleaved
 from medmamba.networks._ssm import GridMamba
-from medmamba.networks.published import _kinds as kinds
-from medmamba.networks.published._blocks import (
-    BLOCK,
-    LAYER,
-    START_AND_SPEED,
-    THREE_ORDERS,
-    grid_mamba,
-    layer_options,
-    mixer_options,
-    tell_block,
-    tell_layer,
-)
-from medmamba.networks.published._kinds import Config
+from medmamba.networks.published import _blocks as blocks
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_prefix
-from medmamba.networks.published._system import System, Weights
+from medmamba.networks.published._system import Config, System, Weights, arguments
 from medmamba.networks.segmamba import DEPTH, GatedConv, MambaLayer, SegMamba
 from medmamba.plans.plan import Topology
 
@@ -63,7 +51,7 @@ def _make(config: Config, weights: Weights) -> tuple[SegMamba, Weights]:
         (r"^vit\.", "trunk."),
         (r"^out\.conv\.conv\.", "decoder.heads.0."),
     )
-    return network, renamed(grid_mamba(without_prefix(weights, "module."), THREE_ORDERS), names)
+    return network, renamed(blocks.grid_mamba(without_prefix(weights, "module."), blocks.THREE_ORDERS), names)
 
 
 def _make_gsc(config: Config, weights: Weights) -> tuple[GatedConv, Weights]:
@@ -71,13 +59,13 @@ def _make_gsc(config: Config, weights: Weights) -> tuple[GatedConv, Weights]:
 
 
 def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
-    layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, **layer_options(config))
-    return layer, grid_mamba(weights, THREE_ORDERS)
+    layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, **blocks.layer_options(config))
+    return layer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
 
 
 def _make_mixer(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
-    mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **mixer_options(config))
-    return mixer, grid_mamba(weights, THREE_ORDERS)
+    mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **blocks.mixer_options(config))
+    return mixer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
 
 
 def _tell(shapes: Shapes) -> dict[str, Any]:
@@ -95,14 +83,8 @@ SYSTEMS = {
     "segmamba": System(
         what="SegMamba",
         make=_make,
-        takes={
-            **kinds.all_of(kinds.COUNT, "in_chans", "out_chans"),
-            "depths": kinds.DEPTHS,
-            "feat_size": kinds.ROW,
-            "hidden_size": kinds.COUNT,
-            "num_slices": kinds.SLICES,
-        },
-        knows=kinds.all_of(kinds.ANY, "drop_path_rate", "layer_scale_init_value", "conv_block"),  # never read
+        takes=arguments(count="in_chans out_chans hidden_size", depths="depths", row="feat_size", slices="num_slices"),
+        knows=arguments(any="drop_path_rate layer_scale_init_value conv_block"),  # never read
         only={"norm_name": "instance", "res_block": True, "spatial_dims": 3},
         marks=(r"vit\.downsample_layers\.0\.0\.weight",),
         tell=_tell,
@@ -112,26 +94,26 @@ SYSTEMS = {
     "segmamba_gsc": System(
         what="GSC",
         make=_make_gsc,
-        needs={"in_channles": kinds.COUNT},  # spelt like that
+        needs=arguments(count="in_channles"),  # spelt like that
         marks=(r"proj4\.weight",),
         tell=lambda shapes: {"in_channles": shapes.size(r"proj4\.weight", 0)},
     ),
     "segmamba_layer": System(
         what="MambaLayer",
         make=_make_layer,
-        needs={"dim": kinds.COUNT, "num_slices": kinds.SLICES},
-        takes=LAYER,
+        needs=arguments(count="dim", slices="num_slices"),
+        takes=blocks.LAYER,
         marks=(r"mamba\.A_s_log", r"norm\.weight"),
-        tell=tell_layer,
+        tell=blocks.tell_layer,
     ),
     "segmamba_mixer": System(
         what="Mamba block of SegMamba",
         make=_make_mixer,
-        needs={"d_model": kinds.COUNT},
-        takes={"nslices": kinds.COUNT, **BLOCK},
-        knows=START_AND_SPEED,
+        needs=arguments(count="d_model"),
+        takes=arguments(count="nslices") | blocks.BLOCK,
+        knows=blocks.START_AND_SPEED,
         only={"bimamba_type": "v3"},
         marks=("A_s_log",),
-        tell=tell_block,
+        tell=blocks.tell_block,
     ),
 }

@@ -13,17 +13,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from medmamba.networks.published import _kinds as kinds
-from medmamba.networks.published._kinds import Config, UpstreamError, check_kinds
 from medmamba.networks.published._names import Shapes, without_aliases
-from medmamba.networks.published._system import Family, System, Weights
+from medmamba.networks.published._system import Config, Family, System, UpstreamError, Weights, arguments, check_kinds
 from medmamba.networks.umamba import BLOCKS, Placement, UMamba, shallower
 from medmamba.plans.plan import Topology
 
 _ENCODER_BLOCKS = ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_encoder", "ne")
 _DECODER_BLOCKS = ("n_conv_per_stage_decoder", "nd")
-#: Where ``features_per_stage`` comes from: that of the first stage, and the most.
-_FEATURES = ("base", "mx")
 
 
 def _make(config: Config, weights: Weights, placement: Placement) -> tuple[UMamba, Weights]:
@@ -55,10 +51,10 @@ def _make(config: Config, weights: Weights, placement: Placement) -> tuple[UMamb
 
 def _check_features(config: Config, features: Sequence[int]) -> None:
     """Refuse widths that contradict what they are made of."""
-    check_kinds("U-Mamba", config, kinds.all_of(kinds.COUNT, *_FEATURES))
+    check_kinds("U-Mamba", config, arguments(count="base mx"))
     first, most = config.get("base", features[0]), config.get("mx", max(features))
     made = [min(first * 2**stage, most) for stage in range(len(features))]
-    if any(name in config for name in _FEATURES) and made != list(features):
+    if {"base", "mx"} & config.keys() and made != list(features):
         raise UpstreamError(f"base={first} and mx={most} make features {made}, but features_per_stage={list(features)}")
 
 
@@ -101,17 +97,13 @@ def _system(placement: Placement) -> System:
     return System(
         what="U-Mamba",
         make=partial(_make, placement=placement),
-        needs={
-            "patch": kinds.ROW,
-            **kinds.all_of(kinds.TABLE, "strides", "kernels"),
-            "features_per_stage": kinds.ROW,
-            **kinds.all_of(kinds.COUNT, "in_ch", "ncls"),
-        },
-        takes={
-            "deep_supervision": kinds.TRUTH,
-            **kinds.all_of(kinds.COUNTS, "n_blocks_per_stage", "n_conv_per_stage_encoder", *_DECODER_BLOCKS, "ne"),
-        },
-        knows={"n_conv_per_stage": kinds.COUNTS, **kinds.all_of(kinds.ANY, *_FEATURES)},
+        needs=arguments(row="patch features_per_stage", table="strides kernels", count="in_ch ncls"),
+        takes=arguments(
+            truth="deep_supervision",
+            counts="n_blocks_per_stage n_conv_per_stage_encoder n_conv_per_stage_decoder ne nd",
+        ),
+        # Where features_per_stage comes from: that of the first stage, and the most.
+        knows=arguments(counts="n_conv_per_stage", any="base mx"),
         only={
             "conv_bias": True,
             "norm": "InstanceNorm eps 1e-5 affine",

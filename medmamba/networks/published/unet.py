@@ -10,10 +10,8 @@ from typing import Any
 
 from medmamba.networks._backbone import accumulate
 from medmamba.networks._blocks import SLOPE
-from medmamba.networks.published import _kinds as kinds
-from medmamba.networks.published._kinds import Config, UpstreamError
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_aliases
-from medmamba.networks.published._system import System, Weights
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
 from medmamba.networks.unet import CONVS, UNet
 from medmamba.plans.plan import Topology
 
@@ -76,15 +74,15 @@ SYSTEMS = {
     "unet": System(
         what="U-Net",
         make=_make,
-        needs={
-            "input_channels": kinds.COUNT,
-            "features_per_stage": kinds.ROW,
-            **kinds.all_of(kinds.TABLE, "kernel_sizes", "strides"),
-            "n_conv_per_stage": kinds.COUNTS,
-            "num_classes": kinds.CLASSES,
-        },
-        takes={"n_conv_per_stage_decoder": kinds.COUNTS, "deep_supervision": kinds.TRUTH},
-        knows=kinds.all_of(kinds.ANY, "n_stages", "nonlin_kwargs", *_CLASSES),
+        needs=arguments(
+            count="input_channels",
+            row="features_per_stage",
+            table="kernel_sizes strides",
+            counts="n_conv_per_stage",
+            classes="num_classes",
+        ),
+        takes=arguments(counts="n_conv_per_stage_decoder", truth="deep_supervision"),
+        knows=arguments(any="n_stages nonlin_kwargs conv_op norm_op nonlin"),
         only={
             "conv_bias": True,
             "norm_op_kwargs": {"eps": 1e-5, "affine": True},

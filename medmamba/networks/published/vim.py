@@ -18,7 +18,6 @@ from torch import Tensor
 from medmamba.kernels import FORWARD, bidirectional
 from medmamba.networks._ssm import GridMamba
 from medmamba.networks._vim import Column
-from medmamba.networks.published import _kinds as kinds
 from medmamba.networks.published._blocks import (
     BLOCK,
     PLACE,
@@ -27,11 +26,18 @@ from medmamba.networks.published._blocks import (
     mixer_options,
     tell_block,
 )
-from medmamba.networks.published._kinds import Config, UpstreamError, check_kinds, check_known
 from medmamba.networks.published._names import Shapes, renamed
-from medmamba.networks.published._positions import fit_positions
-from medmamba.networks.published._system import System, Weights
-from medmamba.networks.vim import Pooling, Vim
+from medmamba.networks.published._positions import class_tokens, fit_positions
+from medmamba.networks.published._system import (
+    Config,
+    System,
+    UpstreamError,
+    Weights,
+    arguments,
+    check_kinds,
+    check_known,
+)
+from medmamba.networks.vim import TOKENS, Pooling, Vim
 
 _POOLINGS: dict[str, Pooling] = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
 _NAMES = (
@@ -83,13 +89,12 @@ def _pooling(config: Config) -> Pooling:
     pooled = config.get("final_pool_type", "none")
     if pooled not in _POOLINGS:
         raise UpstreamError(f"final_pool_type must be one of {', '.join(_POOLINGS)} to be known here, got {pooled!r}")
-    if not config.get("if_cls_token", False):
+    tokens = class_tokens(config)
+    if tokens == "none":
         return _POOLINGS[pooled]
-    if pooled == "max":  # which upstream then takes over the classes
+    if pooled == "max":  # which the authors' code then takes over the classes
         raise UpstreamError("Vim with a class token and final_pool_type='max' has no logits of classes")
-    if config.get("use_double_cls_token", False):
-        return "end_tokens"
-    return "class_token" if config.get("use_middle_cls_token", False) else "first_token"
+    return next(pooling for pooling, kind in TOKENS.items() if kind == tokens)
 
 
 def _positions(column: Column, positions: Tensor) -> dict[str, Tensor]:
@@ -160,29 +165,22 @@ SYSTEMS = {
     "vim": System(
         what="Vim",
         make=_make,
-        needs={
-            "bimamba_type": kinds.WORD,
-            **kinds.all_of(kinds.TRUTH, "rms_norm", "if_abs_pos_embed", "if_divide_out"),
-        },
-        takes={
-            **kinds.all_of(kinds.SIZE, "img_size", "patch_size", "stride"),
-            "channels": kinds.COUNT,
-            "num_classes": kinds.CLASSES,
-            **kinds.all_of(kinds.COUNT, "embed_dim", "depth", "d_state"),
-            "ssm_cfg": kinds.OBJECT,
-            "norm_epsilon": kinds.NUMBER,
-            "if_bimamba": kinds.TRUTH,
-            "init_layer_scale": kinds.ANY,
-            **kinds.all_of(kinds.TRUTH, "if_cls_token", "use_middle_cls_token", "use_double_cls_token"),
-            "final_pool_type": kinds.WORD,
-            "drop_path_rate": kinds.RATE,
-        },
-        # These two count for if_rope; what concerns fusion and residuals changes the rounding of 16 bits only.
-        knows=kinds.all_of(
-            kinds.ANY,
-            *("flip_img_sequences_ratio", "ft_seq_len", "pt_hw_seq_len"),
-            *("initializer_cfg", "fused_add_norm", "residual_in_fp32", *PLACE),
+        needs=arguments(word="bimamba_type", truth="rms_norm if_abs_pos_embed if_divide_out"),
+        takes=arguments(
+            size="img_size patch_size stride",
+            count="channels embed_dim depth d_state",
+            classes="num_classes",
+            object="ssm_cfg",
+            number="norm_epsilon",
+            truth="if_bimamba if_cls_token use_middle_cls_token use_double_cls_token",
+            any="init_layer_scale",
+            word="final_pool_type",
+            rate="drop_path_rate",
         ),
+        # These two count for if_rope; what concerns fusion and residuals changes the rounding of 16 bits only.
+        knows=arguments(any="ft_seq_len pt_hw_seq_len initializer_cfg fused_add_norm residual_in_fp32")
+        | arguments(any="flip_img_sequences_ratio")
+        | PLACE,
         only={"if_rope": False, "if_rope_residual": False, "if_bidirectional": False, "drop_rate": 0.0},
         marks=(r"patch_embed\.proj\.weight", r"layers\.0\.mixer\.A(_b)?_log"),
         tell=_tell,
@@ -191,8 +189,8 @@ SYSTEMS = {
     "vim_mamba": System(
         what="Mamba block",
         make=_make_mixer,
-        needs={"d_model": kinds.COUNT, "bimamba_type": kinds.WORD},
-        takes={"if_divide_out": kinds.TRUTH, "init_layer_scale": kinds.ANY, **BLOCK},
+        needs=arguments(count="d_model", word="bimamba_type"),
+        takes=arguments(truth="if_divide_out", any="init_layer_scale") | BLOCK,
         knows=START_AND_SPEED,
         marks=("A_b_log",),
         tell=lambda shapes: tell_block(shapes) | {"bimamba_type": _tell_type(shapes)},

@@ -17,21 +17,19 @@ from torch import Tensor
 from medmamba.kernels import interleaved
 from medmamba.networks._segformer import EXPANSION
 from medmamba.networks._ssm import GridMamba
-from medmamba.networks.published import _kinds as kinds
-from medmamba.networks.published._blocks import (
-    BLOCK,
-    LAYER,
-    START_AND_SPEED,
-    THREE_ORDERS,
-    grid_mamba,
-    layer_options,
-    mixer_options,
-    tell_block,
-    tell_layer,
-)
-from medmamba.networks.published._kinds import Config, UpstreamError, check_known, check_only
+from medmamba.networks.published import _blocks as blocks
 from medmamba.networks.published._names import Shapes, renamed, without_prefix
-from medmamba.networks.published._system import System, Weights, load
+from medmamba.networks.published._system import (
+    Config,
+    System,
+    UpstreamError,
+    Weights,
+    arguments,
+    check_kinds,
+    check_known,
+    check_only,
+    load,
+)
 from medmamba.networks.vivim import MambaLayer, Vivim, published_topology
 from medmamba.plans.plan import Topology
 
@@ -51,21 +49,20 @@ _NAMES = (
 #: From the names of the transformers library to the authors'.
 _LIBRARY = ((r"^segformer\.encoder\.", "encoder.downsample_layers."), (r"^decode_head\.", "decoder."))
 
-#: Of a SegFormer: what it must have and may, what must be as the library has it, and what is for training or for what
-#: the authors leave out.
-_SEGFORMER_NEEDS = (
-    *("depths", "hidden_sizes", "decoder_hidden_size", "num_attention_heads", "sr_ratios", "patch_sizes", "strides"),
+#: Of a SegFormer: what it must have, what is beside that, for training or for what the authors leave out; and what must
+#: be as the library has it.
+_SIZES = arguments(
+    row="depths hidden_sizes num_attention_heads sr_ratios patch_sizes strides", count="decoder_hidden_size"
 )
-_SEGFORMER_TAKES = ("mlp_ratios", "drop_path_rate", "classifier_dropout_prob")
-_SEGFORMER_ONLY = {"hidden_act": "gelu", "num_channels": 3, "reshape_last_stage": True}
-_SEGFORMER_UNREAD = (
-    *("num_labels", "num_encoder_blocks", "layer_norm_eps", "initializer_range", "semantic_loss_ignore_index"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+_BESIDE = arguments(
+    rate="drop_path_rate classifier_dropout_prob",
+    any="mlp_ratios num_labels num_encoder_blocks layer_norm_eps initializer_range semantic_loss_ignore_index "
+    "hidden_dropout_prob attention_probs_dropout_prob",
 )
+_ONLY = {"hidden_act": "gelu", "num_channels": 3, "reshape_last_stage": True}
 #: Arguments of the authors' constructor that it never reads, whatever they say.
 _UNREAD = (
-    *("in_chans", "depths", "drop_path_rate", "layer_scale_init_value", "hidden_size", "norm_name", "conv_block"),
-    *("res_block", "spatial_dims"),
+    "in_chans depths drop_path_rate layer_scale_init_value hidden_size norm_name conv_block res_block spatial_dims"
 )
 
 
@@ -116,17 +113,18 @@ def _make(config: Config, weights: Weights) -> tuple[Vivim, Weights]:
         **options,
     )
     wanted = {key: tensor for key, tensor in weights.items() if not key.startswith("criterion.")}
-    return network, _our_names(grid_mamba(without_prefix(wanted, "model."), THREE_ORDERS))
+    return network, _our_names(blocks.grid_mamba(without_prefix(wanted, "model."), blocks.THREE_ORDERS))
 
 
 def _sizes(config: Config) -> tuple[Topology, dict[str, Any]]:
     """Topology and options of a SegFormer by the names of the transformers library."""
-    check_known("SegFormer", config, (*_SEGFORMER_NEEDS, *_SEGFORMER_TAKES, *_SEGFORMER_ONLY, *_SEGFORMER_UNREAD))
-    check_only("a SegFormer", config, _SEGFORMER_ONLY)
-    if missing := [name for name in _SEGFORMER_NEEDS if name not in config]:
+    check_known("SegFormer", config, (*_SIZES, *_BESIDE, *_ONLY))
+    check_only("a SegFormer", config, _ONLY)
+    if missing := [name for name in _SIZES if name not in config]:
         raise UpstreamError(
             f"the sizes of a SegFormer lack {', '.join(missing)}, as the transformers library names them"
         )
+    check_kinds("segformer", config, _SIZES | _BESIDE)
     ratios = config.get("mlp_ratios", (EXPANSION,))
     if any(ratio != EXPANSION for ratio in ratios):
         raise UpstreamError(f"only a SegFormer with mlp_ratios of {EXPANSION} is known here, got {ratios}")
@@ -150,16 +148,18 @@ def _sizes(config: Config) -> tuple[Topology, dict[str, Any]]:
 def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
     layer = MambaLayer(
         config["dim"],
-        **layer_options(config),
+        **blocks.layer_options(config),
         expansion=config.get("mlp_ratio", EXPANSION),
         pieces=config.get("nframes", 0),
     )
-    return layer, _our_names(grid_mamba(weights, THREE_ORDERS))
+    return layer, _our_names(blocks.grid_mamba(weights, blocks.THREE_ORDERS))
 
 
 def _make_mixer(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
-    mixer = GridMamba(config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **mixer_options(config))
-    return mixer, grid_mamba(weights, THREE_ORDERS)
+    mixer = GridMamba(
+        config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **blocks.mixer_options(config)
+    )
+    return mixer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
 
 
 def _tell(shapes: Shapes) -> dict[str, Any]:
@@ -170,13 +170,8 @@ SYSTEMS = {
     "vivim": System(
         what="Vivim",
         make=_make,
-        takes={
-            "out_chans": kinds.COUNT,
-            "with_edge": kinds.TRUTH,
-            "segformer": kinds.OBJECT,
-            "nframes": kinds.COUNT,
-        },
-        knows={"feat_size": kinds.ROW, **kinds.all_of(kinds.ANY, *_UNREAD)},
+        takes=arguments(count="out_chans nframes", truth="with_edge", object="segformer"),
+        knows=arguments(row="feat_size", any=_UNREAD),
         marks=(r"encoder\.downsample_layers\.patch_embeddings\.0\.proj\.weight",),
         tell=_tell,
         head="out.",
@@ -185,20 +180,20 @@ SYSTEMS = {
     "vivim_layer": System(
         what="MambaLayer of Vivim",
         make=_make_layer,
-        needs={"dim": kinds.COUNT},
-        takes={**LAYER, "mlp_ratio": kinds.NUMBER, "nframes": kinds.COUNT},
+        needs=arguments(count="dim"),
+        takes=arguments(number="mlp_ratio", count="nframes") | blocks.LAYER,
         only={"drop": 0.0, "drop_path": 0.0},
         marks=(r"mamba\.A_s_log", r"norm1\.weight"),
-        tell=tell_layer,
+        tell=blocks.tell_layer,
     ),
     "vivim_mixer": System(
         what="Mamba block of Vivim",
         make=_make_mixer,
-        needs={"d_model": kinds.COUNT},
-        takes={"nframes": kinds.COUNT, **BLOCK},
-        knows=START_AND_SPEED,
+        needs=arguments(count="d_model"),
+        takes=arguments(count="nframes") | blocks.BLOCK,
+        knows=blocks.START_AND_SPEED,
         only={"bimamba_type": "v3"},
         marks=("A_s_log",),
-        tell=tell_block,
+        tell=blocks.tell_block,
     ),
 }

@@ -11,11 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from medmamba.networks._vss import SS2D, Downsampling, Stem, VSSBlock
-from medmamba.networks.published import _kinds as kinds
 from medmamba.networks.published._blocks import START, rank_of
-from medmamba.networks.published._kinds import Config, UpstreamError
 from medmamba.networks.published._names import Shapes, rename, renamed
-from medmamba.networks.published._system import System, Weights
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
 from medmamba.networks.vmamba import VMamba
 
 #: What arguments of the authors' constructors must be for their weights to mean the same here.
@@ -33,16 +31,9 @@ _ONLY: dict[str, Any] = {
     "posembed": False,
 }
 #: Arguments of scans, by their names in ``VSSM`` and ``VSSBlock``.
-_SCAN: kinds.Kinds = {
-    "ssm_d_state": kinds.COUNT,
-    "ssm_ratio": kinds.NUMBER,
-    "ssm_dt_rank": kinds.RANK,
-    "ssm_conv": kinds.COUNT,
-    "ssm_conv_bias": kinds.TRUTH,
-    "mlp_ratio": kinds.NUMBER,
-}
+_SCAN = arguments(count="ssm_d_state ssm_conv", number="ssm_ratio mlp_ratio", rank="ssm_dt_rank", truth="ssm_conv_bias")
 #: Those that say how weights are drawn; the size that ``posembed`` is for; and in which layout maps are kept.
-_KNOWS = START | kinds.all_of(kinds.ANY, "ssm_init", "initialize", "imgsize", "channel_first", "use_checkpoint")
+_KNOWS = START | arguments(any="ssm_init initialize imgsize channel_first use_checkpoint")
 #: Types of ``forward_type`` that compute one and the same, but for the rounding of 16 bits; "_no32" concerns only that.
 _TYPES = ("v0", "v0seq", "v01", "v02", "v03", "v04", "v05", "v2", "v3")
 #: The first version, which takes no variants.
@@ -214,18 +205,18 @@ SYSTEMS = {
     "vmamba": System(
         what="VMamba",
         make=_make,
-        needs={"forward_type": kinds.WORD},
-        takes={
-            "in_chans": kinds.COUNT,
-            "num_classes": kinds.CLASSES,
-            "dims": kinds.COUNTS,
-            "depths": kinds.DEPTHS,
-            **kinds.all_of(kinds.WORD, "norm_layer", "patchembed_version", "downsample_version"),
-            "drop_path_rate": kinds.RATE,
-            "use_checkpoint": kinds.TRUTH,
-            **_SCAN,
-        },
-        knows=START | kinds.all_of(kinds.ANY, "ssm_init", "initialize", "imgsize"),
+        needs=arguments(word="forward_type"),
+        takes=arguments(
+            count="in_chans",
+            classes="num_classes",
+            counts="dims",
+            depths="depths",
+            word="norm_layer patchembed_version downsample_version",
+            rate="drop_path_rate",
+            truth="use_checkpoint",
+        )
+        | _SCAN,
+        knows=START | arguments(any="ssm_init initialize imgsize"),
         only=_ONLY,
         marks=(r"patch_embed\..+\.weight", r"layers\.0\.blocks\.0\.(op|self_attention)\.A_logs"),
         tell=_tell,
@@ -234,9 +225,9 @@ SYSTEMS = {
     "vmamba_block": System(
         what="VSSBlock",
         make=_make_block,
-        needs={"hidden_dim": kinds.COUNT, "forward_type": kinds.WORD},
+        needs=arguments(count="hidden_dim", word="forward_type"),
         takes=_SCAN,
-        knows={"drop_path": kinds.RATE, **_KNOWS},
+        knows=arguments(rate="drop_path") | _KNOWS,
         only=_ONLY,
         marks=(r"(op|self_attention)\.A_logs",),
         tell=_tell_block,
@@ -244,14 +235,8 @@ SYSTEMS = {
     "vmamba_ss2d": System(
         what="SS2D",
         make=_make_mixer,
-        needs={"d_model": kinds.COUNT, "forward_type": kinds.WORD},
-        takes={
-            "d_state": kinds.COUNT,
-            "ssm_ratio": kinds.NUMBER,
-            "dt_rank": kinds.RANK,
-            "d_conv": kinds.COUNT,
-            **kinds.all_of(kinds.TRUTH, "conv_bias", "bias"),
-        },
+        needs=arguments(count="d_model", word="forward_type"),
+        takes=arguments(count="d_state d_conv", number="ssm_ratio", rank="dt_rank", truth="conv_bias bias"),
         knows=_KNOWS,
         only=_ONLY,
         marks=("A_logs",),
