@@ -73,6 +73,15 @@ def run(block: nn.Module, x: Tensor, *others: Any, checkpointing: bool) -> Tenso
     return cast(Tensor, block(x, *others))
 
 
+def cascade(stages: Iterable[nn.Module], x: Tensor, *, checkpointing: bool) -> list[Tensor]:
+    """The maps after each of several stages, one after the other; see `run`."""
+    maps = []
+    for stage in stages:
+        x = run(stage, x, checkpointing=checkpointing)
+        maps.append(x)
+    return maps
+
+
 def channels_last(x: Tensor) -> Tensor:
     """(B, C, *S) to (B, *S, C), a view."""
     return x.movedim(1, -1)

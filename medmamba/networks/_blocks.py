@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+#: Convolutions per stage of nnU-Net's plain encoder and of its decoder.
+CONVS = 2
 #: Negative slope of every LeakyReLU, here and in the initialisation that compensates for it.
 SLOPE = 0.01
 
@@ -164,6 +166,21 @@ def residual_stage(
     """An entry block and ``blocks - 1`` blocks that keep width and resolution."""
     rest = (ResidualBlock(out_channels, kernel) for _ in range(blocks - 1))
     return nn.Sequential(ResidualEntry(in_channels, out_channels, kernel, stride), *rest)
+
+
+def plain_stage(
+    in_channels: int,
+    out_channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int] | None = None,
+    convs: int = CONVS,
+) -> nn.Sequential:
+    """So many times convolution, norm, activation; the first convolution strides."""
+    layers: list[nn.Module] = []
+    for index in range(convs):
+        source, step = (in_channels, stride) if index == 0 else (out_channels, None)
+        layers += [ConvNorm(source, out_channels, kernel, step), activation()]
+    return nn.Sequential(*layers)
 
 
 class Upsample(nn.Module):

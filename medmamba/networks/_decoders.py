@@ -5,15 +5,24 @@ Letters: B batch, C channels, S spatial axes, K classes.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.networks._backbone import run
-from medmamba.networks._blocks import ConvNorm, activation, pointwise
-from medmamba.networks.unet import UNetDecoder
+from medmamba.networks._blocks import (
+    CONVS,
+    ConvNorm,
+    Counts,
+    activation,
+    block_counts,
+    plain_stage,
+    pointwise,
+    transposed_conv,
+)
 from medmamba.plans.plan import Topology
 
 #: What `make_decoder` knows.
@@ -45,6 +54,112 @@ def make_decoder(
     if name == "upernet":
         return UPerDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
     raise ValueError(f"decoder must be 'unet' or 'upernet', got {name!r}")
+
+
+class SkipStages(nn.Module):
+    """Upsample, join with the encoder's map, refine, stage by stage.
+
+    Args:
+        topology: of the encoder.
+        up: makes what upsamples, of channels before and after and the stride.
+        stage: makes what refines, of channels before and after, the kernel and a number of blocks.
+        counts: those numbers, coarsest first.
+        joins_finest: whether there is a skip connection at full resolution.
+        deep_supervision: return logits of all resolutions; may be set at any time.
+        checkpointing: compute stages again in the backward pass rather than keep their activations.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        up: Callable[[int, int, Sequence[int]], nn.Module],
+        stage: Callable[[int, int, Sequence[int], int], nn.Module],
+        counts: Sequence[int],
+        *,
+        joins_finest: bool = True,
+        deep_supervision: bool,
+        checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision, self.checkpointing, self.joins_finest = deep_supervision, checkpointing, joins_finest
+        features, kernels = topology.features, topology.kernel_sizes
+        levels = range(len(features) - 2, -1, -1)
+        self.upsample_layers = nn.ModuleList(
+            up(features[level + 1], features[level], topology.strides[level + 1]) for level in levels
+        )
+        self.stages = nn.ModuleList(
+            stage((2 if level or joins_finest else 1) * features[level], features[level], kernels[level], count)
+            for level, count in zip(levels, counts, strict=True)
+        )
+
+    def refine(self, maps: list[Tensor]) -> Iterator[Tensor]:
+        """Maps of all stages, finest first, to refined ones, coarsest first."""
+        x = maps[-1]
+        for index, (up, stage) in enumerate(zip(self.upsample_layers, self.stages, strict=True)):
+            x = up(x)
+            if self.joins_finest or index < len(self.stages) - 1:
+                x = torch.cat([x, maps[-2 - index].to(x.dtype)], dim=1)
+            x = run(stage, x, checkpointing=self.checkpointing)
+            yield x
+
+
+class SkipDecoder(SkipStages):
+    """`SkipStages` with logits at every resolution.
+
+    Args:
+        out_channels: of the logits.
+        topology: and so on, see `SkipStages`.
+    """
+
+    def __init__(self, out_channels: int, topology: Topology, *makers: Any, **options: Any) -> None:
+        super().__init__(topology, *makers, **options)
+        self.seg_layers = nn.ModuleList(
+            pointwise(width, out_channels, topology.dims) for width in reversed(topology.features[:-1])
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
+        """Maps of all stages, finest first, to logits (B, K, *S), or a list of them, finest first."""
+        logits = []
+        for index, x in enumerate(self.refine(maps), 1):
+            if self.deep_supervision or index == len(self.seg_layers):
+                logits.append(self.seg_layers[index - 1](x))
+        return logits[::-1] if self.deep_supervision else logits[-1]
+
+
+class UNetDecoder(SkipDecoder):
+    """nnU-Net's: transposed convolutions, and so many convolutions in each stage.
+
+    Args:
+        out_channels: of the logits.
+        topology: of the encoder.
+        convs: of each stage, coarsest first, see `Counts`; empty: two each.
+        deep_supervision: see `SkipStages`.
+        checkpointing: see `SkipStages`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        topology: Topology,
+        *,
+        convs: Counts = (),
+        deep_supervision: bool,
+        checkpointing: bool = False,
+    ) -> None:
+        counts = block_counts("decoder_blocks", convs, (CONVS,) * (len(topology.features) - 1))
+        super().__init__(
+            out_channels,
+            topology,
+            transposed_conv,
+            _plain_stage,
+            counts,
+            deep_supervision=deep_supervision,
+            checkpointing=checkpointing,
+        )
+
+
+def _plain_stage(in_channels: int, out_channels: int, kernel: Sequence[int], count: int) -> nn.Module:
+    return plain_stage(in_channels, out_channels, kernel, convs=count)
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -53,9 +53,15 @@ _entries: dict[str, Entry] = {}
 
 
 def register(
-    name: str, *, task: Task = "segmentation", dims: tuple[int, ...] = (2, 3), source: str = ""
+    name: str,
+    *,
+    task: Task = "segmentation",
+    dims: tuple[int, ...] = (2, 3),
+    source: str = "",
+    summary: str = "",
+    **fixed: Any,
 ) -> Callable[[F], F]:
-    """Enter a network under a name; the first line of its docstring becomes the summary.
+    """Enter a network under a name.
 
     What it enters is called with the channels of image and logits and the topology, for registration with the channels
     of an image and the topology; its keyword-only arguments, which need defaults, are the network's options.
@@ -65,6 +71,8 @@ def register(
         task: what it is for.
         dims: the dimensions it can be built for.
         source: the paper, as one would cite it in a line.
+        summary: one line; empty: the first one of the docstring.
+        fixed: arguments that make this network of a class that makes several.
 
     Raises:
         ValueError: if the name is taken.
@@ -77,11 +85,16 @@ def register(
         options = {
             parameter.name: parameter.default
             for parameter in parameters
-            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "deep_supervision"
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in ("deep_supervision", *fixed)
         }
-        summary = (inspect.getdoc(factory) or "").partition("\n")[0]
         _entries[name] = Entry(
-            name=name, task=task, dims=dims, summary=summary, source=source, factory=factory, options=options
+            name=name,
+            task=task,
+            dims=dims,
+            summary=summary or (inspect.getdoc(factory) or "").partition("\n")[0],
+            source=source,
+            factory=partial(factory, **fixed),
+            options=options,
         )
         return factory
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+
+from medmamba.networks._blocks import check_size
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -20,6 +22,26 @@ class SegmentationNetwork(nn.Module):
     """
 
     decoder: nn.Module
+    checkpointing: bool
+    #: Voxels of the input per voxel of the coarsest map, per axis.
+    _total_stride: Sequence[int]
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S), whose size the strides divide, to what the decoder reads: maps of all levels, finest first."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to the maps of all levels, finest first.
+
+        Raises:
+            DataError: if the strides do not divide the size.
+        """
+        check_size(x, self._total_stride)
+        return self.encode(x)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first; sizes as in `features`."""
+        return cast("Tensor | list[Tensor]", self.decoder(self.features(x)))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Values in the outputs of all 2D and 3D convolutions, transposed ones included, for one image.

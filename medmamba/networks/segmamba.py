@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks._backbone import run
-from medmamba.networks._blocks import SLOPE, check_size, conv, merging_conv, norm, pointwise, transposed_conv
+from medmamba.networks._blocks import SLOPE, conv, merging_conv, norm, pointwise, transposed_conv
+from medmamba.networks._decoders import SkipStages
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -201,7 +203,7 @@ class Trunk(nn.Module):
         return maps
 
 
-class Decoder(nn.Module):
+class Decoder(SkipStages):
     """Transposed convolution, join with the skip, residual block; logits.
 
     Args:
@@ -213,16 +215,14 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, out_channels: int, topology: Topology, *, deep_supervision: bool, checkpointing: bool) -> None:
-        super().__init__()
-        self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
         features, kernels = topology.features, topology.kernel_sizes
-        coarse_to_fine = list(reversed(range(len(features) - 1)))
-        self.upsample_layers = nn.ModuleList(
-            transposed_conv(features[stage + 1], features[stage], topology.strides[stage + 1], bias=False)
-            for stage in coarse_to_fine
-        )
-        self.stages = nn.ModuleList(
-            ResBlock(2 * features[stage], features[stage], kernels[stage]) for stage in coarse_to_fine
+        super().__init__(
+            topology,
+            partial(transposed_conv, bias=False),
+            lambda before, after, kernel, _: ResBlock(before, after, kernel),
+            (1,) * (len(features) - 1),
+            deep_supervision=deep_supervision,
+            checkpointing=checkpointing,
         )
         self.last = ResBlock(features[0], features[0], kernels[0])
         widths = features[:-1] if deep_supervision else features[:1]
@@ -239,12 +239,8 @@ class Decoder(nn.Module):
                 "this network has a head for the finest resolution only; make it with deep_supervision=True, or leave "
                 "decoder.deep_supervision off"
             )
-        x = maps[-1]
-        decoded = []
-        for index, (up, stage) in enumerate(zip(self.upsample_layers, self.stages, strict=True)):
-            x = run(stage, torch.cat([up(x), maps[-2 - index]], dim=1), checkpointing=self.checkpointing)
-            decoded.append(x)
-        decoded[-1] = run(self.last, x, checkpointing=self.checkpointing)
+        decoded = list(self.refine(maps))
+        decoded[-1] = run(self.last, decoded[-1], checkpointing=self.checkpointing)
         if not self.deep_supervision:
             return cast(Tensor, self.heads[0](decoded[-1]))
         return [head(x) for head, x in zip(self.heads, reversed(decoded), strict=True)]
@@ -314,15 +310,9 @@ class SegMamba(SegmentationNetwork):
         self.checkpointing = checkpointing
         self._total_stride = topology.total_stride
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first.
-
-        Raises:
-            ValueError: if the size cannot be divided by the strides, or its voxels by the slices.
-        """
-        check_size(x, self._total_stride)
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to skips of all levels, finest first."""
         maps = [x, *self.trunk(x)]
-        skips = [
+        return [
             run(block, each, checkpointing=self.checkpointing) for block, each in zip(self.skips, maps, strict=True)
         ]
-        return cast("Tensor | list[Tensor]", self.decoder(skips))

@@ -17,16 +17,16 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import DataError
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import (
     Counts,
     Upsample,
     block_counts,
-    check_size,
     initialise,
-    pointwise,
     residual_stage,
 )
+from medmamba.networks._decoders import SkipDecoder
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
@@ -35,6 +35,7 @@ from medmamba.plans.plan import Topology
 
 Placement = Literal["bottleneck", "encoder"]
 
+SOURCE = "Ma, Li, Wang: U-Mamba, 2024"
 #: Residual blocks of a stage in nnU-Net's plans for the authors' networks.
 BLOCKS = 2
 
@@ -105,57 +106,15 @@ class Encoder(nn.Module):
         return maps
 
 
-class Decoder(nn.Module):
-    """Upsample, join with the encoder's map, refine; logits at every resolution.
-
-    Args:
-        out_channels: of the logits.
-        topology: of the encoder.
-        blocks: residual blocks per stage, coarsest first.
-        deep_supervision: return logits of all resolutions; may be set at any time.
-        checkpointing: see `UMamba`.
-    """
-
-    def __init__(
-        self,
-        out_channels: int,
-        topology: Topology,
-        blocks: Sequence[int],
-        *,
-        deep_supervision: bool,
-        checkpointing: bool,
-    ) -> None:
-        super().__init__()
-        self.deep_supervision, self.checkpointing = deep_supervision, checkpointing
-        dims, features = topology.dims, topology.features
-        upsample, stages, heads = [], [], []
-        # The authors' 2D networks have no skip connection at full resolution.
-        self.joins_finest = dims == 3
-        for count, stage in zip(blocks, reversed(range(len(features) - 1)), strict=True):
-            width = features[stage]
-            joined = width if stage == 0 and not self.joins_finest else 2 * width
-            upsample.append(Upsample(features[stage + 1], width, topology.strides[stage + 1]))
-            stages.append(residual_stage(joined, width, topology.kernel_sizes[stage], None, count))
-            heads.append(pointwise(width, out_channels, dims))
-        self.upsample_layers = nn.ModuleList(upsample)
-        self.stages = nn.ModuleList(stages)
-        self.seg_layers = nn.ModuleList(heads)
-
-    def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
-        """Maps of all stages, finest first, to logits (B, K, *S), or a list of them, finest first."""
-        x = maps[-1]
-        logits = []
-        last = len(self.stages) - 1
-        for index, (up, stage, head) in enumerate(zip(self.upsample_layers, self.stages, self.seg_layers, strict=True)):
-            x = up(x)
-            if index < last or self.joins_finest:
-                x = torch.cat([x, maps[-2 - index].to(x.dtype)], dim=1)
-            x = run(stage, x, checkpointing=self.checkpointing)
-            if self.deep_supervision or index == last:
-                logits.append(head(x))
-        return logits[::-1] if self.deep_supervision else logits[-1]
-
-
+@register(
+    "umamba_bot", source=SOURCE, summary="Residual U-Net with a Mamba layer at the bottleneck.", placement="bottleneck"
+)
+@register(
+    "umamba_enc",
+    source=SOURCE,
+    summary="Residual U-Net with Mamba layers in the encoder; tied to its patch size.",
+    placement="encoder",
+)
 class UMamba(SegmentationNetwork):
     """A residual U-Net with Mamba layers.
 
@@ -201,30 +160,43 @@ class UMamba(SegmentationNetwork):
         has_layer = placement == "bottleneck" and mixer != "none"
         layer = MambaLayer(topology.features[-1], topology.dims, mixer=mixer) if has_layer else nn.Identity()
         self.mamba_layer = layer
-        self.decoder = Decoder(
-            out_channels, topology, decoder, deep_supervision=deep_supervision, checkpointing=checkpointing
+        self.decoder = SkipDecoder(
+            out_channels,
+            topology,
+            Upsample,
+            _residual_stage,
+            decoder,
+            joins_finest=topology.dims == 3,  # the authors' 2D networks have no skip connection at full resolution
+            deep_supervision=deep_supervision,
+            checkpointing=checkpointing,
         )
         self._total_stride = topology.total_stride
         tied = any(getattr(layer, "channel_tokens", False) for layer in self.encoder.mamba_layers)
         self._only_size = topology.patch_size if tied else None
         self.apply(initialise)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first.
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to the maps of all levels, finest first.
 
         Raises:
-            ValueError: if the size cannot be divided by the strides, or the network is tied to another.
+            DataError: if the strides do not divide the size, or the network is tied to another.
         """
         size = tuple(x.shape[2:])
         if self._only_size is not None and size != self._only_size:
-            raise ValueError(
+            raise DataError(
                 f"this network was built for patches of {self._only_size} voxels and cannot take {size}: its coarse "
                 "Mamba layers take channels as tokens; use sliding windows of that size, or plan again"
             )
-        check_size(x, self._total_stride)
-        maps = self.encoder(x)
-        maps[-1] = run(self.mamba_layer, maps[-1], checkpointing=self.checkpointing)
-        return cast("Tensor | list[Tensor]", self.decoder(maps))
+        return super().features(x)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to the maps of all levels, finest first."""
+        *maps, coarsest = self.encoder(x)
+        return [*maps, run(self.mamba_layer, coarsest, checkpointing=self.checkpointing)]
+
+
+def _residual_stage(in_channels: int, out_channels: int, kernel: Sequence[int], count: int) -> nn.Module:
+    return residual_stage(in_channels, out_channels, kernel, None, count)
 
 
 def shallower(counts: Sequence[int], stages: int) -> tuple[int, ...]:
@@ -260,54 +232,3 @@ def _layer_at(stage: int, topology: Topology, mixer: Mixer) -> MambaLayer | None
     if voxels <= topology.features[stage]:
         return MambaLayer(voxels, topology.dims, channel_tokens=True, mixer=mixer)
     return MambaLayer(topology.features[stage], topology.dims, mixer=mixer)
-
-
-SOURCE = "Ma, Li, Wang: U-Mamba, 2024"
-
-
-@register("umamba_bot", source=SOURCE)
-def umamba_bot(
-    in_channels: int,
-    out_channels: int,
-    topology: Topology,
-    *,
-    blocks: Counts = (),
-    decoder_blocks: Counts = (),
-    mixer: Mixer = "mamba",
-    checkpointing: bool = False,
-) -> UMamba:
-    """Residual U-Net with a Mamba layer at the bottleneck."""
-    return UMamba(
-        in_channels,
-        out_channels,
-        topology,
-        placement="bottleneck",
-        blocks=blocks,
-        decoder_blocks=decoder_blocks,
-        mixer=mixer,
-        checkpointing=checkpointing,
-    )
-
-
-@register("umamba_enc", source=SOURCE)
-def umamba_enc(
-    in_channels: int,
-    out_channels: int,
-    topology: Topology,
-    *,
-    blocks: Counts = (),
-    decoder_blocks: Counts = (),
-    mixer: Mixer = "mamba",
-    checkpointing: bool = False,
-) -> UMamba:
-    """Residual U-Net with Mamba layers in the encoder; tied to its patch size."""
-    return UMamba(
-        in_channels,
-        out_channels,
-        topology,
-        placement="encoder",
-        blocks=blocks,
-        decoder_blocks=decoder_blocks,
-        mixer=mixer,
-        checkpointing=checkpointing,
-    )

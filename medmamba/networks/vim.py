@@ -14,15 +14,14 @@ from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
-from medmamba.networks._backbone import Pyramid, accumulate, run
-from medmamba.networks._blocks import activation, check_size, initialise, norm, transposed_conv
+from medmamba.networks._backbone import Pyramid, accumulate, cascade, run
+from medmamba.networks._blocks import activation, initialise, norm, plain_stage, transposed_conv
 from medmamba.networks._decoders import make_decoder
 from medmamba.networks._mixers import Mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks._ssm import StepStart
 from medmamba.networks._vim import ClassTokens, Column, OfWidth, VimNorm, make_norm, mixer_of
-from medmamba.networks.unet import plain_stage
 from medmamba.plans.plan import Topology
 
 #: What the logits are read from. "class_token": a token in the middle of the sequence; "first_token": a token before
@@ -217,24 +216,13 @@ class VimUNet(SegmentationNetwork):
         self.decoder = make_decoder(
             decoder, out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing
         )
-        self.checkpointing = checkpointing
+        self.checkpointing, self._total_stride = checkpointing, topology.total_stride
         for part in (self.image_stage, self.upsample_layers, self.coarse_stages, self.decoder):
             part.apply(initialise)
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """(B, C, *S) to the maps of all levels, finest first, by `pyramid`.
-
-        Raises:
-            ValueError: if the size cannot be divided by the strides.
-        """
-        check_size(x, self.pyramid.strides[-1])
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to the maps of all levels, finest first, by `pyramid`."""
         maps = [run(self.image_stage, x, checkpointing=self.checkpointing)]
         for y, scale, up in zip(self.column.maps(x, self.taps), self.column_norms, self.upsample_layers, strict=True):
             maps.append(up(scale(y.movedim(1, -1)).movedim(-1, 1)))
-        for stage in self.coarse_stages:
-            maps.append(run(stage, maps[-1], checkpointing=self.checkpointing))
-        return maps
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first; sizes as in `features`."""
-        return cast("Tensor | list[Tensor]", self.decoder(self.features(x)))
+        return maps + cascade(self.coarse_stages, maps[-1], checkpointing=self.checkpointing)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medmamba.networks._backbone import (
     Pyramid,
     accumulate,
+    cascade,
     channels_first,
     channels_last,
     check_dims,
@@ -25,7 +26,7 @@ from medmamba.networks._backbone import (
     drop_rates,
     run,
 )
-from medmamba.networks._blocks import check_size, conv, initialise
+from medmamba.networks._blocks import conv, initialise, plain_stage
 from medmamba.networks._decoders import make_decoder
 from medmamba.networks._mixers import Mixer, check_mixer
 from medmamba.networks._registry import register
@@ -40,7 +41,6 @@ from medmamba.networks._vss import (
     make_downsampling,
     make_stem,
 )
-from medmamba.networks.unet import plain_stage
 from medmamba.plans.plan import Topology
 
 
@@ -203,7 +203,7 @@ class VMambaUNet(SegmentationNetwork):
             raise ValueError(f"vmamba: conv_levels and depth must be at least 1, got {conv_levels} and {depth}")
         first = min(conv_levels, len(features) - 1)
         self.pyramid = Pyramid(features, accumulate(strides))
-        self.checkpointing = checkpointing
+        self.checkpointing, self._total_stride = checkpointing, topology.total_stride
         self.conv_stages = nn.ModuleList(
             plain_stage(source, width, kernel, stride)
             for source, width, kernel, stride in zip(
@@ -231,20 +231,8 @@ class VMambaUNet(SegmentationNetwork):
         for part in (self.conv_stages, self.decoder):
             part.apply(initialise)
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """(B, C, *S) to the maps of all levels, finest first, by `pyramid`.
-
-        Raises:
-            ValueError: if the size cannot be divided by the strides.
-        """
-        check_size(x, self.pyramid.strides[-1])
-        maps = []
-        for stage in self.conv_stages:
-            x = run(stage, x, checkpointing=self.checkpointing)
-            maps.append(x)
-        scanned = _run_stages(self.entries, self.stages, channels_last(x), checkpointing=self.checkpointing)
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) to the maps of all levels, finest first, by `pyramid`."""
+        maps = cascade(self.conv_stages, x, checkpointing=self.checkpointing)
+        scanned = _run_stages(self.entries, self.stages, channels_last(maps[-1]), checkpointing=self.checkpointing)
         return maps + [channels_first(norm(y)) for norm, y in zip(self.norms, scanned, strict=True)]
-
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """(B, C, *S) to logits (B, K, *S), or a list of them, finest first; sizes as in `features`."""
-        return cast("Tensor | list[Tensor]", self.decoder(self.features(x)))
