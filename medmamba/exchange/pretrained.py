@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import medmamba
+from medmamba.errors import DataError, UsageError
 from medmamba.exchange.state_dicts import check_family, find_weights, looks_like
 from medmamba.exchange.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
 from medmamba.networks.published import FAMILIES, SYSTEMS, UpstreamError, from_upstream, says
@@ -53,7 +54,7 @@ def system_of(family: str, tensors: Mapping[str, Tensor]) -> str:
         tensors: a state dict.
 
     Raises:
-        ValueError: if there is no such family, naming those there are.
+        UsageError: if there is no such family, naming those there are.
     """
     check_family(family)
     return FAMILIES[family].system_of(tensors) if family in FAMILIES else family
@@ -89,11 +90,12 @@ def import_weights(
         CheckpointError: if the checkpoint cannot be read, or holds no such weights or several.
         FileExistsError: if output is there, or is one of the files to read.
         FileNotFoundError: if the checkpoint is not.
-        ValueError: if output has another suffix, there is no such family, or the configuration is no JSON object.
+        UsageError: if output has another suffix, or there is no such family.
+        DataError: if the configuration is no JSON object.
         UpstreamError: if weights and configuration do not belong together.
     """
     if output.suffix != ".safetensors":
-        raise ValueError(f"imported weights are safetensors, got {output}; end the name in .safetensors")
+        raise UsageError(f"imported weights are safetensors, got {output}; end the name in .safetensors")
     described = output.with_suffix(".json")
     check_family(family)
     config_path = config if isinstance(config, Path) else _config_beside(checkpoint) if config is None else None
@@ -132,7 +134,7 @@ def _config_beside(checkpoint: Path) -> Path | None:
 def _arguments(path: Path) -> dict[str, Any]:
     arguments = read_json(path)
     if not isinstance(arguments, dict):
-        raise ValueError(f'{path} must hold an object such as {{"embed_dim": 192}}, got {type(arguments).__name__}')
+        raise DataError(f'{path} must hold an object such as {{"embed_dim": 192}}, got {type(arguments).__name__}')
     return arguments
 
 

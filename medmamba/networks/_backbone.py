@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medmamba.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Pyramid:
@@ -50,7 +52,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0 <= rate < 1:
-            raise ValueError(f"drop_path must be at least 0 and less than 1, got {rate}")
+            raise UsageError(f"drop_path must be at least 0 and less than 1, got {rate}")
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
@@ -99,6 +101,17 @@ def draw_linear(modules: Iterable[nn.Module], std: float = 0.02) -> None:
             nn.init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def check_least(least: int, **values: float) -> None:
+    """Refuse options that are too small.
+
+    Raises:
+        UsageError: naming the first one.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
 def check_dims(x: Tensor, channels: int, dims: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.errors import DataError, UsageError
+
 #: Convolutions per stage of nnU-Net's plain encoder and of its decoder.
 CONVS = 2
 #: Negative slope of every LeakyReLU, here and in the initialisation that compensates for it.
@@ -75,11 +77,11 @@ def check_size(x: Tensor, total_stride: Sequence[int]) -> None:
     """Refuse an input (B, C, *S) whose size the strides do not divide.
 
     Raises:
-        ValueError: naming size and strides.
+        DataError: naming size and strides.
     """
     size = tuple(x.shape[2:])
     if len(size) != len(total_stride) or any(n % s for n, s in zip(size, total_stride, strict=True)):
-        raise ValueError(f"input size {size} must be divisible by the product of strides {tuple(total_stride)}")
+        raise DataError(f"input size {size} must be divisible by the product of strides {tuple(total_stride)}")
 
 
 #: How many blocks each stage has: one number for all of them, or one each; empty: as many as usual.
@@ -95,14 +97,14 @@ def block_counts(name: str, given: Counts, usual: Sequence[int]) -> tuple[int, .
         usual: for each stage.
 
     Raises:
-        ValueError: unless there is a positive whole number for each stage, naming list and rule.
+        UsageError: unless there is a positive whole number for each stage, naming list and rule.
     """
     if isinstance(given, int):
         counts: tuple[Any, ...] = (given,) * len(usual)
     else:
         counts = tuple(given) or tuple(usual)
     if len(counts) != len(usual) or any(type(count) is not int or count < 1 for count in counts):
-        raise ValueError(
+        raise UsageError(
             f"{name} must be a positive whole number, or one for each of the {len(usual)} stages, but is {given!r}"
         )
     return counts

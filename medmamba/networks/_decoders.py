@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import (
     CONVS,
@@ -47,13 +48,13 @@ def make_decoder(
         checkpointing: compute blocks again in the backward pass rather than keep their activations.
 
     Raises:
-        ValueError: for an unknown name.
+        UsageError: for an unknown name.
     """
     if name == "unet":
         return UNetDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
     if name == "upernet":
         return UPerDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
-    raise ValueError(f"decoder must be 'unet' or 'upernet', got {name!r}")
+    raise UsageError(f"decoder must be 'unet' or 'upernet', got {name!r}")
 
 
 class SkipStages(nn.Module):

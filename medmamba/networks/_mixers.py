@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, bidirectional, cross
 from medmamba.networks._ssm import GridMamba
 from medmamba.networks.experts import BALANCE_WEIGHT, SwitchFeedForward
@@ -29,10 +30,10 @@ def check_mixer(name: str) -> None:
     """Refuse what is no mixer.
 
     Raises:
-        ValueError: naming those there are.
+        UsageError: naming those there are.
     """
     if name not in get_args(Mixer):
-        raise ValueError(f"mixer must be one of {', '.join(get_args(Mixer))}, but is {name!r}")
+        raise UsageError(f"mixer must be one of {', '.join(get_args(Mixer))}, but is {name!r}")
 
 
 def orders_of(name: Mixer, dims: int) -> tuple[ScanOrder, ...]:
@@ -53,7 +54,7 @@ class TokenMixer(nn.Module):
         dims: axes of the grid.
 
     Raises:
-        ValueError: if there is no such mixer.
+        UsageError: if there is no such mixer.
     """
 
     def __init__(self, name: Mixer, width: int, dims: int) -> None:

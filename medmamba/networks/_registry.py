@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from medmamba.errors import UsageError
 from medmamba.plans.plan import Topology
 
 ENTRY_POINTS = "medmamba.networks"
@@ -116,12 +117,12 @@ def create(name: str, in_channels: int, out_channels: int, topology: Topology, *
         finest first, while its ``decoder.deep_supervision`` is on.
 
     Raises:
-        ValueError: for an unknown name or option, naming those there are; for an option of the wrong kind; for
+        UsageError: for an unknown name or option, naming those there are; for an option of the wrong kind; for
             dimensions that the network cannot be built for; for a registration network.
     """
     entry = describe(name)
     if entry.task == "registration":
-        raise ValueError(f"network {name!r} registers images and has no logits; make it with create_registration")
+        raise UsageError(f"network {name!r} registers images and has no logits; make it with create_registration")
     _check(entry, topology, options)
     return entry.factory(in_channels, out_channels, topology, **options)
 
@@ -140,11 +141,11 @@ def create_registration(name: str, in_channels: int, topology: Topology, **optio
         `medmamba.networks.mambamorph.Registration`.
 
     Raises:
-        ValueError: as `create` does; for a network that is not for registration.
+        UsageError: as `create` does; for a network that is not for registration.
     """
     entry = describe(name)
     if entry.task != "registration":
-        raise ValueError(f"network {name!r} is for {entry.task}, not registration; make it with create")
+        raise UsageError(f"network {name!r} is for {entry.task}, not registration; make it with create")
     _check(entry, topology, options)
     return entry.factory(in_channels, topology, **options)
 
@@ -154,17 +155,17 @@ def _check(entry: Entry, topology: Topology, options: dict[str, Any]) -> None:
     unknown = sorted(set(options) - set(entry.options))
     if unknown:
         known = ", ".join(entry.options) or "none"
-        raise ValueError(f"network {entry.name!r} has no option {', '.join(unknown)}; its options are: {known}")
+        raise UsageError(f"network {entry.name!r} has no option {', '.join(unknown)}; its options are: {known}")
     for option, value in options.items():
         kind = type(entry.options[option])
         # Options come from files and command lines, where "no" is a word, and every word is true.
         if kind in (bool, int, float, str) and type(value) is not kind and (kind, type(value)) != (float, int):
-            raise ValueError(
+            raise UsageError(
                 f"option {option} of network {entry.name!r} must be of type {kind.__name__}, got {value!r}"
             )
     if topology.dims not in entry.dims:
         can = " or ".join(f"{dims}D" for dims in entry.dims)
-        raise ValueError(f"network {entry.name!r} is {can} only and cannot take patches of {topology.patch_size}")
+        raise UsageError(f"network {entry.name!r} is {can} only and cannot take patches of {topology.patch_size}")
 
 
 def names(task: Task | None = None) -> tuple[str, ...]:
@@ -177,11 +178,11 @@ def describe(name: str) -> Entry:
     """What is known of a network.
 
     Raises:
-        ValueError: if there is none of this name, listing those there are.
+        UsageError: if there is none of this name, listing those there are.
     """
     _import_all()
     if name not in _entries:
-        raise ValueError(f"there is no network {name!r}; choose one of {', '.join(names())}")
+        raise UsageError(f"there is no network {name!r}; choose one of {', '.join(names())}")
     return _entries[name]
 
 

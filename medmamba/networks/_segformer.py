@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.networks._backbone import DropPath, channels_first, channels_last, draw_linear
 from medmamba.networks._blocks import conv, merging_conv, pointwise
 
@@ -49,7 +50,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, reduction: Sequence[int]) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"heads must divide the width of their stage, but {heads} do not divide {width}")
+            raise UsageError(f"heads must divide the width of their stage, but {heads} do not divide {width}")
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         coarser = math.prod(reduction) > 1

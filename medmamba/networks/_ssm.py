@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.kernels import ScanOrder, causal_conv, multi_scan
+from medmamba.networks._backbone import check_least
 
 #: Step sizes at the start of training lie between these, evenly on a logarithmic scale.
 STEP_MIN, STEP_MAX = 1e-3, 1e-1
@@ -75,13 +77,13 @@ def draw_step_size(weight: Tensor, bias: Tensor, start: StepStart = "mamba") -> 
         start: see `StepStart`.
 
     Raises:
-        ValueError: if there is no such start, naming those there are.
+        UsageError: if there is no such start, naming those there are.
 
     References:
         Gu and Dao, "Mamba", 2023, section 3.6.
     """
     if start not in get_args(StepStart):
-        raise ValueError(f"a step size must start as one of {', '.join(get_args(StepStart))}, but got {start!r}")
+        raise UsageError(f"a step size must start as one of {', '.join(get_args(StepStart))}, but got {start!r}")
     bound = weight.shape[1] ** -0.5
     nn.init.uniform_(weight, -bound, bound)  # Mamba's and PyTorch's bounds are the same
     with torch.no_grad():
@@ -99,10 +101,10 @@ def inner_width(width: int, expand: float) -> int:
     """So many times a width, rounded down.
 
     Raises:
-        ValueError: if nothing is left.
+        UsageError: if nothing is left.
     """
     if (inner := int(expand * width)) < 1:
-        raise ValueError(f"the inner width of a block must be at least 1, but is {expand} times {width}, rounded down")
+        raise UsageError(f"the inner width of a block must be at least 1, but is {expand} times {width}, rounded down")
     return inner
 
 
@@ -157,6 +159,7 @@ class GridMamba(KeepsFloat32):
         layer_scale: float | None = None,
     ) -> None:
         super().__init__()
+        check_least(1, states=states, taps=taps)
         self.orders, self.states = tuple(orders), states
         self.inner, self.rank = inner_width(width, expand), rank or math.ceil(width / 16)
         self.scale = 1 / len(self.orders) if mean else 1.0

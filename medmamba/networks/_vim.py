@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.kernels import bidirectional
-from medmamba.networks._backbone import DropPath, check_dims, drop_rates, run
+from medmamba.networks._backbone import DropPath, check_dims, check_least, drop_rates, run
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.networks.mamba import MambaBlock
@@ -139,8 +140,7 @@ class Column(nn.Module):
             raise ValueError(
                 f"Vim: size {tuple(size)}, patch {self.patch} and stride {self.stride} must all be 2D or 3D"
             )
-        if depth < 1:
-            raise ValueError(f"Vim: depth must be at least 1, got {depth}")
+        check_least(1, depth=depth, width=width)
         self.grid = self.grid_of(size)
         self.patches = _CONV[len(size)](in_channels, width, self.patch, stride=self.stride)
         count = len(token_places(tokens, math.prod(self.grid)))
@@ -166,10 +166,10 @@ class Column(nn.Module):
         """Patches along each axis of an image.
 
         Raises:
-            ValueError: if they do not cover it exactly.
+            UsageError: if they do not cover it exactly.
         """
         if any(n < p or (n - p) % s for n, p, s in zip(size, self.patch, self.stride, strict=True)):
-            raise ValueError(
+            raise UsageError(
                 f"input size {tuple(size)} must be covered by patches of {self.patch} every {self.stride} voxels; "
                 "pad it, or take other patches"
             )

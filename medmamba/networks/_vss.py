@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.kernels import cross, multi_scan
-from medmamba.networks._backbone import DropPath, channels_first, channels_last, draw_linear
+from medmamba.networks._backbone import DropPath, channels_first, channels_last, check_least, draw_linear
 from medmamba.networks._blocks import conv, merging_conv
 from medmamba.networks._mixers import TokenMixer
 from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size, inner_width
@@ -62,6 +62,7 @@ class SS2D(KeepsFloat32):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        check_least(1, states=states)
         self.orders, self.states, self.gate = cross(dims), states, gate
         self.inner, self.rank = inner_width(width, ratio), rank or math.ceil(width / 16)
         count = len(self.orders)

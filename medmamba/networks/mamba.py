@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
 from medmamba.kernels import FORWARD, causal_conv, selective_scan
+from medmamba.networks._backbone import check_least
 from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size, inner_width
 
 
@@ -84,6 +85,7 @@ class MambaBlock(KeepsFloat32):
         bias: bool = False,
     ) -> None:
         super().__init__()
+        check_least(1, states=d_state, taps=d_conv)
         self.d_state, self.d_conv = d_state, d_conv
         self.d_inner = inner_width(d_model, expand)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
-from medmamba.networks._backbone import check_dims, run
+from medmamba.errors import UsageError
+from medmamba.networks._backbone import check_dims, check_least, run
 from medmamba.networks._blocks import activation, check_size, conv, norm
 from medmamba.networks._mambamorph import (
     CONV_LEVELS,
@@ -72,7 +73,7 @@ class MambaMorph(nn.Module):
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
-        ValueError: if the topology has less than three levels, or an option is negative.
+        UsageError: if the topology has less than three levels, or an option is negative.
     """
 
     def __init__(
@@ -90,13 +91,11 @@ class MambaMorph(nn.Module):
         super().__init__()
         features, kernels, dims = topology.features, topology.kernel_sizes, topology.dims
         if len(features) <= CONV_LEVELS:
-            raise ValueError(
+            raise UsageError(
                 f"MambaMorph needs a topology of at least {CONV_LEVELS + 1} levels, the last of which are for Mamba "
                 f"layers, but its features are {features}"
             )
-        for name, value in (("feature_width", feature_width), ("integration_steps", integration_steps)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_least(0, feature_width=feature_width, integration_steps=integration_steps)
         self.in_channels, self.integration_steps, self.checkpointing = in_channels, integration_steps, checkpointing
         self._total_stride, self._stride, self._kernel = topology.total_stride, topology.strides[1], kernels[1]
         self.feature_extractor: FeatureExtractor | None = None

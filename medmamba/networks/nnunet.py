@@ -37,7 +37,7 @@ def build(
         deep_supervision: whether to return the logits of all resolutions.
 
     Raises:
-        ValueError: as `medmamba.networks.create`.
+        UsageError: as `medmamba.networks.create`.
     """
     topology = Topology(
         patch_size=tuple(patch_size),

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import SLOPE, conv, merging_conv, norm, pointwise, transposed_conv
@@ -266,7 +267,7 @@ class SegMamba(SegmentationNetwork):
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
-        ValueError: if depths or slices do not fit the topology, or there is no such start or mixer.
+        UsageError: if depths or slices do not fit the topology, or there is no such start or mixer.
     """
 
     def __init__(
@@ -288,7 +289,7 @@ class SegMamba(SegmentationNetwork):
         for name, given, least in (("depths", depths, 0), ("slices", slices, 1)):
             is_row = isinstance(given, Sequence) and not isinstance(given, str)
             if not is_row or (given and (len(given) != stages or min(given) < least)):
-                raise ValueError(
+                raise UsageError(
                     f"{name} must be {stages} numbers of at least {least}, one less than there are features "
                     f"{features}, but are {tuple(given) if is_row else repr(given)}"
                 )

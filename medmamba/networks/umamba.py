@@ -134,7 +134,7 @@ class UMamba(SegmentationNetwork):
         deep_supervision: return logits of all resolutions.
 
     Raises:
-        ValueError: if there is no such mixer, or there are not as many numbers of blocks as stages.
+        UsageError: if there is no such mixer, or there are not as many numbers of blocks as stages.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class UNet(SegmentationNetwork):
         deep_supervision: return logits of all resolutions.
 
     Raises:
-        ValueError: if there are not as many numbers of blocks as stages.
+        UsageError: if there are not as many numbers of blocks as stages.
     """
 
     def __init__(

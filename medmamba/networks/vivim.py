@@ -15,9 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
 from medmamba.networks import _segformer as segformer
-from medmamba.networks._backbone import accumulate, channels_first, draw_linear, drop_rates, run
+from medmamba.networks._backbone import accumulate, channels_first, check_least, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
@@ -143,7 +144,7 @@ class Vivim(nn.Module):
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
-        ValueError: if depths, heads or reductions do not fit the topology.
+        UsageError: if depths, heads or reductions do not fit the topology.
     """
 
     def __init__(
@@ -168,11 +169,13 @@ class Vivim(nn.Module):
     ) -> None:
         super().__init__()
         check_mixer(mixer)
+        check_least(1, decoder_width=decoder_width)
+        check_least(0, mamba_layers=mamba_layers, pieces=pieces)
         widths, strides = topology.features, topology.strides
         for name, given in (("depths", depths), ("heads", heads), ("reductions", reductions)):
             is_row = isinstance(given, Sequence) and not isinstance(given, str)
             if not is_row or ((given or name == "depths") and (len(given) != len(widths) or min(given) < 1)):
-                raise ValueError(
+                raise UsageError(
                     f"{name} must be positive numbers, one for each of the {len(widths)} stages of the topology, but "
                     f"are {tuple(given) if is_row else repr(given)}"
                 )

@@ -22,6 +22,7 @@ from medmamba.networks._backbone import (
     channels_first,
     channels_last,
     check_dims,
+    check_least,
     draw_linear,
     drop_rates,
     run,
@@ -199,8 +200,7 @@ class VMambaUNet(SegmentationNetwork):
         super().__init__()
         check_mixer(mixer)
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
-        if conv_levels < 1 or depth < 1:
-            raise ValueError(f"vmamba: conv_levels and depth must be at least 1, got {conv_levels} and {depth}")
+        check_least(1, conv_levels=conv_levels, depth=depth)
         first = min(conv_levels, len(features) - 1)
         self.pyramid = Pyramid(features, accumulate(strides))
         self.checkpointing, self._total_stride = checkpointing, topology.total_stride

@@ -203,6 +203,13 @@ def test_published_networks_are_told_from_each_other_by_their_names(path: Path) 
             find_weights(tensors, FILE, other)
 
 
+def test_language_model_given_as_another_network_is_proposed_by_the_name_to_import_it_by() -> None:
+    tensors = {f"backbone.layers.0.mixer.{key}": tensor for key, tensor in MambaBlock(8).state_dict().items()}
+    tensors["backbone.embedding.weight"] = torch.ones(4, 8)
+    with pytest.raises(CheckpointError, match=r"weights of mamba; import them with --from mamba, if they are"):
+        find_weights(tensors, FILE, "vim")
+
+
 def test_networks_of_nnunet_are_told_apart_by_their_mamba_layers() -> None:
     body = {
         "encoder.stages.0.0.convs.0.conv.weight",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from medmamba import networks
+from medmamba.errors import DataError, UsageError
 from medmamba.networks import _registry
 from medmamba.plans.plan import Topology
 
@@ -95,3 +98,27 @@ def test_blocks_without_an_inner_width_are_refused(ratio: float) -> None:
     for system, config in (("mamba", {"d_model": 6, "expand": ratio}), ("vim_mamba", {"d_model": 6, "expand": ratio})):
         with pytest.raises(networks.UpstreamError, match=f"inner width .* is {ratio} times 6"):
             networks.from_upstream(system, {**config, "bimamba_type": "v2"} if system == "vim_mamba" else config, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("vim", {"states": 0}, "states must be at least 1, got 0"),
+        ("vmamba", {"states": 0}, "states must be at least 1, got 0"),
+        ("vmamba", {"mixer": "none", "depth": 0}, "depth must be at least 1, got 0"),
+        ("vivim", {"depths": (1, 1), "mamba_layers": -1}, "mamba_layers must be at least 0, got -1"),
+        ("umamba_bot", {"blocks": [1]}, "blocks must be"),
+        ("segmamba", {"mixer": "attention"}, "mixer must be one of"),
+        ("vim", {"decoder": "fpn"}, "decoder must be"),
+        ("unet", {"blocks": 1, "layers": 3}, "no option layers"),
+        ("segmama", {}, "there is no network"),
+    ],
+)
+def test_what_a_plan_may_say_wrongly_is_refused_at_once(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        networks.create(name, 1, 2, FLAT, **options)
+
+
+def test_size_that_a_plan_does_not_allow_is_no_bug() -> None:
+    with pytest.raises(DataError, match="must be divisible"):
+        networks.create("unet", 1, 2, FLAT)(torch.zeros(1, 1, 7, 8))

@@ -22,6 +22,12 @@ CONFIG: dict[str, Any] = {
 }
 
 
+TOWER = {"vocab": 9, "dmodel": 8, "n_blocks": 1, "n_experts": 3, "expert_size": 4, "max_length": 9}
+SWITCH = {"dmodel": 8, "n_experts": 3, "expert_size": 4, "capacity_factor": 1.0}
+SEGFORMER: dict[str, Any] = {
+    **{"depths": [1, 1], "hidden_sizes": [4, 8], "decoder_hidden_size": 6, "num_attention_heads": [1, 2]},
+    **{"sr_ratios": [2, 1], "patch_sizes": [7, 3]},
+}
 VIM: dict[str, Any] = {"bimamba_type": "v2", "rms_norm": True, "if_abs_pos_embed": True, "if_divide_out": True}
 TOPOLOGY = Topology(patch_size=(8, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6))
 
@@ -107,7 +113,25 @@ def test_every_argument_in_the_table_is_known(system: str) -> None:
         ("umamba_bot", CONFIG | {"mx": "32"}, "mx of U-Mamba must be a whole number of at least 1, got '32'"),
         ("vim", VIM | {"patch_size": [8]}, r"patch_size of vim must be .* one for each axis, got \[8\]"),
         ("segmamba_layer", {"dim": 4, "num_slices": "4"}, "num_slices of segmamba_layer must be .*, got '4'"),
-        ("vivim", {"segformer": {"depths": [1, 1, 1, 1]}}, "sizes of a SegFormer lack hidden_sizes, .*, strides, as"),
+        (
+            "vivim",
+            {"segformer": {"depths": [1, 1, 1, 1]}},
+            "of a SegFormer lack hidden_sizes, .*, strides, .* as the",
+        ),
+        ("vivim", {"feat_size": 3}, "feat_size of vivim must be a list of whole numbers of at least 1, got 3"),
+        ("vivim", {"segformer": SEGFORMER | {"strides": 4}}, "strides of segformer must be a list .*, got 4"),
+        ("mambamorph", {"drop_path_rate": "0.3"}, "drop_path_rate of mambamorph must be a number .*, got '0.3'"),
+        (
+            "moe_mamba_lm",
+            TOWER | {"norm": "LayerNormal 1e-5"},
+            "norm 'LayerNorm' .*, got 'LayerNormal 1e-5'",
+        ),
+        (
+            "moe_mamba_lm",
+            TOWER | {"norm": "RMSNorm of 1e-5 or so"},
+            "norm 'LayerNorm' .*, got 'RMSNorm of",
+        ),
+        ("moe_switch_ff", SWITCH | {"capacity": "many"}, "capacity of moe_switch_ff must be a number .*, got 'many'"),
         ("vmamba", {"forward_type": 5}, "forward_type of vmamba must be a word in quotes, got 5"),
         ("vmamba", {"forward_type": "v0", "num_classes": -1}, "num_classes of vmamba must be .* at least 0, got -1"),
         ("vmamba", {"forward_type": "v0", "dims": [96, "192"]}, r"dims of vmamba must be .*, got \[96, '192'\]"),

@@ -247,7 +247,7 @@ def test_convolutions_stand_in_the_first_levels(asked: int, expected: int) -> No
         (lambda: VMamba(1, 2, **SMALL, stem="plain")(torch.zeros(1, 1, 9, 3)), r"\(9, 3\) must be at least 4 along"),
         (lambda: VMamba(1, 2, **SMALL, downsampling="patch")(torch.zeros(1, 1, 9, 3)), r"must be at least 29 along"),
         (lambda: VMamba(1, 2, **SMALL)(torch.zeros(1, 3, 64, 64)), "1 channels, H, W"),
-        (lambda: VMambaUNet(1, 2, TOPOLOGY, conv_levels=0), "conv_levels and depth must be at least 1, got 0 and 2"),
+        (lambda: VMambaUNet(1, 2, TOPOLOGY, conv_levels=0), "conv_levels must be at least 1, got 0"),
         (lambda: VMambaUNet(1, 2, TOPOLOGY, decoder="fpn"), "decoder must be 'unet' or 'upernet', got 'fpn'"),
     ],
 )
