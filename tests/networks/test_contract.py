@@ -49,7 +49,8 @@ ROWS = {
     ),
 }
 SMALLEST = {2: TOPOLOGIES["2d"], 3: TOPOLOGIES["3d"]}
-#: Every operator on them takes its time to trace.
+#: Names of options, and the least that keeps every kind of layer.
+FEW: dict[str, Any] = {"depth": 2, "blocks": 1, "decoder_blocks": 1}
 TINY = {
     2: Topology(patch_size=(4, 8), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 6)),
     3: Topology(patch_size=(2, 4, 4), strides=((1,) * 3, (1, 2, 2)), kernel_sizes=((3,) * 3,) * 2, features=(4, 6)),
@@ -62,10 +63,6 @@ each_network = pytest.mark.parametrize(
         pytest.param(name, SMALLEST[networks.describe(name).dims[-1]], id=name)
         for name in networks.names("segmentation")
     ],
-)
-each_traced_network = pytest.mark.parametrize(
-    ("name", "topology"),
-    [pytest.param(name, TINY[networks.describe(name).dims[-1]], id=name) for name in networks.names("segmentation")],
 )
 each_network_and_topology = pytest.mark.parametrize(
     ("name", "topology"),
@@ -81,12 +78,18 @@ each_network_and_topology = pytest.mark.parametrize(
 def build(name: str, topology: Topology, seed: int = 0, **options: Any) -> nn.Module:
     """A small network, the same for the same seed."""
     torch.manual_seed(seed)
-    return networks.create(name, IMAGE, CLASSES, topology, **options)
+    known = networks.describe(name).options
+    return networks.create(
+        name, IMAGE, CLASSES, topology, **{key: value for key, value in FEW.items() if key in known}, **options
+    )
 
 
-def build_shallow(name: str, topology: Topology, **options: Any) -> nn.Module:
-    """As `build`, with two blocks where their number is an option."""
-    return build(name, topology, **({"depth": 2} if "depth" in networks.describe(name).options else {}), **options)
+def build_least(name: str) -> tuple[nn.Module, Tensor]:
+    """A network with one layer of each kind, and an image for it: every operator takes its time to trace."""
+    torch.manual_seed(0)
+    known, least = networks.describe(name).options, FEW | {"depth": 1, "depths": (1,)}
+    options = {key: value for key, value in least.items() if key in known}
+    return networks.create(name, IMAGE, CLASSES, TINY[2], **options), image(TINY[2])
 
 
 def gradients(network: nn.Module, run: Any, x: Tensor) -> dict[str, Tensor]:
@@ -213,8 +216,19 @@ def test_indivisible_size_is_refused(name: str, topology: Topology) -> None:
         network(torch.zeros(1, IMAGE, *size))
 
 
+@pytest.mark.parametrize("dims", TINY)
+@pytest.mark.parametrize("name", networks.names("segmentation"))
+def test_size_of_feature_maps_is_what_the_convolutions_return(name: str, dims: int) -> None:
+    check_size_of_feature_maps(name, TINY[dims])
+
+
+@pytest.mark.slow
 @each_network_and_topology
-def test_size_of_feature_maps_is_what_the_convolutions_return(name: str, topology: Topology) -> None:
+def test_size_of_feature_maps_is_so_whatever_the_topology(name: str, topology: Topology) -> None:
+    check_size_of_feature_maps(name, topology)
+
+
+def check_size_of_feature_maps(name: str, topology: Topology) -> None:
     network = build(name, topology)
     kinds = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     counted: list[int] = []
@@ -229,8 +243,8 @@ def test_size_of_feature_maps_is_what_the_convolutions_return(name: str, topolog
         expected = sum(counted)
         assert expected > 0
         assert network.compute_conv_feature_map_size(topology.patch_size) == expected  # type: ignore[operator]
-        meta = copy.deepcopy(network).to("meta")
-        assert meta.compute_conv_feature_map_size(topology.patch_size) == expected  # type: ignore[operator]
+    meta = copy.deepcopy(network).to("meta")
+    assert meta.compute_conv_feature_map_size(topology.patch_size) == expected  # type: ignore[operator]
 
 
 @each_network
@@ -240,9 +254,10 @@ def test_size_of_feature_maps_wants_the_size_of_an_image(name: str, topology: To
         network.compute_conv_feature_map_size((1, IMAGE, *topology.patch_size))  # type: ignore[operator]
 
 
-@each_traced_network
-def test_compiled_whole_gives_the_same(name: str, topology: Topology) -> None:
-    network, x = build_shallow(name, topology), image(topology)
+@pytest.mark.parametrize("name", networks.names("segmentation"))
+def test_compiled_whole_gives_the_same(name: str) -> None:
+    torch.compiler.reset()  # of the networks before, which share functions with this one
+    network, x = build_least(name)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     expected, found = gradients(network, network, x), gradients(network, compiled, x)
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
@@ -250,13 +265,19 @@ def test_compiled_whole_gives_the_same(name: str, topology: Topology) -> None:
         assert (found[key] - gradient).abs().max() < 1e-4 * largest, key
 
 
-@each_traced_network
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
-def test_exported_program_gives_the_same(
-    name: str, topology: Topology, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        # The portable scan is many operations, which take long to trace: everyday in the network with the fewest.
+        pytest.param(name, backend, marks=[pytest.mark.slow] if backend == "torch" and name != "umamba_bot" else [])
+        for name in networks.names("segmentation")
+        for backend in ("cpu", "torch")
+    ],
+)
+def test_exported_program_gives_the_same(name: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDMAMBA_SCAN_BACKEND", backend)
-    network, x = build_shallow(name, topology).eval(), image(topology)
+    network, x = build_least(name)
+    network.eval()
     with torch.no_grad():
         expected = finest(network, x)
         program = torch.export.export(network, (x,))

@@ -1,4 +1,4 @@
-"""Every golden file, whatever its name and sizes: our network with the original's weights gives the original's outputs.
+"""Every golden file of a module, whatever its name: ours with the original's weights gives the original's outputs.
 
 And the original's gradients, where the file has them. The files name the class they were made with, and its
 configuration. `MEDMAMBA_GOLDEN` names another folder of such files. What else the files of one system hold (states,
@@ -17,10 +17,8 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from medmamba.kernels import selective_scan
 from medmamba.networks import from_upstream
 from medmamba.networks.experts import BALANCE_WEIGHT, Routing, SwitchFeedForward, balancing_loss, router_z_loss
 from medmamba.networks.mamba import MambaBlock
@@ -196,14 +194,6 @@ LARGEST_NOISE = 0.02
 BESIDE = {"nframes_set_after_construction": "nframes"}
 
 
-def scanned(file: Golden) -> dict[str, Tensor]:
-    """Outputs of the scan itself."""
-    inputs = {key: value for key, value in file.group("input/").items() if "upstream_grad" not in key}
-    softplus = file.facts["config"]["delta_softplus"]
-    y, state = selective_scan(**inputs, delta_softplus=softplus, return_last_state=True)
-    return {"out": y, "last_state": state}
-
-
 def loaded(file: Golden, group: str = "param/") -> tuple[nn.Module, Run]:
     """The network or module that the file is of, with a group of its tensors for weights, and how to run it."""
     key = (file.facts["repo"], class_of(file))
@@ -242,15 +232,6 @@ def modelled(file: Golden) -> dict[str, Tensor]:
     return run(module, file)
 
 
-def has_gradients(parameter: Any) -> bool:
-    """Whether the file of a pytest parameter holds gradients of parameters; also the parameter that skips does."""
-    path = parameter.values[0]
-    if path is None:
-        return True
-    with safe_open(path, framework="pt") as file:
-        return any(key.startswith("grad/param/") for key in file.keys())  # noqa: SIM118
-
-
 def error_of(file: Golden, key: str) -> float:
     """What float32 costs the original, relative to its largest output."""
     errors = file.facts.get("fp32_vs_fp64", {})
@@ -261,7 +242,7 @@ def error_of(file: Golden, key: str) -> float:
 def outputs_of(file: Golden) -> dict[str, Tensor]:
     """What we make of a file's inputs, in the precision of its tensors."""
     with torch.no_grad():
-        return scanned(file) if class_of(file) == "selective_scan_ref" else modelled(file)
+        return modelled(file)
 
 
 def gradients_of(file: Golden) -> dict[str, Tensor]:
@@ -339,14 +320,17 @@ def compare(
         golden.assert_close(exact[key], theirs[key], max(errors[key], noise), sizes[key], f"{key}, in double precision")
 
 
-@pytest.mark.parametrize("path", golden.parameters())
-def test_golden_outputs_are_reproduced(path: Path) -> None:
-    check_outputs(golden.load(path))
+def is_network(file: Golden) -> bool:
+    """Whether a file is of a module; those of the scan itself are for the tests of the kernels, with every backend."""
+    return class_of(file) != "selective_scan_ref"
 
 
-@pytest.mark.parametrize("path", [parameter for parameter in golden.parameters() if has_gradients(parameter)])
-def test_golden_gradients_are_reproduced(path: Path) -> None:
-    check_gradients(golden.load(path))
+@pytest.mark.parametrize("path", golden.parameters(wanted=is_network))
+def test_golden_outputs_and_gradients_are_reproduced(path: Path) -> None:
+    file = golden.load(path)
+    check_outputs(file)
+    if file.group("grad/param/"):
+        check_gradients(file)
 
 
 def test_folder_that_is_named_holds_files() -> None:

@@ -41,14 +41,12 @@ def count(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("path", golden.parameters("mamba_lm"))
-def test_golden_logits_and_greedy_text_are_reproduced(path: Path) -> None:
+def test_golden_steps_and_greedy_text_are_reproduced(path: Path) -> None:
     file = golden.load(path)
     network = cast(MambaLM, from_upstream("mamba_lm", file.facts["config"], file.group("param/")))
-    assert count(network) == file.facts["param_count"]
     ids, greedy = file.tensors["input/input_ids"], file.tensors["output/greedy"]
     error = file.facts["fp32_vs_fp64"]["output"]
     with torch.no_grad():
-        assert_close(network(ids), file.tensors["output/out"], error["max_abs"], error["ref_absmax"], "logits")
         logits, state = network.prefill(ids)
         steps = [logits[:, -1]]
         for token in greedy[:, ids.shape[1] : -1].split(1, dim=1):
