@@ -9,9 +9,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from medmamba.networks.language._stack import MambaStack, Norm, NormKind
 from medmamba.networks.language.sampling import GREEDY, Sampling
-from medmamba.networks.mamba import MambaBlock, MambaState
+from medmamba.networks.mamba import MambaState
 
 #: (width, depth) of the published models, all with a vocabulary of 50,277.
 SIZES = {
@@ -60,10 +59,7 @@ class MambaLM(nn.Module):
         final_norm: whether the stream is normalised before the logits.
         multiple: V is the vocabulary, rounded up to a multiple of this; the logits beyond it mean nothing.
         positions: learned embeddings of as many positions are added; 0: none.
-        block: as in `MambaStack`.
-        feed_forward: as in `MambaStack`.
-        float32_residual: as in `MambaStack`.
-        checkpointing: as in `MambaStack`.
+        stack: ``block`` and so on, as in `MambaStack`.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -86,26 +82,14 @@ class MambaLM(nn.Module):
         final_norm: bool = True,
         multiple: int = 8,
         positions: int = 0,
-        block: Callable[[int], MambaBlock] = MambaBlock,
-        feed_forward: Callable[[int], nn.Module] | None = None,
-        float32_residual: bool = True,
-        checkpointing: bool = False,
+        **stack: Any,
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         padded = math.ceil(vocabulary / multiple) * multiple
         self.embedding = nn.Embedding(padded, width)
         self.positions = nn.Embedding(positions, width) if positions else None
-        self.stack = MambaStack(
-            width,
-            depth,
-            norm=norm,
-            eps=eps,
-            block=block,
-            feed_forward=feed_forward,
-            float32_residual=float32_residual,
-            checkpointing=checkpointing,
-        )
+        self.stack = MambaStack(width, depth, norm=norm, eps=eps, **stack)
         self.norm = Norm(width, norm, eps) if final_norm else None
         self.head = None if tied else nn.Linear(width, padded, bias=False)
         self._initialise()

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from medmamba.kernels import interleaved
+from medmamba.networks._ssm import GridMamba
 from medmamba.networks.published._names import Shapes
-from medmamba.networks.published._system import Config, UpstreamError, Weights, arguments, some
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments, some
 
 #: Arguments of a block, and their values as its authors' constructor has them.
 BLOCK = arguments(count="d_state d_conv", number="expand", rank="dt_rank", truth="conv_bias bias")
@@ -128,3 +130,29 @@ def grid_mamba(tensors: Weights, suffixes: Sequence[str], *, shared: bool = Fals
             whole = torch.stack([ours.pop(key) for key in keys])
             ours[prefix + name] = whole.squeeze(2) if name == "conv_weight" else whole
     return ours
+
+
+def three_orders_mixer(what: str, pieces: str, *, mean: bool) -> System:
+    """The Mamba block of type v3 of SegMamba and of Vivim.
+
+    Args:
+        what: the original's name.
+        pieces: the argument that says in how many pieces the third order cuts the tokens.
+        mean: whether the orders' results are averaged rather than summed.
+    """
+
+    def make(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
+        orders = interleaved(config.get(pieces, 5))
+        mixer = GridMamba(config["d_model"], orders, mean=mean, **mixer_options(config))
+        return mixer, grid_mamba(weights, THREE_ORDERS)
+
+    return System(
+        what=what,
+        make=make,
+        needs=arguments(count="d_model"),
+        takes=arguments(count=pieces) | BLOCK,
+        knows=START_AND_SPEED,
+        only={"bimamba_type": "v3"},
+        marks=("A_s_log",),
+        tell=tell_block,
+    )

@@ -39,6 +39,13 @@ class Shapes:
         size = self.size(pattern, axis)
         return size / width if size and width else None
 
+    def stages(self, pattern: str) -> list[tuple[int, ...]]:
+        """The shapes of stages that are numbered from 0; ``{}`` in the pattern stands for the number."""
+        found: list[tuple[int, ...]] = []
+        while shape := self.first(pattern.format(len(found))):
+            found.append(shape)
+        return found
+
     def count(self, pattern: str) -> int:
         """How many different numbers stand where the pattern has its group."""
         return len({match[1] for key in self._shapes if (match := re.fullmatch(pattern, key))})

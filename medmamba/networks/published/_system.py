@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medmamba.errors import DataError
 from medmamba.networks.published._names import Shapes
+from medmamba.plans.plan import Topology
 
 Config = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
@@ -238,3 +239,21 @@ def check_only(what: str, config: Config, only: Config) -> None:
         given = config.get(name, value)
         if (list(given) if isinstance(given, tuple) else given) != value:
             raise UpstreamError(f"only {what} with {name}={value!r} is known here, got {given!r}")
+
+
+def topology_of(
+    patch: Sequence[int], strides: Sequence[Sequence[int]], kernels: Sequence[Sequence[int]], features: Sequence[int]
+) -> Topology:
+    """A topology from the lists of a configuration."""
+    return Topology(
+        patch_size=tuple(patch),
+        strides=tuple(map(tuple, strides)),
+        kernel_sizes=tuple(map(tuple, kernels)),
+        features=tuple(features),
+    )
+
+
+def halving_topology(features: Sequence[int]) -> Topology:
+    """In 3D, kernels of 3 and strides of 2; the weights fit any size."""
+    below = len(features) - 1
+    return topology_of((2**below,) * 3, [(1, 1, 1), *[(2, 2, 2)] * below], [(3, 3, 3)] * len(features), features)

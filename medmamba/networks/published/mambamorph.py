@@ -15,8 +15,15 @@ from medmamba.networks._mambamorph import MambaLayer, PatchMerging
 from medmamba.networks.mambamorph import MambaMorph
 from medmamba.networks.published._blocks import LAYER, layer_options, tell_block, tell_layer
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_prefix
-from medmamba.networks.published._system import Config, Family, System, UpstreamError, Weights, arguments
-from medmamba.plans.plan import Topology
+from medmamba.networks.published._system import (
+    Config,
+    Family,
+    System,
+    UpstreamError,
+    Weights,
+    arguments,
+    halving_topology,
+)
 
 #: Of the authors' configuration, what must be so: their code runs with nothing else, or has another network then.
 _ONLY: Config = {
@@ -55,16 +62,9 @@ def _make(
         raise UpstreamError(f"MambaMorph has three stages, but depths are {tuple(depths)}")
     embed = config.get("embed_dim", 96)
     features = (config.get("reg_head_chan", 16), embed // 2, embed, 2 * embed, 4 * embed)
-    levels = len(features)
-    topology = Topology(
-        patch_size=(2 ** (levels - 1),) * 3,  # the weights fit any size
-        strides=((1, 1, 1), *((2, 2, 2),) * (levels - 1)),
-        kernel_sizes=((3, 3, 3),) * levels,
-        features=features,
-    )
     network = MambaMorph(
         1,
-        topology,
+        halving_topology(features),
         feature_width=feature_width,
         integration_steps=integration_steps,
         **layer_options(config),

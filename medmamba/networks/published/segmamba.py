@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from medmamba.kernels import interleaved
-from medmamba.networks._ssm import GridMamba
 from medmamba.networks.published import _blocks as blocks
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_prefix
-from medmamba.networks.published._system import Config, System, Weights, arguments
+from medmamba.networks.published._system import Config, System, Weights, arguments, halving_topology
 from medmamba.networks.segmamba import DEPTH, GatedConv, MambaLayer, SegMamba
-from medmamba.plans.plan import Topology
 
 #: The authors' numbers of slices: those of the maps of a patch of 128 voxels.
 _SLICES = (64, 32, 16, 8)
@@ -22,16 +19,10 @@ _SLICES = (64, 32, 16, 8)
 def _make(config: Config, weights: Weights) -> tuple[SegMamba, Weights]:
     features = (*config.get("feat_size", (48, 96, 192, 384)), config.get("hidden_size", 768))
     stages = len(features) - 1
-    topology = Topology(
-        patch_size=(2**stages,) * 3,  # the weights fit any size
-        strides=((1, 1, 1), *((2, 2, 2),) * stages),
-        kernel_sizes=((3, 3, 3),) * (stages + 1),
-        features=features,
-    )
     network = SegMamba(
         config.get("in_chans", 1),
         config.get("out_chans", 13),
-        topology,
+        halving_topology(features),
         deep_supervision=False,
         depths=config.get("depths", (DEPTH,) * stages),
         slices=config.get("num_slices", _SLICES[:stages]) or (),
@@ -61,11 +52,6 @@ def _make_gsc(config: Config, weights: Weights) -> tuple[GatedConv, Weights]:
 def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
     layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, **blocks.layer_options(config))
     return layer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
-
-
-def _make_mixer(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
-    mixer = GridMamba(config["d_model"], interleaved(config.get("nslices", 5)), **blocks.mixer_options(config))
-    return mixer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
 
 
 def _tell(shapes: Shapes) -> dict[str, Any]:
@@ -106,14 +92,5 @@ SYSTEMS = {
         marks=(r"mamba\.A_s_log", r"norm\.weight"),
         tell=blocks.tell_layer,
     ),
-    "segmamba_mixer": System(
-        what="Mamba block of SegMamba",
-        make=_make_mixer,
-        needs=arguments(count="d_model"),
-        takes=arguments(count="nslices") | blocks.BLOCK,
-        knows=blocks.START_AND_SPEED,
-        only={"bimamba_type": "v3"},
-        marks=("A_s_log",),
-        tell=blocks.tell_block,
-    ),
+    "segmamba_mixer": blocks.three_orders_mixer("Mamba block of SegMamba", "nslices", mean=False),
 }

@@ -14,9 +14,17 @@ from functools import partial
 from typing import Any
 
 from medmamba.networks.published._names import Shapes, without_aliases
-from medmamba.networks.published._system import Config, Family, System, UpstreamError, Weights, arguments, check_kinds
+from medmamba.networks.published._system import (
+    Config,
+    Family,
+    System,
+    UpstreamError,
+    Weights,
+    arguments,
+    check_kinds,
+    topology_of,
+)
 from medmamba.networks.umamba import BLOCKS, Placement, UMamba, shallower
-from medmamba.plans.plan import Topology
 
 _ENCODER_BLOCKS = ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_encoder", "ne")
 _DECODER_BLOCKS = ("n_conv_per_stage_decoder", "nd")
@@ -30,12 +38,7 @@ def _make(config: Config, weights: Weights, placement: Placement) -> tuple[UMamb
         )
     features = tuple(config["features_per_stage"])
     _check_features(config, features)
-    topology = Topology(
-        patch_size=tuple(config["patch"]),
-        strides=tuple(tuple(row) for row in config["strides"]),
-        kernel_sizes=tuple(tuple(row) for row in config["kernels"]),
-        features=features,
-    )
+    topology = topology_of(config["patch"], config["strides"], config["kernels"], features)
     stages = len(features)
     network = UMamba(
         config["in_ch"],
@@ -83,13 +86,12 @@ def _is_first_version(weights: Weights) -> bool:
 
 
 def _tell(shapes: Shapes) -> dict[str, Any]:
-    stages = shapes.count(r"encoder\.stages\.(\d+)\..+")
-    first = [shapes.first(rf"encoder\.stages\.{stage}\.0\.conv1\.weight") for stage in range(stages)]
+    first = shapes.stages(r"encoder\.stages\.{}\.0\.conv1\.weight")
     return {
         "in_ch": shapes.size(r"encoder\.stem\.0\.conv1\.weight", 1),
         "ncls": shapes.size(r"decoder\.seg_layers\.\d+\.weight", 0),
-        "features_per_stage": [shape[0] for shape in first if shape],
-        "kernels": [list(shape[2:]) for shape in first if shape],
+        "features_per_stage": [shape[0] for shape in first],
+        "kernels": [list(shape[2:]) for shape in first],
     }
 
 

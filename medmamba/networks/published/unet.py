@@ -11,9 +11,8 @@ from typing import Any
 from medmamba.networks._backbone import accumulate
 from medmamba.networks._blocks import CONVS, SLOPE
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_aliases
-from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments, topology_of
 from medmamba.networks.unet import UNet
-from medmamba.plans.plan import Topology
 
 #: Arguments that are classes, by those of nnU-Net's names: of two dimensions and of three.
 _CLASSES = {
@@ -44,12 +43,7 @@ def _make(config: Config, weights: Weights) -> tuple[UNet, Weights]:
     network = UNet(
         config["input_channels"],
         config["num_classes"],
-        Topology(
-            patch_size=accumulate(strides)[-1],
-            strides=strides,
-            kernel_sizes=tuple(tuple(row) for row in config["kernel_sizes"]),
-            features=features,
-        ),
+        topology_of(accumulate(strides)[-1], strides, config["kernel_sizes"], features),
         blocks=config["n_conv_per_stage"],
         decoder_blocks=config.get("n_conv_per_stage_decoder", CONVS),
         deep_supervision=config.get("deep_supervision", False),
@@ -58,14 +52,13 @@ def _make(config: Config, weights: Weights) -> tuple[UNet, Weights]:
 
 
 def _tell(shapes: Shapes) -> dict[str, Any]:
-    stages = shapes.count(r"encoder\.stages\.(\d+)\..+")
-    first = [shapes.first(rf"encoder\.stages\.{stage}\.0\.convs\.0\.conv\.weight") for stage in range(stages)]
-    convs = [shapes.count(rf"encoder\.stages\.{stage}\.0\.convs\.(\d+)\..+") for stage in range(stages)]
+    first = shapes.stages(r"encoder\.stages\.{}\.0\.convs\.0\.conv\.weight")
+    convs = [shapes.count(rf"encoder\.stages\.{stage}\.0\.convs\.(\d+)\..+") for stage in range(len(first))]
     return {
-        "input_channels": first[0][1] if first and first[0] else None,
+        "input_channels": first[0][1] if first else None,
         "num_classes": shapes.size(r"decoder\.seg_layers\.\d+\.weight", 0),
-        "features_per_stage": [shape[0] for shape in first if shape],
-        "kernel_sizes": [list(shape[2:]) for shape in first if shape],
+        "features_per_stage": [shape[0] for shape in first],
+        "kernel_sizes": [list(shape[2:]) for shape in first],
         "n_conv_per_stage": convs,
     }
 

@@ -14,9 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medmamba.kernels import interleaved
 from medmamba.networks._segformer import EXPANSION
-from medmamba.networks._ssm import GridMamba
 from medmamba.networks.published import _blocks as blocks
 from medmamba.networks.published._names import Shapes, renamed, without_prefix
 from medmamba.networks.published._system import (
@@ -29,6 +27,7 @@ from medmamba.networks.published._system import (
     check_known,
     check_only,
     load,
+    topology_of,
 )
 from medmamba.networks.vivim import MambaLayer, Vivim, published_topology
 from medmamba.plans.plan import Topology
@@ -129,12 +128,8 @@ def _sizes(config: Config) -> tuple[Topology, dict[str, Any]]:
     if any(ratio != EXPANSION for ratio in ratios):
         raise UpstreamError(f"only a SegFormer with mlp_ratios of {EXPANSION} is known here, got {ratios}")
     side = math.prod(config["strides"])
-    topology = Topology(
-        patch_size=(side, side),  # the weights fit any size
-        strides=tuple((step, step) for step in config["strides"]),
-        kernel_sizes=tuple((edge, edge) for edge in config["patch_sizes"]),
-        features=tuple(config["hidden_sizes"]),
-    )
+    strides, kernels = ([(size, size) for size in config[name]] for name in ("strides", "patch_sizes"))
+    topology = topology_of((side, side), strides, kernels, config["hidden_sizes"])  # the weights fit any size
     return topology, {
         "depths": config["depths"],
         "heads": config["num_attention_heads"],
@@ -153,13 +148,6 @@ def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
         pieces=config.get("nframes", 0),
     )
     return layer, _our_names(blocks.grid_mamba(weights, blocks.THREE_ORDERS))
-
-
-def _make_mixer(config: Config, weights: Weights) -> tuple[GridMamba, Weights]:
-    mixer = GridMamba(
-        config["d_model"], interleaved(config.get("nframes", 5)), mean=True, **blocks.mixer_options(config)
-    )
-    return mixer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
 
 
 def _tell(shapes: Shapes) -> dict[str, Any]:
@@ -186,14 +174,5 @@ SYSTEMS = {
         marks=(r"mamba\.A_s_log", r"norm1\.weight"),
         tell=blocks.tell_layer,
     ),
-    "vivim_mixer": System(
-        what="Mamba block of Vivim",
-        make=_make_mixer,
-        needs=arguments(count="d_model"),
-        takes=arguments(count="nframes") | blocks.BLOCK,
-        knows=blocks.START_AND_SPEED,
-        only={"bimamba_type": "v3"},
-        marks=("A_s_log",),
-        tell=blocks.tell_block,
-    ),
+    "vivim_mixer": blocks.three_orders_mixer("Mamba block of Vivim", "nframes", mean=True),
 }
