@@ -52,11 +52,11 @@ WITHIN = {
     ),
     "networks": (
         "__init__",
-        "published _upstream",
+        "published",
         "language",
         "*",
-        "_mambamorph _mixers _stack _vim _vss",
-        "mamba unet experts",
+        "_mambamorph _mixers _vim _vss",
+        "mamba experts",
         "_*",
     ),
     "plans": (
