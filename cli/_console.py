@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NoReturn, TypeVar
@@ -11,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from medmamba.files import OutputError, in_words, is_full
 
@@ -31,11 +34,40 @@ class Exit(IntEnum):
     INTERRUPTED = 5  #: stopped by the user or a signal; the same command goes on
 
 
+def say(text: str, style: str | None = None, *, end: str = "\n") -> None:
+    """A line of a result, on standard output.
+
+    Plain text, as all that we print: a file name may hold square brackets, which rich would take for markup.
+    """
+    out.print(text, style=style, end=end, markup=False, highlight=False)
+
+
+def note(text: str, style: str | None = "yellow") -> None:
+    """A line beside the result, on standard error: a remark, unless the style says otherwise."""
+    err.print(text, style=style, markup=False, highlight=False)
+
+
 def fail(message: str, code: Exit = Exit.DATA) -> NoReturn:
     """Say what is wrong in one paragraph and leave."""
-    # Plain text: a file name may hold square brackets, which rich would take for markup.
-    err.print(f"error: {message}", markup=False, highlight=False, style="red")
+    note(f"error: {message}", "red")
     raise typer.Exit(code)
+
+
+def table(titles: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
+    """Cells that may hold names of files, to be printed where the table belongs."""
+    built = Table(*titles)
+    for row in rows:
+        built.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return built
+
+
+def command(*words: object) -> str:
+    """A command of this program as it can be pasted into a shell.
+
+    >>> command("train", "my data/plan.json", "--fold", 0)
+    "medmamba train 'my data/plan.json' --fold 0"
+    """
+    return shlex.join(["medmamba", *map(str, words)])
 
 
 def foreseen(error: ValueError | OSError | MemoryError) -> tuple[str, Exit]:
