@@ -15,6 +15,10 @@ from medmamba.files import write_bytes
 T = TypeVar("T")
 
 
+class RecordError(DataError):
+    """A file does not hold what it should; the message names the place."""
+
+
 def to_json(value: Any) -> Any:
     """Plain JSON data (dicts, lists, numbers, strings) of a tree of dataclasses and tuples."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -35,7 +39,7 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
         where: name of the place, for error messages, e.g. the path of the file.
 
     Raises:
-        DataError: for a missing or unknown key or a value of the wrong kind, naming the place.
+        RecordError: for a missing or unknown key or a value of the wrong kind, naming the place.
     """
     return typing.cast(T, _build(cls, data, where))
 
@@ -51,37 +55,37 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         return _build(kind, data, where)
     if origin is typing.Literal:
         if data not in arguments:
-            raise DataError(f"{where}: must be one of {', '.join(map(repr, arguments))}, got {data!r}")
+            raise RecordError(f"{where}: must be one of {', '.join(map(repr, arguments))}, got {data!r}")
         return data
     if origin is tuple:
         if not isinstance(data, list):
-            raise DataError(f"{where}: must be a list, got {data!r}")
+            raise RecordError(f"{where}: must be a list, got {data!r}")
         if arguments[-1] is Ellipsis:
             return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
         if len(data) != len(arguments):
-            raise DataError(f"{where}: must have {len(arguments)} entries, got {len(data)}")
+            raise RecordError(f"{where}: must have {len(arguments)} entries, got {len(data)}")
         return tuple(_build(a, d, f"{where}[{i}]") for i, (a, d) in enumerate(zip(arguments, data, strict=True)))
     if origin is dict:
         if not isinstance(data, dict):
-            raise DataError(f"{where}: must be an object, got {data!r}")
+            raise RecordError(f"{where}: must be an object, got {data!r}")
         return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
     if kind is Any:
         return data
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
-        raise DataError(f"{where}: must be of type {kind.__name__}, got {data!r}")
+        raise RecordError(f"{where}: must be of type {kind.__name__}, got {data!r}")
     return data
 
 
 def _build_dataclass(cls: type[Any], data: Any, where: str) -> Any:
     if not isinstance(data, dict):
-        raise DataError(f"{where}: must be an object, got {data!r}")
+        raise RecordError(f"{where}: must be an object, got {data!r}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise DataError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
+        raise RecordError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
     required = [
         name
         for name, field in fields.items()
@@ -89,12 +93,14 @@ def _build_dataclass(cls: type[Any], data: Any, where: str) -> Any:
     ]
     missing = [name for name in required if name not in data]
     if missing:
-        raise DataError(f"{where}: missing key {', '.join(missing)}")
+        raise RecordError(f"{where}: missing key {', '.join(missing)}")
     try:
         return cls(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in data.items()})
+    except RecordError:
+        raise
     except ValueError as error:
         # Values that are each fine but do not fit together are found by the class itself, which knows no file.
-        raise error if str(error).startswith(where) else DataError(f"{where}: {error}") from error
+        raise RecordError(f"{where}: {error}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -102,22 +108,22 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        DataError: if it is not JSON, naming file and line, or a key occurs twice in one object.
+        RecordError: if it is not JSON, naming file and line, or a key occurs twice in one object.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8; save it as such") from error
+        raise RecordError(f"{path} is not a text file in UTF-8; save it as such") from error
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
         hint = _json_hint(error)
-        raise DataError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}{hint}") from error
+        raise RecordError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}{hint}") from error
     except _DoubleKeyError as error:
-        raise DataError(f"{path}: key {error} occurs twice in one object; remove or rename one") from error
+        raise RecordError(f"{path}: key {error} occurs twice in one object; remove or rename one") from error
 
 
-class _DoubleKeyError(DataError):
+class _DoubleKeyError(ValueError):
     """A key that an object has twice: of the two values one would be lost without a word."""
 
 
