@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from medmamba.case import Dataset
 from medmamba.plans.budget import MAX_SHARE_OF_DATASET, BatchSize
-from medmamba.plans.fingerprint import Fingerprint
 from medmamba.plans.grid import Grid
 from medmamba.plans.plan import ChannelPlan, Normalization, Plan
 from medmamba.plans.splits import FOLDS, folds
@@ -27,7 +26,7 @@ _SCHEMES: dict[Normalization, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """One decision of the planner, to be shown.
 
@@ -35,20 +34,23 @@ class Decision:
         what: what was decided, a word or two.
         value: the outcome, in words.
         reason: why, in one line.
+        is_warning: something is wrong with the data, and nothing was decided.
     """
 
     what: str
     value: str
     reason: str
+    is_warning: bool = False
 
 
 def decisions(
     plan: Plan,
-    fingerprint: Fingerprint,
     dataset: Dataset,
     *,
     grid: Grid,
     batch: BatchSize,
+    occurrences: Mapping[str, int],
+    relative_size: float,
     low_resolution_mm: tuple[float, ...] | None,
     memory_gb: float,
 ) -> tuple[Decision, ...]:
@@ -56,23 +58,25 @@ def decisions(
 
     Args:
         plan: the outcome.
-        fingerprint: of the data set.
-        dataset: where the folds come from.
+        dataset: that was planned for.
         grid: that cases are resampled to.
         batch: the size of a batch and its limits.
+        occurrences: in how many cases each label has a voxel, by its name.
+        relative_size: median share of a case that cropping leaves.
         low_resolution_mm: spacing of a stage at low resolution, if one would be advised.
         memory_gb: that was planned for.
     """
     share = share_of_case(plan.topology, plan.median_shape)
+    cases = len(dataset.training)
     found = [
-        *_labels(plan, fingerprint),
-        *_channels(plan.channels, fingerprint.median_relative_size),
-        Decision(what="axes", value="array axes {}, {}, {}".format(*plan.axes), reason=grid.axes_reason),
-        Decision(what="spacing", value=f"{times(plan.spacing_mm)} mm", reason=grid.spacing_reason),
+        *_labels(plan, occurrences, cases),
+        *_channels(plan.channels, relative_size),
+        _axes(grid),
+        _spacing(plan, grid, cases),
         Decision(
-            what="median size",
-            value=f"{times(grid.median_shape)} voxels",
-            reason=f"{times(grid.original_shape)} before resampling; cropped to non-zero voxels",
+            "median size",
+            f"{times(grid.median_shape)} voxels",
+            f"{times(grid.original_shape)} before resampling; cropped to non-zero voxels",
         ),
         _patch(plan, share, memory_gb),
         _stages(plan),
@@ -82,14 +86,15 @@ def decisions(
         _folds(dataset),
     ]
     if low_resolution_mm:
-        found.append(
-            Decision(
-                what="low resolution",
-                value=f"a stage at {times(low_resolution_mm)} mm would be advised; not available yet",
-                reason=f"a patch covers {share:.0%} of the median case, less than {LOW_RESOLUTION_BELOW_SHARE:.0%}",
-            )
-        )
+        advised = f"a stage at {times(low_resolution_mm)} mm would be advised; not available yet"
+        reason = f"a patch covers {share:.0%} of the median case, less than {LOW_RESOLUTION_BELOW_SHARE:.0%}"
+        found.append(Decision("low resolution", advised, reason))
     return tuple(found)
+
+
+def first_fold(dataset: Dataset) -> str:
+    """The fold to begin with: ``all`` where a single case cannot be divided."""
+    return "0" if dataset.splits or len(dataset.training) > 1 else "all"
 
 
 def times(values: Iterable[float]) -> str:
@@ -97,28 +102,18 @@ def times(values: Iterable[float]) -> str:
     return " x ".join(f"{float(value):.4g}" for value in values)
 
 
-def _labels(plan: Plan, fingerprint: Fingerprint) -> list[Decision]:
-    labels, cases = plan.labels, len(fingerprint.cases)
-    present = {
-        label.name: sum(any(str(value) in case.label_voxels for value in label.values) for case in fingerprint.cases)
-        for label in labels.foreground
-    }
+def _labels(plan: Plan, occurrences: Mapping[str, int], cases: int) -> list[Decision]:
+    labels = plan.labels
     found = [
         Decision(
-            what="labels",
-            value=f"{len(labels.foreground)} besides background{', may overlap' if labels.has_regions else ''}",
-            reason=", ".join(f"{name} in {n}" for name, n in present.items()) + f" of {cases} cases",
+            "labels",
+            f"{len(labels.foreground)} besides background{', may overlap' if labels.has_regions else ''}",
+            ", ".join(f"{name} in {n}" for name, n in occurrences.items()) + f" of {cases} cases",
         )
     ]
-    absent = [name for name, n in present.items() if not n]
-    if absent:
-        found.append(
-            Decision(
-                what="warning",
-                value=f"no voxel of {', '.join(absent)}",
-                reason="a network cannot learn a label that occurs in no training case; check names and values",
-            )
-        )
+    if absent := [name for name, n in occurrences.items() if not n]:
+        reason = "a network cannot learn a label that occurs in no training case; check names and values"
+        found.append(Decision("warning", f"no voxel of {', '.join(absent)}", reason, is_warning=True))
     return found
 
 
@@ -135,10 +130,24 @@ def _channels(channels: tuple[ChannelPlan, ...], relative_size: float) -> list[D
         else:
             value, reason = _SCHEMES[channel.normalization], f"the channel is called {channel.name}"
         alike.setdefault((value, reason), []).append(channel.name)
-    return [
-        Decision(what=f"channel {', '.join(names)}", value=value, reason=reason)
-        for (value, reason), names in alike.items()
-    ]
+    return [Decision(f"channel {', '.join(names)}", value, reason) for (value, reason), names in alike.items()]
+
+
+def _axes(grid: Grid) -> Decision:
+    if grid.is_flat:
+        reason = "the cases are single slices across the first"
+    elif grid.spacing_mm.max() / grid.spacing_mm.min() < 1 + 1e-6:
+        reason = "all have the same spacing, so nnU-Net's order is kept"
+    else:
+        reason = "the coarsest goes first, so that 2D patches are the sharpest slices"
+    return Decision("axes", "array axes {}, {}, {}".format(*grid.axes), reason)
+
+
+def _spacing(plan: Plan, grid: Grid, cases: int) -> Decision:
+    reason = f"median of {cases} case{'s' * (cases != 1)}"
+    if grid.coarse_median_mm is not None:
+        reason += f"; across the coarse slices their 10th percentile (median {grid.coarse_median_mm:.4g} mm)"
+    return Decision("spacing", f"{times(plan.spacing_mm)} mm", reason)
 
 
 def _patch(plan: Plan, share: float, memory_gb: float) -> Decision:
@@ -150,15 +159,15 @@ def _patch(plan: Plan, share: float, memory_gb: float) -> Decision:
             f"{share:.0%} of the median case",
             f"the largest of a case's proportions that trains in {memory}",
         )
-    return Decision(what="patch", value=f"{times(plan.topology.patch_size)} voxels, {covers}", reason=reason)
+    return Decision("patch", f"{times(plan.topology.patch_size)} voxels, {covers}", reason)
 
 
 def _stages(plan: Plan) -> Decision:
     features = plan.topology.features
     return Decision(
-        what="stages",
-        value=f"{len(features)}, {features[0]} to {features[-1]} features, strides {times(plan.topology.total_stride)}",
-        reason=f"halved along the finest axes first, while feature maps keep {MIN_FEATURE_MAP_EDGE} voxels",
+        "stages",
+        f"{len(features)}, {features[0]} to {features[-1]} features, strides {times(plan.topology.total_stride)}",
+        f"halved along the finest axes first, while feature maps keep {MIN_FEATURE_MAP_EDGE} voxels",
     )
 
 
@@ -169,20 +178,18 @@ def _batch(batch: BatchSize, memory_gb: float) -> Decision:
         reason = f"{MAX_SHARE_OF_DATASET:.0%} of the data set's voxels; memory would hold {batch.fits}"
     else:
         reason = f"never fewer, though they are more than {MAX_SHARE_OF_DATASET:.0%} of the data set's voxels"
-    return Decision(what="batch", value=f"{batch.patches} patches", reason=reason)
+    return Decision("batch", f"{batch.patches} patches", reason)
 
 
 def _dice(plan: Plan, share: float) -> Decision:
     if not plan.train.batch_dice:
-        return Decision(
-            what="Dice loss", value="per patch", reason="patches cover enough of a case, as nnU-Net sees it"
-        )
+        return Decision("Dice loss", "per patch", "patches cover enough of a case, as nnU-Net sees it")
     reason = (
         "slices often lack a structure, and Dice of an absent structure is noise"
         if plan.topology.dims == 2
         else f"patches cover {share:.0%} of a case and often lack a structure"
     )
-    return Decision(what="Dice loss", value="over the batch", reason=reason)
+    return Decision("Dice loss", "over the batch", reason)
 
 
 def _augmentation(plan: Plan) -> Decision:
@@ -195,13 +202,13 @@ def _augmentation(plan: Plan) -> Decision:
         reason = "the patch is no more than 3 times as wide as it has slices"
     where = " within slices" if recipe.in_plane_augmentation else ""
     value = f"rotation up to {recipe.rotation_degrees:g} degrees{where}, mirroring"
-    return Decision(what="augmentation", value=value, reason=reason)
+    return Decision("augmentation", value, reason)
 
 
 def _folds(dataset: Dataset) -> Decision:
     cases = len(dataset.training)
-    if not dataset.splits and cases < 2:
-        return Decision(what="folds", value="only 'all'", reason=f"{cases} training case cannot be divided")
+    if first_fold(dataset) == "all":
+        return Decision("folds", "only 'all'", f"{cases} training case cannot be divided")
     splits = folds(dataset)
     if dataset.splits:
         reason = "fixed by the author of the data set"
@@ -209,4 +216,4 @@ def _folds(dataset: Dataset) -> Decision:
         reason = f"as many as training cases, {FOLDS} need at least {FOLDS}"
     else:
         reason = f"{cases} cases shuffled as nnU-Net does; each case is judged on once"
-    return Decision(what="folds", value=str(len(splits)), reason=reason)
+    return Decision("folds", str(len(splits)), reason)

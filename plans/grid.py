@@ -6,12 +6,11 @@ The rules are nnU-Net's and see the data set in nnU-Net's order of axes (array a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from medmamba.plans.fingerprint import Fingerprint
 
 FloatArray = NDArray[np.float64]
 
@@ -25,17 +24,15 @@ class Grid:
 
     Args:
         axes: array axis of each network axis.
-        axes_reason: why in this order.
-        spacing_mm: voxel size after resampling.
-        spacing_reason: why this size.
+        spacing_mm: voxel size after resampling: the median of the cases.
+        coarse_median_mm: median across the coarse slices, if a finer size was taken there; None where there are none.
         median_shape: median size of the cases after cropping and resampling.
         original_shape: median size after cropping alone.
     """
 
     axes: tuple[int, int, int]
-    axes_reason: str
     spacing_mm: FloatArray
-    spacing_reason: str
+    coarse_median_mm: float | None
     median_shape: FloatArray
     original_shape: FloatArray
 
@@ -45,21 +42,24 @@ class Grid:
         return bool(self.median_shape[0] == 1)
 
 
-def target_grid(fingerprint: Fingerprint) -> Grid:
-    """The grid for the cases of a data set."""
-    spacings = np.array([case.spacing_mm[::-1] for case in fingerprint.cases])
-    shapes = np.array([case.cropped_shape[::-1] for case in fingerprint.cases])
-    spacing, spacing_reason = _target_spacing(spacings, shapes)
-    median_shape = np.median([_resampled(size, old, spacing) for size, old in zip(shapes, spacings, strict=True)], 0)
-    order, axes_reason = _slices_first(spacing, median_shape)
+def target_grid(spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> Grid:
+    """The grid for the cases of a data set.
+
+    Args:
+        spacings_mm: (cases, 3) voxel sizes, array axis order.
+        shapes: (cases, 3) voxels after cropping.
+    """
+    old_mm, sizes = np.array(spacings_mm)[:, ::-1], np.array(shapes)[:, ::-1]
+    spacing, coarse_median = _target_spacing(old_mm, sizes)
+    median_shape = np.median([_resampled(size, old, spacing) for size, old in zip(sizes, old_mm, strict=True)], 0)
+    order = _slices_first(spacing, median_shape)
     i, j, k = (2 - axis for axis in order)
     return Grid(
         axes=(i, j, k),
-        axes_reason=axes_reason,
         spacing_mm=spacing[order],
-        spacing_reason=spacing_reason,
+        coarse_median_mm=coarse_median,
         median_shape=median_shape[order],
-        original_shape=np.median(shapes, 0)[order],
+        original_shape=np.median(sizes, 0)[order],
     )
 
 
@@ -67,9 +67,12 @@ def _resampled(shape: NDArray[np.int64], spacing_mm: FloatArray, target_mm: Floa
     return [round(old / new * size) for old, new, size in zip(spacing_mm, target_mm, shape, strict=True)]
 
 
-def _target_spacing(spacings_mm: FloatArray, shapes: NDArray[np.int64]) -> tuple[FloatArray, str]:
-    """The median, but a finer one along a coarse axis: cases with more slices should not lose too many of them."""
-    cases = "1 case" if len(spacings_mm) == 1 else f"{len(spacings_mm)} cases"
+def _target_spacing(spacings_mm: FloatArray, shapes: NDArray[np.int64]) -> tuple[FloatArray, float | None]:
+    """The median, but a finer one along a coarse axis, where cases with more slices should not lose too many of them.
+
+    Returns:
+        The spacing, and the median along the coarse axis if there is one: the 10th percentile was taken in its place.
+    """
     target = np.percentile(spacings_mm, 50, 0)
     size = np.percentile(shapes, 50, 0)
     coarse = int(np.argmax(target))
@@ -78,15 +81,15 @@ def _target_spacing(spacings_mm: FloatArray, shapes: NDArray[np.int64]) -> tuple
     is_coarse = target[coarse] > ANISOTROPY * coarsest_other
     is_short = size[coarse] * ANISOTROPY < size[others].min()
     if not (is_coarse and is_short):
-        return target, f"median of {cases}"
-    reason = f"median of {cases}; across the coarse slices their 10th percentile (median {target[coarse]:.4g} mm)"
+        return target, None
+    median = float(target[coarse])
     fine = np.percentile(spacings_mm[:, coarse], 10)
     # The coarse axis stays the coarsest, by a hair, because the order of axes depends on it.
     target[coarse] = fine if fine >= coarsest_other else coarsest_other + 1e-5
-    return target, reason
+    return target, median
 
 
-def _slices_first(spacing_mm: FloatArray, median_shape: FloatArray) -> tuple[list[int], str]:
+def _slices_first(spacing_mm: FloatArray, median_shape: FloatArray) -> list[int]:
     """The axis across the slices goes first, the others keep their order.
 
     nnU-Net looks at the spacing alone. That takes volumes for slices when the thickness in the header of a single slice
@@ -96,10 +99,4 @@ def _slices_first(spacing_mm: FloatArray, median_shape: FloatArray) -> tuple[lis
     coarse = int(np.argmax(spacing_mm))
     if len(single) and coarse not in single:
         coarse = int(single[0])
-    if len(single):
-        reason = "the cases are single slices across the first"
-    elif spacing_mm.max() / spacing_mm.min() < 1 + 1e-6:
-        reason = "all have the same spacing, so nnU-Net's order is kept"
-    else:
-        reason = "the coarsest goes first, so that 2D patches are the sharpest slices"
-    return [coarse, *(axis for axis in range(3) if axis != coarse)], reason
+    return [coarse, *(axis for axis in range(3) if axis != coarse)]

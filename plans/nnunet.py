@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from medmamba.case import Dataset
+from medmamba.errors import DataError
 from medmamba.files import OutputError
 from medmamba.io.places import check_output_folder, places_of
 from medmamba.plans.fingerprint import Fingerprint
@@ -101,10 +102,10 @@ def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plan
 
     Raises:
         OutputError: if there is something else than an earlier export.
-        ValueError: if nnU-Net would make other values of the labels.
+        DataError: if nnU-Net would make other values of the labels.
     """
     if (largest := max(dataset.labels.allowed_values)) > NNUNET_LARGEST_VALUE:
-        raise ValueError(
+        raise DataError(
             f"stock nnU-Net keeps labels as 16 bits, in which {largest} becomes another value; number them from 1"
         )
     check_export(folder, dataset)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from medmamba.errors import DataError
 from medmamba.labels import Labels
 from medmamba.records import from_json, read_json, to_json, write_json
 
@@ -244,7 +245,7 @@ class Plan:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not a plan, naming the key that is wrong.
+            DataError: if it is not a plan, naming the key that is wrong.
         """
         return from_json(cls, read_json(path), str(path))
 
@@ -264,7 +265,7 @@ class Plan:
         """A plan with one field changed, e.g. ``plan.override("train.epochs", 250)``.
 
         Raises:
-            ValueError: if there is no such field or the value does not fit it.
+            DataError: if there is no such field or the value does not fit it.
         """
         data = to_json(self)
         *parents, last = key.split(".")
@@ -275,7 +276,7 @@ class Plan:
         if not isinstance(node, dict) or (last not in node and parents[-2:] != ["network", "options"]):
             place = ".".join(parents) if isinstance(node, dict) else ""
             known = sorted(f"{place}.{name}" if place else name for name in (node if place else data))
-            raise ValueError(f"the plan has no field {key!r}; there are {', '.join(known)}")
+            raise DataError(f"the plan has no field {key!r}; there are {', '.join(known)}")
         node[last] = value
         return from_json(Plan, data, "plan")
 

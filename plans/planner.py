@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from medmamba.case import Dataset
+from medmamba.errors import DataError
+from medmamba.labels import Label
 from medmamba.plans import budget
 from medmamba.plans.decisions import (
     LOW_RESOLUTION_BELOW_SHARE,
@@ -51,7 +53,7 @@ def make_plan(
     *,
     network: str,
     configuration: Configuration = "3d_fullres",
-    gpu_memory_gb: float = 8.0,
+    gpu_memory_gb: float = budget.GPU_MEMORY_GB,
     network_options: dict[str, Any] | None = None,
 ) -> tuple[Plan, tuple[Decision, ...]]:
     """Decide everything between a folder of scans and a trained network.
@@ -68,13 +70,13 @@ def make_plan(
         The plan, and the decisions in it with their reasons.
 
     Raises:
-        ValueError: if the fingerprint is not of this data set, its labels are not explained, 3D is asked of
+        DataError: if the fingerprint is not of this data set, its labels are not explained, 3D is asked of
             single slices, or the cases or the memory are too small.
     """
     _check(fingerprint, dataset, gpu_memory_gb)
-    grid = target_grid(fingerprint)
+    grid = _grid(fingerprint)
     if configuration not in (possible := _configurations(grid)):
-        raise ValueError(
+        raise DataError(
             f"the cases of {dataset.name} are single slices (their median size is {times(grid.median_shape)} voxels), "
             f"for which there is no {configuration} plan; choose configuration {possible[0]}"
         )
@@ -111,13 +113,31 @@ def make_plan(
         file_ending=dataset.file_ending,
     )
     return plan, decisions(
-        plan, fingerprint, dataset, grid=grid, batch=batch, low_resolution_mm=low_resolution, memory_gb=gpu_memory_gb
+        plan,
+        dataset,
+        grid=grid,
+        batch=batch,
+        occurrences={label.name: _occurrences(label, fingerprint) for label in dataset.labels.foreground},
+        relative_size=fingerprint.median_relative_size,
+        low_resolution_mm=low_resolution,
+        memory_gb=gpu_memory_gb,
     )
 
 
 def possible_configurations(fingerprint: Fingerprint) -> tuple[Configuration, ...]:
     """What can be planned for this data set, the usual choice first."""
-    return _configurations(target_grid(fingerprint))
+    return _configurations(_grid(fingerprint))
+
+
+def _grid(fingerprint: Fingerprint) -> Grid:
+    cases = fingerprint.cases
+    return target_grid([case.spacing_mm for case in cases], [case.cropped_shape for case in cases])
+
+
+def _occurrences(label: Label, fingerprint: Fingerprint) -> int:
+    """In how many cases a label has a voxel."""
+    values = set(map(str, label.values))
+    return sum(not values.isdisjoint(case.label_voxels) for case in fingerprint.cases)
 
 
 def _configurations(grid: Grid) -> tuple[Configuration, ...]:
@@ -175,11 +195,11 @@ def _rotation(topology: Topology) -> tuple[float, bool]:
 def _check(fingerprint: Fingerprint, dataset: Dataset, memory_gb: float) -> None:
     measured, present = {case.id for case in fingerprint.cases}, {case.id for case in dataset.training}
     if measured != present or fingerprint.channels != dataset.channels:
-        raise ValueError(
+        raise DataError(
             f"the fingerprint describes {len(measured)} cases with channels {', '.join(fingerprint.channels)}, which "
             f"are not the {len(present)} training cases of {dataset.root} with {', '.join(dataset.channels)}; measure "
             "the data set again"
         )
     if not memory_gb > 0:
-        raise ValueError(f"GPU memory must be more than 0 GB, got {memory_gb:g}")
+        raise DataError(f"GPU memory must be more than 0 GB, got {memory_gb:g}")
     fingerprint.check_labels(dataset.labels)

@@ -13,6 +13,7 @@ import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from numpy.typing import NDArray
 
+from medmamba.errors import DataError
 from medmamba.plans import budget
 from medmamba.plans.plan import Topology
 
@@ -46,12 +47,12 @@ def largest_topology(spacing_mm: PerAxis, median_shape: PerAxis, *, output_chann
         memory_gb: of the GPU.
 
     Raises:
-        ValueError: if the cases or the memory are too small for a network with two stages.
+        DataError: if the cases or the memory are too small for a network with two stages.
     """
     pooling = _pooling(spacing_mm, _first_guess(spacing_mm, median_shape))
     if len(pooling.strides) < 2:
         size = " x ".join(f"{n:g}" for n in median_shape)
-        raise ValueError(
+        raise DataError(
             f"the cases are too small for a network: their median size after cropping and resampling is {size} voxels, "
             f"and two axes need {2 * MIN_FEATURE_MAP_EDGE} or one {3 * MIN_FEATURE_MAP_EDGE}; check the voxel size in "
             "the image headers"
@@ -64,7 +65,7 @@ def largest_topology(spacing_mm: PerAxis, median_shape: PerAxis, *, output_chann
         shorter = _pooling(spacing_mm, _shortened(pooling, axis, pooling.divisors, memory_gb))
         pooling = _pooling(spacing_mm, _shortened(pooling, axis, shorter.divisors, memory_gb))
         if len(pooling.strides) < 2:
-            raise ValueError(_too_little_memory(memory_gb))
+            raise DataError(_too_little_memory(memory_gb))
     return pooling.topology()
 
 
@@ -102,7 +103,7 @@ def _shortened(pooling: _Pooling, axis: int, steps: tuple[int, ...], memory_gb: 
     patch = list(pooling.patch_size)
     patch[axis] -= steps[axis]
     if patch[axis] < 1:
-        raise ValueError(_too_little_memory(memory_gb))
+        raise DataError(_too_little_memory(memory_gb))
     return tuple(patch)
 
 

@@ -210,6 +210,7 @@ def test_plans_of_random_data_sets_equal_those_of_nnunet(
     compare(nnunet_folders, ours, dataset, chance.choice([2.0, 6.0, 8.0, 11.0, 40.0]))
 
 
+@pytest.mark.slow
 def test_fingerprint_and_plans_of_real_scans_equal_those_of_nnunet(nnunet_folders: Path, shared: Path) -> None:
     dataset = open_dataset(shared / "data" / "msd_hippocampus")
     ours = fingerprint(dataset)
