@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.cli._console import Exit, err, fail, out, track
+from medmamba.cli._console import Exit, command, fail, note, out, say, track
 
 if TYPE_CHECKING:
     from medmamba.plans.nnunet import Exported
@@ -78,7 +79,8 @@ def plan(
     The data set is measured once (sizes, spacings, intensities of the labelled voxels); later calls reuse the
     measurements as long as its files stay the same. From them follow, by nnU-Net's rules, voxel size, patch and batch
     size, the depth of the network and how images are normalised and augmented. The outcome is a file, plan.json, that
-    can be read and edited before training; an edited plan is never overwritten without --force.
+    can be read and edited before training; an edited plan is never overwritten without --force. Its folder is called
+    after configuration, network and options, so that plans with other options lie side by side.
 
     For example:
 
@@ -145,12 +147,11 @@ def _show_nnunet(exported: Exported, configuration: str) -> None:
         f"  nnUNetv2_train {number} {configuration} 0 -p {PLANS_NAME}",
         f"  nnUNetv2_predict -d {number} -c {configuration} -f 0 -p {PLANS_NAME} -i IMAGES -o PREDICTIONS",
     ):
-        out.print(line, markup=False, highlight=False)
+        say(line)
 
 
 def _next_command(result: PlannedResult) -> str:
-    single = any(decision.what == "folds" and "all" in decision.value for decision in result.decisions)
-    return f"medmamba train {shlex.quote(str(result.path))} --fold {'all' if single else 0}"
+    return command("train", result.path, "--fold", result.fold)
 
 
 def _as_json(result: PlannedResult, weights: int) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _as_json(result: PlannedResult, weights: int) -> dict[str, Any]:
         "differences": list(result.differences),
         # Those of the plan in the file: an edited plan has decisions that nobody gave a reason for.
         "decisions": [
-            {"what": decision.what, "value": decision.value, "reason": decision.reason}
+            {key: value for key, value in asdict(decision).items() if key != "is_warning"}
             for decision in (result.decisions if result.outcome != "kept" else ())
         ],
         "next": _next_command(result),
@@ -197,32 +198,22 @@ def _weights(result: PlannedResult) -> int:
 def _show(result: PlannedResult, cases: int, weights: int) -> None:
     plan = result.plan
     if result.outcome == "kept":
-        err.print(
-            f"kept: {result.path} differs from what would be planned now:",
-            style="yellow",
-            markup=False,
-            highlight=False,
-        )
+        note(f"kept: {result.path} differs from what would be planned now:")
         for line in result.differences:
-            err.print(f"  {line}", markup=False, highlight=False)
-        err.print(
-            f"Train with it as it is ({_next_command(result)}), or add --force to replace it.",
-            markup=False,
-            highlight=False,
-        )
+            note(f"  {line}", None)
+        note(f"Train with it as it is ({_next_command(result)}), or add --force to replace it.", None)
         return
-    title = f"{plan.dataset}: {plan.configuration} plan for {plan.network.name} from {cases} training cases"
-    out.print(title, style="bold", markup=False, highlight=False)
+    say(f"{plan.dataset}: {plan.configuration} plan for {plan.network.name} from {cases} training cases", "bold")
     table = Table.grid(padding=(0, 2))
     for decision in result.decisions:
-        style = "yellow" if decision.what == "warning" else "cyan"
+        style = "yellow" if decision.is_warning else "cyan"
         table.add_row(Text(decision.what, style), Text(decision.value), Text(decision.reason, "dim"))
     table.add_row(Text("network", "cyan"), plan.network.name, Text(f"{weights / 1e6:.3g} million weights", "dim"))
     # The console does not wrap lines, so that paths can be copied; the columns of a table must.
     out.print(table, soft_wrap=False)
     for line in result.differences:
-        out.print(f"replaced {line}", markup=False, highlight=False)
+        say(f"replaced {line}")
     state = "as before" if result.outcome == "unchanged" else result.outcome
-    out.print(f"plan         {result.path} ({state}, digest {plan.digest()})", markup=False, highlight=False)
-    out.print(f"measurements {result.fingerprint_path}", markup=False, highlight=False)
-    out.print(f"next         {_next_command(result)}\n", markup=False, highlight=False)
+    say(f"plan         {result.path} ({state}, digest {plan.digest()})")
+    say(f"measurements {result.fingerprint_path}")
+    say(f"next         {_next_command(result)}\n")

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from medmamba.plans.plan import Topology
 
+#: That a plan is made for when nothing is said.
+GPU_MEMORY_GB = 8.0
+
 #: Fewer patches make batch statistics and gradients too noisy.
 MIN_BATCH_SIZE = 2
 

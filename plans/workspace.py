@@ -2,6 +2,8 @@
 
     <root>/<data set>/fingerprint.json
     <root>/<data set>/<configuration>__<network>/plan.json
+    <root>/<data set>/<configuration>__<network>/fold_<fold>/
+    <root>/<data set>/<configuration>__<network>__<option>-<value>/plan.json
     <root>/<data set>/preprocessed/<digest>/
 
 The data set itself is only ever read.
@@ -9,15 +11,20 @@ The data set itself is only ever read.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medmamba.case import Dataset
+from medmamba.errors import DataError
 from medmamba.io import DatasetError, open_dataset
+from medmamba.plans.budget import GPU_MEMORY_GB
+from medmamba.plans.decisions import first_fold
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
 from medmamba.plans.plan import Configuration, Plan
 from medmamba.plans.planner import Decision, make_plan, possible_configurations
@@ -52,13 +59,38 @@ class Workspace:
         """What was measured."""
         return self.folder / "fingerprint.json"
 
-    def plan(self, configuration: Configuration, network: str) -> Path:
-        """The plan of one configuration and network."""
-        return self.folder / f"{configuration}__{safe_name(network)}" / "plan.json"
+    def plan(
+        self,
+        configuration: Configuration,
+        network: str,
+        options: Mapping[str, Any] | None = None,
+        gpu_memory_gb: float = GPU_MEMORY_GB,
+    ) -> Path:
+        """The plan of one configuration and network; whatever else makes it another plan is in the folder's name.
+
+        >>> Workspace(Path(), "Liver").plan("3d_fullres", "umamba_bot", {"mixer": "none"}, 24).parent.name
+        '3d_fullres__umamba_bot__mixer-none__gpu-24GB'
+        """
+        parts = [network]
+        for name, value in sorted((options or {}).items()):
+            parts.append(f"{name}-{value if isinstance(value, str) else json.dumps(value)}")
+        if gpu_memory_gb != GPU_MEMORY_GB:
+            parts.append(f"gpu-{gpu_memory_gb:g}GB")
+        return self.folder / "__".join((configuration, *map(safe_name, parts))) / "plan.json"
 
     def cache(self, plan: Plan) -> Path:
         """Folder of the cases preprocessed as the plan says; plans that preprocess alike share it."""
         return self.folder / "preprocessed" / plan.preprocessing_digest()
+
+
+def run_folder(folder: Path, fold: str) -> Path:
+    """The training of a fold, beside its plan."""
+    return folder / f"fold_{fold}"
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The trainings of all folds beside a plan; those that were set aside (``fold_0.old1``) do not count."""
+    return sorted(path for path in folder.glob("fold_*") if path.is_dir() and ".old" not in path.name)
 
 
 def safe_name(name: str) -> str:
@@ -88,7 +120,7 @@ def measured(
         The fingerprint, and whether it was there already.
 
     Raises:
-        ValueError: if the data set cannot be measured, or the work folder belongs to another one of the same name.
+        DataError: if the data set cannot be measured, or the work folder belongs to another one of the same name.
     """
     path = workspace.fingerprint
     if path.is_file():
@@ -96,7 +128,7 @@ def measured(
         if kept and kept.describes(dataset):
             return kept, True
         if kept and kept.dataset_root != str(dataset.root) and Path(kept.dataset_root).is_dir():
-            raise ValueError(
+            raise DataError(
                 f"{workspace.folder} holds plans of another data set named {dataset.name!r}, in {kept.dataset_root}; "
                 "give one of the two another work folder"
             )
@@ -109,7 +141,7 @@ def measured(
 def _kept(path: Path) -> Fingerprint | None:
     try:
         return Fingerprint.load(path)
-    except ValueError as error:
+    except DataError as error:
         # It holds measurements only, which can be made again.
         log.warning("%s; measuring again", error)
         return None
@@ -158,6 +190,7 @@ class PlannedResult:
     Args:
         plan: the plan in the file.
         decisions: how a new plan is made; not those of a plan that was kept.
+        fold: that can be trained first: ``all`` where there is a single case.
         path: of the plan.
         fingerprint_path: of the fingerprint.
         fingerprint_reused: the data set was measured before and has not changed.
@@ -168,6 +201,7 @@ class PlannedResult:
 
     plan: Plan
     decisions: tuple[Decision, ...]
+    fold: str
     path: Path
     fingerprint_path: Path
     fingerprint_reused: bool
@@ -181,14 +215,14 @@ def plan_dataset(
     configuration: Configuration | None = None,
     *,
     work: Path,
-    gpu_memory_gb: float = 8.0,
+    gpu_memory_gb: float = GPU_MEMORY_GB,
     network_options: dict[str, Any] | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> PlannedResult:
     """Measure a data set, plan for it, and keep both in the work folder.
 
-    A plan that is already there and differs, because somebody edited it or it was made with other options, is kept.
+    A plan that is already there and differs, because somebody edited it or the data have changed, is kept.
 
     Args:
         dataset: the folder, or the data set opened.
@@ -202,7 +236,7 @@ def plan_dataset(
 
     Raises:
         FileNotFoundError: if the data set, or a file of it, is missing.
-        ValueError: if the data do not allow it (see `medmamba.plans.planner.make_plan`), or the plan that is there
+        DataError: if the data do not allow it (see `medmamba.plans.planner.make_plan`), or the plan that is there
             cannot be read and ``force`` is off.
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
@@ -217,17 +251,34 @@ def plan_dataset(
         gpu_memory_gb=gpu_memory_gb,
         network_options=network_options,
     )
-    path = workspace.plan(chosen, network)
+    path = _place(workspace, plan, gpu_memory_gb)
     plan, outcome, changes = _store(plan, path, force)
     return PlannedResult(
         plan=plan,
         decisions=decisions,
+        fold=first_fold(data),
         path=path,
         fingerprint_path=workspace.fingerprint,
         fingerprint_reused=reused,
         outcome=outcome,
         differences=changes,
     )
+
+
+def _place(workspace: Workspace, plan: Plan, gpu_memory_gb: float) -> Path:
+    """Where a plan belongs; that of version 0.1.0, whose folders did not bear the options, stays where it is."""
+    network = plan.network
+    path = workspace.plan(plan.configuration, network.name, network.options, gpu_memory_gb)
+    earlier = workspace.plan(plan.configuration, network.name)
+    if path.is_file() or not earlier.is_file():
+        return path
+    try:
+        old = Plan.load(earlier)
+    except DataError:
+        return path
+    # How much memory was planned for is not in a plan, but the options are, also in one that was edited since.
+    same_options = bool(network.options) and old.network.options == network.options
+    return earlier if same_options or old.digest() == plan.digest() else path
 
 
 def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[str, ...]]:
@@ -237,9 +288,9 @@ def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[st
         return plan, "written", ()
     try:
         old = Plan.load(path)
-    except ValueError as error:
+    except DataError as error:
         if not force:
-            raise ValueError(f"{error}; correct {path}, or replace it by planning with --force") from error
+            raise DataError(f"{error}; correct {path}, or replace it by planning with --force") from error
         plan.save(path)
         return plan, "replaced", (str(error),)
     # Where the data lie is no decision: a data set that was moved does not make a plan differ.

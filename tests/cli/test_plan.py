@@ -74,6 +74,14 @@ def test_json_holds_the_same(balls: Path) -> None:
     assert {decision["what"] for decision in result["decisions"]} > {"spacing", "patch", "batch"}
 
 
+def test_plans_with_and_without_mamba_lie_side_by_side(balls: Path) -> None:
+    for options, folder in (((), "umamba_bot"), (("--mixer", "none"), "umamba_bot__mixer-none")):
+        result = run(balls, "--json", *options)
+        assert result.exit_code == 0, result.output
+        assert Path(planned(result)[0]["plan"]).parent.name == f"3d_fullres__{folder}"
+    assert [each["outcome"] for each in planned(run(balls, "--json", "--mixer", "none"))] == ["unchanged"]
+
+
 def test_all_makes_a_plan_for_slices_and_for_volumes(balls: Path) -> None:
     found = [result["configuration"] for result in planned(run(balls, "-c", "all", "--json"))]
     assert found == ["3d_fullres", "2d"]

@@ -12,7 +12,7 @@ import pytest
 from medmamba.plans import Plan
 from medmamba.plans import fingerprint as fingerprint_module
 from medmamba.plans.planner import make_plan
-from medmamba.plans.workspace import Workspace, differences, measured, plan_dataset, safe_name
+from medmamba.plans.workspace import Workspace, differences, measured, plan_dataset, run_folder, run_folders, safe_name
 
 
 @pytest.fixture
@@ -50,6 +50,8 @@ def test_the_layout_is_as_documented(tmp_path: Path, measured_dataset: Any) -> N
     workspace = Workspace(tmp_path, "My data")
     assert workspace.fingerprint == tmp_path / "My_data" / "fingerprint.json"
     assert workspace.plan("2d", "segmamba") == tmp_path / "My_data" / "2d__segmamba" / "plan.json"
+    named = workspace.plan("2d", "segmamba", {"mixer": "none", "blocks": [1, 2]}, 24)
+    assert named.parent.name == "2d__segmamba__blocks-_1_2__mixer-none__gpu-24GB"
     assert workspace.cache(plan) == tmp_path / "My_data" / "preprocessed" / plan.preprocessing_digest()
 
 
@@ -108,6 +110,51 @@ def test_an_edited_plan_is_kept_unless_forced(balls: Any, tmp_path: Path) -> Non
     forced = plan_dataset(dataset, "segmamba", "2d", work=work, force=True)
     assert (forced.outcome, forced.differences) == ("replaced", kept.differences)
     assert Plan.load(path).train.epochs == 1000
+
+
+def test_plans_with_other_options_have_folders_of_their_own(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    plain = plan_dataset(dataset, "umamba_bot", work=work)
+    other = plan_dataset(dataset, "umamba_bot", work=work, network_options={"mixer": "none"})
+    assert (plain.outcome, other.outcome) == ("written", "written")
+    assert other.path.parent.name == "3d_fullres__umamba_bot__mixer-none"
+    assert Plan.load(plain.path) == plain.plan
+    assert plan_dataset(dataset, "umamba_bot", work=work, network_options={"mixer": "none"}).outcome == "unchanged"
+
+
+def test_plan_for_more_memory_has_its_own_folder_where_it_is_another(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    plain = plan_dataset(dataset, "unet", work=work)
+    small = plan_dataset(dataset, "unet", work=work, gpu_memory_gb=0.02)
+    assert (small.outcome, small.path.parent.name) == ("written", "3d_fullres__unet__gpu-0.02GB")
+    assert small.plan.topology != plain.plan.topology
+    assert plan_dataset(dataset, "unet", work=work, gpu_memory_gb=0.02).outcome == "unchanged"
+    # Where nothing comes of it, there is nothing to tell apart.
+    more = plan_dataset(dataset, "unet", work=work, gpu_memory_gb=24)
+    assert (more.outcome, more.path) == ("unchanged", plain.path)
+
+
+@pytest.mark.parametrize("asked", [{"network_options": {"mixer": "none"}}, {"gpu_memory_gb": 0.02}], ids=str)
+def test_plan_that_the_first_version_kept_under_the_plain_name_is_found(
+    balls: Any, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    made = plan_dataset(dataset, "umamba_bot", work=work, **asked)
+    earlier = made.path.parent.rename(made.path.parents[1] / "3d_fullres__umamba_bot") / "plan.json"
+    again = plan_dataset(dataset, "umamba_bot", work=work, **asked)
+    assert (again.outcome, again.path) == ("unchanged", earlier)
+    edited = made.plan.override("train.epochs", 50)
+    edited.save(earlier)
+    again = plan_dataset(dataset, "umamba_bot", work=work, **asked)
+    if "network_options" in asked:  # they tell whose plan it is
+        assert (again.outcome, again.path) == ("kept", earlier)
+    assert Plan.load(earlier) == edited
+
+
+def test_trainings_that_were_set_aside_are_not_among_those_of_a_plan(tmp_path: Path) -> None:
+    for fold in ("1", "all", "0", "0.old1"):
+        run_folder(tmp_path, fold).mkdir()
+    assert [path.name for path in run_folders(tmp_path)] == ["fold_0", "fold_1", "fold_all"]
 
 
 def test_a_plan_that_cannot_be_read_is_named_and_can_be_replaced(balls: Any, tmp_path: Path) -> None:
