@@ -209,7 +209,7 @@ class Plan:
         topology: its shape.
         train: the recipe.
         inference: the sliding window.
-        file_ending: of the data set's images; predictions get the same.
+        file_ending: of the data set's images.
         schema: version of this format.
     """
 

@@ -3,10 +3,14 @@
 Each file is recorded with what made it (`medmamba.io.manifest`). So the same command goes on where it was stopped, and
 one with another model, other options or an exchanged image makes its segmentations anew; a file that is not known, or
 was edited since, is never replaced unless that is asked for.
+
+A segmentation has the format of its image. Up to version 0.1.0 it had that of the images that the model learned from:
+a folder that was begun so goes on so, since two segmentations of one case could not be told apart.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -20,12 +24,14 @@ from filelock import FileLock
 
 import medmamba
 from medmamba import io
-from medmamba.case import Case
-from medmamba.errors import DataError
-from medmamba.files import content_digest, in_words, naming
+from medmamba.case import Case, some
+from medmamba.errors import DataError, UsageError
+from medmamba.files import OutputError, content_digest, in_words, naming
 from medmamba.io.manifest import Made, Maker, Manifest
 from medmamba.io.places import check_output_folder
 from medmamba.volume import Volume
+
+log = logging.getLogger(__name__)
 
 #: Temporary folders of files that are being written.
 _WRITING = ".writing."
@@ -43,7 +49,7 @@ class Standing:
         kind: there is nothing yet (``absent``), a segmentation that would come out the same (``finished``), one of ours
             that would not (``outdated``), one that is not ours or was edited (``foreign``), or something that is no
             segmentation at all, such as a scan, and is never replaced (``image``).
-        reason: why, in words.
+        reason: why, in words; empty for a file that is finished and of which nothing is to be said.
         images_digest: of the images that were looked at.
     """
 
@@ -62,22 +68,46 @@ class SegmentationFolder:
     Args:
         folder: made if need be.
         cases: that are asked for; noted in the folder at once, so that an evaluation knows which ones to expect.
-        ending: of the files.
         maker: what segments.
         values: that segmentations may hold.
+        ending: of all files; None: of the first image of each case, or as the folder was begun.
+        otherwise: ending where images are of a format that is not written.
 
     Raises:
-        OutputError: if a segmentation would take the place of an image or reference.
-        ValueError: if two cases have one id, or the folder's record is damaged.
+        OutputError: if a segmentation would take the place of an image or reference, or a case has one of another
+            ending than ``ending``.
+        UsageError: if files do not end in ``ending``.
+        DataError: if two cases have one id, or the folder's record is damaged.
         OSError: if the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, cases: Sequence[Case], ending: str, maker: Maker, values: Collection[int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cases: Sequence[Case],
+        maker: Maker,
+        values: Collection[int],
+        *,
+        ending: str | None = None,
+        otherwise: str = ".nii.gz",
+    ) -> None:
         self.folder = folder
         self.values = values
-        self.ending = ending
         self.maker = maker
+        if ending is not None and ending not in io.suffixes():
+            raise UsageError(f"segmentations can be written as {', '.join(io.suffixes())}, got {ending!r}")
         _check_ids(cases)
+        manifest = Manifest.load(folder)
+        there = {case.id: found for case in cases if (found := _there(folder, case, manifest))}
+        if ending is None:
+            self._endings = _endings(folder, cases, there, otherwise)
+        else:
+            self._endings = dict.fromkeys((case.id for case in cases), ending)
+            if others := [f"{case}{end}" for case, ends in there.items() for end in ends if end != ending]:
+                raise OutputError(
+                    f"{folder} holds segmentations of these cases in another format: {some(others)}; choose another "
+                    f"folder for those in {ending}"
+                )
         check_output_folder(
             folder,
             files=[file for case in cases for file in _written(self.path(case))],
@@ -93,7 +123,7 @@ class SegmentationFolder:
 
     def path(self, case: Case) -> Path:
         """The file of a case."""
-        return self.folder / f"{case.id}{self.ending}"
+        return self.folder / f"{case.id}{self._endings[case.id]}"
 
     def standing(self, case: Case) -> Standing:
         """Whether a case has to be segmented.
@@ -118,7 +148,7 @@ class SegmentationFolder:
 
         Raises:
             ForeignFileError: if there is such a file by now.
-            ValueError: if the image's header cannot be read any more.
+            DataError: if the image's header cannot be read any more.
             OSError: if the disk is full or does not allow it; what was there before still is.
         """
         target = self.path(case)
@@ -157,8 +187,9 @@ class SegmentationFolder:
         if digest == made.digest:
             changes = made.changes(images_digest, self.maker)
             if not changes:
-                version = "" if made.medmamba == medmamba.__version__ else f", by medmamba {made.medmamba}"
-                return Standing(kind="finished", reason=f"finished earlier{version}")
+                other = made.medmamba != medmamba.__version__
+                reason = f"finished earlier, by medmamba {made.medmamba}" if other else ""
+                return Standing(kind="finished", reason=reason)
             if "the image" in changes and made.images != tuple(os.path.abspath(path) for path in case.images):
                 return self._foreign(target, f"segments another image, {made.images[0]}")
             return Standing(kind="outdated", reason=f"{' and '.join(changes)} changed")
@@ -197,11 +228,39 @@ class SegmentationFolder:
             shutil.rmtree(leftover)
 
 
+def _there(folder: Path, case: Case, manifest: Manifest) -> list[str]:
+    """Endings of the segmentations of a case that were made here; one by itself, but for what users moved."""
+    images = {os.path.realpath(path) for path in case.images}
+    files = {ending: folder / f"{case.id}{ending}" for ending in io.suffixes()}
+    return [
+        ending
+        for ending, file in files.items()
+        if (file.name in manifest.made or case.id in manifest.unrecorded.cases)
+        and file.exists()
+        and os.path.realpath(file) not in images
+    ]
+
+
+def _endings(folder: Path, cases: Sequence[Case], there: dict[str, list[str]], otherwise: str) -> dict[str, str]:
+    """The ending of each case: of what is there of it, or of others with such images, or of its first image."""
+    own = {case.id: _ending(case.images[0], otherwise) for case in cases}
+    kept = {case: own[case] if own[case] in endings else endings[0] for case, endings in there.items()}
+    begun = {own[case]: ending for case, ending in kept.items() if ending != own[case]}
+    for image, ending in begun.items():
+        log.warning("%s was begun with %s for images in %s, and goes on so", folder, ending, image)
+    return {case: kept.get(case) or begun.get(image, image) for case, image in own.items()}
+
+
+def _ending(image: Path, otherwise: str) -> str:
+    endings = [ending for ending in io.suffixes() if image.name.lower().endswith(ending)]
+    return max(endings, key=len, default=otherwise)
+
+
 def _check_ids(cases: Sequence[Case]) -> None:
     seen: dict[str, Case] = {}
     for case in cases:
         if other := seen.get(case.id):
-            raise ValueError(
+            raise DataError(
                 f"two cases are called {case.id}: {other.images[0]} and {case.images[0]}; their segmentations would "
                 "have one name, so predict them into different folders"
             )

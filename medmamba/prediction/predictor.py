@@ -23,6 +23,7 @@ from medmamba import io
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor
 from medmamba.device import Precision
+from medmamba.errors import DataError
 from medmamba.files import in_words
 from medmamba.io.manifest import Maker
 from medmamba.memory import check_memory, check_reading, grid, memory_errors
@@ -44,9 +45,10 @@ SLICES_AT_A_TIME = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a case: ``done``, ``skipped`` (finished earlier) or ``failed``, and why.
+    """What became of a case: ``done``, ``skipped`` (finished earlier) or ``failed``.
 
-    The message of a case that is done says why it was done again, and is empty when it was not.
+    The message says why it failed, why it was done again, or what is to be known of the one that was finished; it is
+    empty when there is nothing to say.
     """
 
     case: str
@@ -133,13 +135,13 @@ class Predictor:
 
         Raises:
             TooLittleMemoryError: if that needs more memory than is free, foreseen or when it runs out.
-            ValueError: if the images cannot be read or do not have the plan's channels.
+            DataError: if the images cannot be read or do not have the plan's channels.
         """
         check_reading(io.read_geometry(case.images[0]), len(self.plan.channels))
         image = io.read_case(case)
         if image.channels != len(self.plan.channels):
             names = ", ".join(channel.name for channel in self.plan.channels)
-            raise ValueError(
+            raise DataError(
                 f"case {case.id} has {image.channels} channels, the model was trained with {len(self.plan.channels)} "
                 f"({names}), in this order; check the files {[path.name for path in case.images]}"
             )
@@ -209,7 +211,13 @@ class Predictor:
 
 
 def predict_cases(
-    cases: Sequence[Case], predictor: Predictor, folder: Path, *, overwrite: bool = False, progress: Progress = silent
+    cases: Sequence[Case],
+    predictor: Predictor,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    ending: str | None = None,
+    progress: Progress = silent,
 ) -> list[Outcome]:
     """Segment many cases into a folder; a case that fails does not stop the others.
 
@@ -221,18 +229,23 @@ def predict_cases(
         predictor: the trained networks.
         folder: where the segmentations go; made if need be.
         overwrite: also segment cases that are finished, and replace files that were not made here.
+        ending: of the files, such as ``.nrrd``; None: that of each case's first image.
         progress: shows how far it is.
 
     Returns:
         One outcome per case, in their order.
 
     Raises:
-        OutputError: if a segmentation would take the place of an image or reference; nothing is written then.
-        ValueError: if two cases have one id.
+        OutputError: if a segmentation would take the place of an image or reference, or a case has one of another
+            ending; nothing is written then.
+        UsageError: if there is no such ending.
+        DataError: if two cases have one id.
         OSError: if the folder cannot be written; what was finished by then stays.
     """
     plan = predictor.plan
-    segmentations = SegmentationFolder(folder, cases, plan.file_ending, predictor.maker, plan.labels.allowed_values)
+    segmentations = SegmentationFolder(
+        folder, cases, predictor.maker, plan.labels.allowed_values, ending=ending, otherwise=plan.file_ending
+    )
     return [
         _predict_case(case, predictor, segmentations, overwrite)
         for case in progress(cases, title="Predicting", total=len(cases))

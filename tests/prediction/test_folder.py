@@ -15,6 +15,7 @@ import pytest
 
 from medmamba import io
 from medmamba.case import Case
+from medmamba.errors import UsageError
 from medmamba.files import OutputError, is_full
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.prediction import folder as segmentations
@@ -42,8 +43,8 @@ def answer(value: int = 1) -> Volume:
     return label.with_array(np.full_like(label.array, value))
 
 
-def opened(tmp_path: Path, *cases: Case, maker: Maker = MAKER, ending: str = ".nii.gz") -> SegmentationFolder:
-    return SegmentationFolder(tmp_path / "out", cases, ending, maker, (0, 1, 2))
+def opened(tmp_path: Path, *cases: Case, maker: Maker = MAKER, ending: str | None = None) -> SegmentationFolder:
+    return SegmentationFolder(tmp_path / "out", cases, maker, (0, 1, 2), ending=ending)
 
 
 def test_same_command_finds_its_cases_finished(case: Case, tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_same_command_finds_its_cases_finished(case: Case, tmp_path: Path) -> No
     assert folder.standing(case).kind == "absent"
     folder.store(case, answer())
     again = opened(tmp_path, case).standing(case)
-    assert (again.kind, again.reason) == ("finished", "finished earlier")
+    assert (again.kind, again.reason) == ("finished", "")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_scan_exchanged_while_it_was_segmented_is_segmented_again(case: Case, tm
 
 def test_voxels_beside_a_header_belong_to_the_scan(tmp_path: Path) -> None:
     case = scan(tmp_path / "scans" / "a.mhd", 0)
-    folder = opened(tmp_path, case, ending=".mhd")
+    folder = opened(tmp_path, case)
     folder.store(case, answer())
     assert folder.standing(case).kind == "finished"
     header = case.images[0].read_bytes()
@@ -244,15 +245,59 @@ def test_two_processes_at_once_record_all_their_cases(tmp_path: Path) -> None:
 def test_images_and_references_are_never_the_target(case: Case, tmp_path: Path) -> None:
     before = case.images[0].read_bytes()
     with pytest.raises(OutputError, match="is an input"):
-        SegmentationFolder(tmp_path / "scans", [case], ".nii.gz", MAKER, (0, 1, 2))
+        SegmentationFolder(tmp_path / "scans", [case], MAKER, (0, 1, 2), ending=".nii.gz")
     labelled = replace(case, label=tmp_path / "labels" / "a.nii.gz")
     (tmp_path / "labels").mkdir()
     io.write(answer(), tmp_path / "labels" / "a.nii.gz")
     with pytest.raises(OutputError, match="is an input"):
-        SegmentationFolder(tmp_path / "labels", [labelled], ".nii.gz", MAKER, (0, 1, 2))
+        SegmentationFolder(tmp_path / "labels", [labelled], MAKER, (0, 1, 2))
     assert case.images[0].read_bytes() == before
     assert [path.name for path in (tmp_path / "scans").iterdir()] == ["a.nii.gz"]
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["a.nii.gz"]
+
+
+def test_segmentation_has_the_format_of_its_first_image(tmp_path: Path) -> None:
+    cases = [scan(tmp_path / "scans" / name, 0) for name in ("a.nrrd", "b.nii.gz", "c.mha", "d.nii", "e.NRRD")]
+    cases[1] = replace(cases[1], images=(*cases[1].images, *cases[0].images))
+    folder = opened(tmp_path, *cases)
+    names = [folder.path(case).name for case in cases]
+    assert names == ["a.nrrd", "b.nii.gz", "c.mha", "d.nii", "e.nrrd"]
+    for case in cases:
+        folder.store(case, answer())
+        assert folder.standing(case).kind == "finished"
+        assert io.read_geometry(folder.path(case)).same_grid(io.read_geometry(case.images[0]))
+
+
+def test_format_that_is_asked_for_is_that_of_all_and_must_be_known(case: Case, tmp_path: Path) -> None:
+    assert opened(tmp_path, case, ending=".nrrd").path(case).name == "a.nrrd"
+    with pytest.raises(UsageError, match=r"written as .*\.nii\.gz.*\.nrrd.*, got '\.png'"):
+        opened(tmp_path, case, ending=".png")
+
+
+def test_images_of_a_format_that_is_not_written_become_files_like_those_of_the_plan(tmp_path: Path) -> None:
+    slices = Case(id="a", images=(tmp_path / "slices",))
+    folder = SegmentationFolder(tmp_path / "out", [slices], MAKER, (0, 1), otherwise=".mha")
+    assert folder.path(slices).name == "a.mha"
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "first-version"])
+def test_folder_that_was_begun_in_another_format_goes_on(
+    recorded: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = scan(tmp_path / "scans" / "a.nrrd", 0), scan(tmp_path / "scans" / "b.nrrd", 1)
+    other = scan(tmp_path / "scans" / "c.mha", 2)
+    opened(tmp_path, first, ending=".nii.gz").store(first, answer())
+    if not recorded:
+        (tmp_path / "out" / MANIFEST).write_text(json.dumps({"cases": ["a"], "plan": "p", "medmamba": "0.1.0"}))
+    folder = opened(tmp_path, first, second, other)
+    assert folder.standing(first).kind == "finished"
+    assert [folder.path(case).name for case in (first, second, other)] == ["a.nii.gz", "b.nii.gz", "c.mha"]
+    assert "was begun with .nii.gz for images in .nrrd" in caplog.text
+    # Two segmentations of one case could not be told apart.
+    with pytest.raises(OutputError, match=r"another format: a\.nii\.gz; choose another folder"):
+        opened(tmp_path, first, ending=".nrrd")
+    (tmp_path / "out" / "a.nii.gz").unlink()
+    assert opened(tmp_path, first).path(first).name == "a.nrrd"
 
 
 def test_two_cases_of_one_name_are_refused_before_anything_is_written(case: Case, tmp_path: Path) -> None:
@@ -278,7 +323,7 @@ def test_folder_of_the_first_version_goes_on(case: Case, tmp_path: Path) -> None
     (out / "a.nii.gz").write_bytes(b"half")
     assert folder.standing(case).kind == "outdated"
     folder.store(case, answer())
-    assert folder.standing(case).reason == "finished earlier"
+    assert folder.standing(case).reason == ""
 
 
 def test_damaged_record_says_what_can_be_done(case: Case, tmp_path: Path) -> None:
@@ -302,7 +347,7 @@ def test_segmentations_among_the_scans_are_no_scans(tmp_path: Path) -> None:
     folder = tmp_path / "scans"
     scan(folder / "n_0000.nii.gz", 0)
     (case,) = io.find_inputs(folder, 1)
-    SegmentationFolder(folder, [case], ".nii.gz", MAKER, (0, 1, 2)).store(case, answer())
+    SegmentationFolder(folder, [case], MAKER, (0, 1, 2), ending=".nii.gz").store(case, answer())
     assert io.find_inputs(folder, 1) == [case]
     # Also when it was edited, and in a folder of the first version, which listed only ids.
     io.write(answer(2), folder / "n.nii.gz")
@@ -319,7 +364,7 @@ def test_segmentations_among_the_scans_are_no_scans(tmp_path: Path) -> None:
 
 def test_segmentations_in_another_format_beside_their_scans_are_no_scans(tmp_path: Path) -> None:
     case = scan(tmp_path / "scans" / "a.nrrd", 0)
-    SegmentationFolder(tmp_path / "scans", [case], ".nii.gz", MAKER, (0, 1, 2)).store(case, answer())
+    SegmentationFolder(tmp_path / "scans", [case], MAKER, (0, 1, 2), ending=".nii.gz").store(case, answer())
     assert io.find_inputs(tmp_path / "scans", 1) == [case]
     case.images[0].unlink()
     with pytest.raises(ValueError, match="no images but segmentations"):
