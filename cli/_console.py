@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.files import OutputError, in_words, is_full
+from medmamba.errors import DataError, MedMambaError, UsageError
+from medmamba.files import in_words, is_full
 
 T = TypeVar("T")
 
@@ -32,6 +33,19 @@ class Exit(IntEnum):
     DATA = 3  #: the data does not allow it; the message names file, value and remedy
     ENVIRONMENT = 4  #: no device, no space, no permission
     INTERRUPTED = 5  #: stopped by the user or a signal; the same command goes on
+
+
+#: How a command ends with an error that is no fault of the program, by its kind; the first that fits counts.
+ENDS: dict[type[BaseException], Exit] = {
+    KeyboardInterrupt: Exit.INTERRUPTED,
+    UsageError: Exit.USAGE,
+    DataError: Exit.DATA,
+    MemoryError: Exit.ENVIRONMENT,
+    FileNotFoundError: Exit.DATA,
+    OSError: Exit.ENVIRONMENT,  # also a MachineError
+    MedMambaError: Exit.ENVIRONMENT,
+    ValueError: Exit.DATA,
+}
 
 
 def say(text: str, style: str | None = None, *, end: str = "\n") -> None:
@@ -70,17 +84,18 @@ def command(*words: object) -> str:
     return shlex.join(["medmamba", *map(str, words)])
 
 
-def foreseen(error: ValueError | OSError | MemoryError) -> tuple[str, Exit]:
-    """An error that is no fault of the program, in one paragraph, and the exit code for it."""
-    if isinstance(error, OutputError):
-        return str(error), Exit.USAGE
-    if isinstance(error, MemoryError):
-        return f"not enough memory: {error}" if str(error) else "not enough memory", Exit.ENVIRONMENT
-    if isinstance(error, OSError) and is_full(error):
+def foreseen(error: BaseException) -> tuple[str, Exit]:
+    """What a command says at the end that an error of `ENDS` makes of it, and its exit code."""
+    code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on", code
+    text = in_words(error)
+    if isinstance(error, MemoryError) and str(error):
+        text = f"not enough memory: {error}"
+    elif isinstance(error, OSError) and is_full(error):
         place = f" to write {error.filename}" if error.filename else ""
-        return f"no space left on the disk{place}; make room, then the same command goes on", Exit.ENVIRONMENT
-    code = Exit.DATA if isinstance(error, (ValueError, FileNotFoundError)) else Exit.ENVIRONMENT
-    return in_words(error), code
+        text = f"no space left on the disk{place}; make room, then the same command goes on"
+    return f"error: {text}", code
 
 
 def bars() -> Progress:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
-from medmamba.cli._console import Exit, err, foreseen, set_up_logging
+from medmamba.cli._console import ENDS, foreseen, note, set_up_logging
 
 
 class _Program(typer.core.TyperGroup):
-    """All commands; typer would end an interrupted one with an exit code of its own."""
+    """All commands; an error that is no fault of the program ends one in a paragraph and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            err.print("interrupted; the same command goes on", style="red")
-            raise typer.Exit(Exit.INTERRUPTED) from None
+        except tuple(ENDS) as error:
+            message, code = foreseen(error)
+            trace = traceback.format_exc() if ctx.params["verbose"] else ""
+        # Only now that the error is gone, and with it the bars of what was under way, which would be drawn below.
+        if trace:
+            note(trace, None)
+        note(message, "red")
+        raise typer.Exit(code)
 
 
 app = typer.Typer(
@@ -46,7 +51,9 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is going on.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more about what is going on, and where an error comes from.")
+    ] = False,
     _: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
@@ -65,17 +72,9 @@ app.command()(demo.demo)
 
 
 def main() -> None:
-    """Run the command line; turn foreseeable errors into one paragraph and an exit code."""
+    """Run the command line."""
     _wait_without_spinning()
-    try:
-        app()
-        return
-    except (ValueError, OSError, MemoryError) as error:
-        reason, code = foreseen(error)
-        message = f"error: {reason}"
-    # Only now that the error is gone, and with it the bars of what was under way, which would be drawn below.
-    err.print(message, markup=False, highlight=False, style="red")
-    sys.exit(code)
+    app()
 
 
 def _wait_without_spinning() -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from medmamba.cli._console import Exit, err, fail, out, track
+from medmamba.cli._console import Exit, err, fail, note, say, table, track
 
 if TYPE_CHECKING:
     from medmamba.prediction.predictor import Outcome
@@ -55,6 +53,15 @@ def predict(
             help="Also predict cases that are finished, and replace segmentations that were not predicted here.",
         ),
     ] = False,
+    ending: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="ENDING",
+            help="Write all segmentations so, for example .nrrd; a wrong one lists all.",
+            show_default="that of each case's first image",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -66,10 +73,11 @@ def predict(
 ) -> None:
     """Segment images with a trained network.
 
-    Each segmentation is on the grid of its image. Finished cases are skipped, so that an interrupted command can
-    simply be repeated; a case that fails does not stop the others. With another model or other options, or when an
-    image was exchanged, a case is predicted again: prediction.json in the folder says what made each file. A file that
-    was not predicted there, or was edited since, is kept unless you say --overwrite; images are never overwritten.
+    Each segmentation is on the grid of its image, and in its format. Finished cases are skipped, so that an interrupted
+    command can simply be repeated; a case that fails does not stop the others. With another model or other options, or
+    when an image was exchanged, a case is predicted again: prediction.json in the folder says what made each file. A
+    file that was not predicted there, or was edited since, is kept unless you say --overwrite; images are never
+    overwritten.
 
     Channels of a case are files that end in _0000, _0001, ... or one file that holds them all.
 
@@ -115,39 +123,36 @@ def predict(
         check_output_folder(output, inputs=places_of(dataset))
         cases = validation_cases(runs[0], dataset)
     predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
-    outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, progress=track)
+    if ending is not None:
+        ending = f".{ending.lstrip('.')}"
+    outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, ending=ending, progress=track)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("done", "skipped", "failed")}
-    out.print(
-        f"{counts['done']} predicted, {counts['skipped']} finished earlier, {counts['failed']} failed: {output}",
-        markup=False,
-    )
+    say(f"{counts['done']} predicted, {counts['skipped']} finished earlier, {counts['failed']} failed: {output}")
     _explain(outcomes)
     if failed:
-        table = Table("case", "why it failed")
-        for outcome in failed:
-            table.add_row(Text(outcome.case), Text(outcome.message))
-        err.print(table)
+        err.print(table(["case", "why it failed"], ([outcome.case, outcome.message] for outcome in failed)))
         raise typer.Exit(Exit.DATA)
 
 
 def _explain(outcomes: list[Outcome]) -> None:
     """Why cases were predicted again, or are finished although another version made them: a line for each reason."""
+    from medmamba.case import some
+
     cases: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
-        if outcome.status != "failed" and outcome.message not in ("", "finished earlier"):
+        if outcome.status != "failed" and outcome.message:
             cases.setdefault((outcome.status, outcome.message), []).append(outcome.case)
     for (status, reason), names in cases.items():
-        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        text = f"predicted again, because {reason}: {listed}" if status == "done" else f"{reason}: {listed}"
-        err.print(text, style="yellow", markup=False, highlight=False)
+        note(f"{'predicted again, because ' if status == 'done' else ''}{reason}: {some(names)}")
 
 
 def _fold_folders(path: Path) -> list[Path]:
     """The run folder itself, or those of all folds below the folder of a plan."""
-    if (path / "run.json").is_file():
-        return [path]
-    folds = sorted(folder.parent for folder in path.glob("fold_*/run.json") if ".old" not in folder.parent.name)
+    from medmamba.plans.workspace import run_folders
+
+    folders = [path] if (path / "run.json").is_file() else run_folders(path)
+    folds = [folder for folder in folders if (folder / "run.json").is_file()]
     if not folds:
         fail(f"{path} holds no training run; give a folder such as .../3d_fullres__umamba_bot/fold_0", Exit.USAGE)
     return folds

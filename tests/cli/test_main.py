@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -19,6 +22,9 @@ from typer.testing import CliRunner
 
 from medmamba.cli.main import app, main
 from medmamba.cli.train import parse_time
+from medmamba.errors import DataError, MachineError, UsageError
+from medmamba.files import OutputError
+from medmamba.memory import TooLittleMemoryError
 from tests.data_factory import write_dataset
 
 COMMANDS = [
@@ -34,21 +40,83 @@ COMMANDS = [
     ["model", "import"],
     ["demo"],
 ]
-#: A new option is a decision: it is added here on purpose.
-OPTIONS = {
-    "dataset check": {"--json", "--strict", "--workers"},
+#: Options and their defaults (... where one must be given). A new one is a decision: it is added here on purpose.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plan": {
+        "--network -n": "umamba_bot",
+        "--mixer": None,
+        "--configuration -c": None,
+        "--gpu-memory": 8.0,
+        "--work": Path("medmamba-work"),
+        "--export-nnunet": None,
+        "--force": False,
+        "--json": False,
+    },
     "train": {
-        "--fold", "--network", "--configuration", "--steps", "--budget", "--device", "--precision", "--work",
-        "--resume", "--restart", "--set", "--workers", "--data",
+        "--fold": "0",
+        "--network": "umamba_bot",
+        "--configuration": None,
+        "--steps": None,
+        "--budget": None,
+        "--device": "auto",
+        "--precision": None,
+        "--work": Path("medmamba-work"),
+        "--resume --restart": True,
+        "--set": None,
+        "--workers": None,
+        "--data": None,
     },
     "predict": {
-        "--output", "-o", "--model", "-m", "--input", "-i", "--validation", "--device", "--precision", "--mirror",
-        "--no-mirror", "--weights", "--overwrite", "--data",
+        "--output -o": ...,
+        "--model -m": ...,
+        "--input -i": None,
+        "--validation": False,
+        "--device": "auto",
+        "--precision": None,
+        "--mirror --no-mirror": None,
+        "--weights": None,
+        "--overwrite": False,
+        "--format": None,
+        "--data": None,
     },
-    "networks": {"--json"},
-    "model import": {"--from", "--output", "-o", "--config", "--entry", "--overwrite", "--trust-pickle"},
-    "demo": {"--output", "-o", "--steps", "--budget", "--seed", "--device"},
-}  # fmt: skip
+    "evaluate": {
+        "--labels -l": None,
+        "--metric": None,
+        "--missing": "fail",
+        "--output -o": None,
+        "--workers -w": 2,
+        "--json": False,
+    },
+    "networks": {
+        "--json": False,
+    },
+    "demo": {
+        "--output -o": Path("medmamba-demo"),
+        "--steps": None,
+        "--budget": None,
+        "--seed": 0,
+        "--device": "auto",
+    },
+    "dataset check": {
+        "--json": False,
+        "--strict": False,
+        "--workers": 4,
+    },
+    "model import": {
+        "--from": ...,
+        "--output -o": ...,
+        "--config": None,
+        "--entry": None,
+        "--overwrite": False,
+        "--trust-pickle": False,
+    },
+    "medmamba": {
+        "--verbose -v": False,
+        "--version": False,
+        "--install-completion": None,
+        "--show-completion": None,
+    },
+}
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
@@ -73,13 +141,31 @@ def test_help_teaches_and_needs_no_torch(command: list[str]) -> None:
     assert len(done.stdout.splitlines()) > 8
 
 
+def options() -> dict[str, Any]:
+    """What each command is given, by the name of the command."""
+
+    def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+        for inner, each in getattr(command, "commands", {}).items():
+            yield from walk(each, f"{name} {inner}".strip())
+        if not hasattr(command, "commands") or not name:
+            yield name or "medmamba", [each for each in command.params if "--help" not in each.opts]
+
+    return dict(walk(get_command(app), ""))
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_those_that_were_decided_on(name: str) -> None:
-    command: object = get_command(app)
-    for part in name.split():
-        command = command.commands[part]  # type: ignore[attr-defined]
-    found = {text for option in command.params for text in (*option.opts, *option.secondary_opts)}  # type: ignore[attr-defined]
-    assert {text for text in found if text.startswith("-")} - {"--help"} == OPTIONS[name]
+    found = {
+        " ".join((*each.opts, *each.secondary_opts)): ... if each.required else each.default
+        for each in options()[name]
+        if each.param_type_name == "option"
+    }
+    assert found == OPTIONS[name]
+    assert all(each.help for each in options()[name] if each.param_type_name == "option")
+
+
+def test_options_of_every_command_were_decided_on() -> None:
+    assert options().keys() == OPTIONS.keys()
 
 
 def test_version_and_networks_are_listed() -> None:
@@ -206,6 +292,39 @@ def test_times_are_understood(text: str, seconds: float) -> None:
 def test_times_that_are_not_are_refused(text: str) -> None:
     with pytest.raises(typer.Exit):
         parse_time(text)
+
+
+KINDS: list[tuple[BaseException, int, str]] = [
+    (UsageError("not so"), 2, "error: not so"),
+    (OutputError("not there"), 2, "error: not there"),
+    (DataError("strange [b] data"), 3, "error: strange [b] data"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.nii"), 3, "error: a.nii: No such file"),
+    (MachineError("no such device"), 4, "error: no such device"),
+    (PermissionError(errno.EACCES, "Permission denied", "a.nii"), 4, "error: a.nii: Permission denied"),
+    (OSError(errno.ENOSPC, "No space left", "a.nii"), 4, "error: no space left on the disk to write a.nii; make room"),
+    (MemoryError("9 GB"), 4, "error: not enough memory: 9 GB"),
+    (MemoryError(), 4, "error: not enough memory"),
+    (TooLittleMemoryError("9 GB"), 4, "error: not enough memory: 9 GB"),
+    (KeyboardInterrupt(), 5, "interrupted; the same command goes on"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "words"), KINDS, ids=lambda value: type(value).__name__)
+def test_foreseeable_error_is_one_paragraph_and_the_exit_code_of_its_kind(
+    error: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("medmamba.networks.names", fail)
+    found, said = run(capsys, monkeypatch, "networks")
+    assert (found, said.startswith(words), said.count("\n")) == (code, True, 1), said
+    # Where it comes from is shown when asked for.
+    found, said = run(capsys, monkeypatch, "--verbose", "networks")
+    assert found == code
+    assert said.startswith("Traceback (most recent call last)")
+    assert "raise error" in said
+    assert said.splitlines()[-1].startswith(words)
 
 
 @pytest.mark.parametrize("command", [["networks"], ["dataset", "check", "."], ["demo"]], ids=" ".join)

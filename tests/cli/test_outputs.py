@@ -178,6 +178,22 @@ def test_scores_of_what_an_earlier_model_left_are_told(place: Path, medmamba: Co
     assert "2 of one, s2 of others" in words
 
 
+def test_segmentation_of_nrrd_comes_back_as_nrrd_and_in_another_format_when_told(
+    place: Path, medmamba: Command
+) -> None:
+    (place / "slicer").mkdir()
+    io.write(make_case(4)[0], place / "slicer" / "s.nrrd")
+    command = ["predict", "-m", FOLD, "-i", "slicer", "--no-mirror", "-o"]
+    assert medmamba(*command, "slicer-out")[0] == 0
+    assert [path.name for path in (place / "slicer-out").glob("s.*")] == ["s.nrrd"]
+    assert medmamba(*command, "told", "--format", "mha")[0] == 0
+    assert [path.name for path in (place / "told").glob("s.*")] == ["s.mha"]
+    code, _, words = medmamba(*command, "told", "--format", ".nrrd")
+    assert (code, "another format: s.mha" in words) == (2, True)
+    code, _, words = medmamba(*command, "none", "--format", ".png")
+    assert (code, ".nii.gz" in words) == (2, True)
+
+
 def test_file_from_elsewhere_fails_by_name_and_stays(place: Path, medmamba: Command) -> None:
     mine = place / "mine" / "a.nii.gz"
     mine.parent.mkdir()

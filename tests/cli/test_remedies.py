@@ -41,12 +41,8 @@ SMALL = ("--set", "topology.features=[4, 8, 8]", "--set", "train.batch_size=2")
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
-    """Exit code and all that a command says, errors as `medmamba.cli.main.main` tells them."""
+    """Exit code and all that a command says."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "400"})
-    if isinstance(result.exception, ValueError | FileNotFoundError):
-        return 3, f"{result.output}\nerror: {result.exception}"
-    if isinstance(result.exception, OSError):
-        return 4, f"{result.output}\nerror: {result.exception}"
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
