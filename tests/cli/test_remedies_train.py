@@ -1,0 +1,115 @@
+"""What training tells to do next, and to do about an error, is done here as it is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from medmamba import networks
+from medmamba.cli._training import TrainingDisplay
+from medmamba.cli.train import parse_time
+from medmamba.io import open_dataset
+from medmamba.plans import splits
+from medmamba.plans.plan import Plan
+from medmamba.training.run import Run
+from medmamba.training.trainer import EpochReport
+from tests.cli.remedies import SMALL, follow, line, one_image, run
+
+
+def test_next_of_training_on_all_cases_asks_for_new_ones(
+    trained: tuple[Path, str], planned: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    _, plan, _ = planned
+    code, said = run("train", plan, "--fold", "all", "--steps", 1, *SMALL)
+    assert code == 0, said
+    follow(line(said, "Next:"), "--no-mirror", IMAGES=one_image(tmp_path), SEGMENTATIONS=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["new.nii.gz"]
+    # Every case was learned from: what comes of judging on them would look better than it is.
+    code, said = run("predict", "--validation", "-m", plan.parent / "fold_all", "-o", tmp_path / "none")
+    assert (code, "no cases to validate on; give images with -i instead of --validation" in said) == (2, True), said
+    assert not (tmp_path / "none").exists()
+    # Of several folds one is to be chosen, and those there are named.
+    code, said = run("predict", "--validation", "-m", plan.parent, "-o", tmp_path / "none")
+    assert code == 2
+    assert f"give one of {plan.parent / 'fold_0'}, {plan.parent / 'fold_all'} with -m" in said
+
+
+def test_mean_of_a_part_of_the_structures_says_so_during_training(
+    trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TrainingDisplay("training") as display:
+        display._run = Run(trained[0])
+        report = EpochReport(
+            epoch=1, epochs=2, step=3, loss=0.5, validation_loss=0.5, dice={"block": 0.25}, elapsed_s=1.0
+        )
+        display.on_epoch(report)
+        assert display._dice == "0.250 over 1 of 2"
+    assert "Dice block 0.250 (core in none of the patches)" in capsys.readouterr().err
+
+
+def test_other_settings_start_over_with_restart(trained: tuple[Path, str], planned: tuple[Path, Path, str]) -> None:
+    again = ["train", planned[1], "--fold", "0", "--steps", "2", *SMALL]
+    code, said = run(*again)
+    assert code == 3
+    assert "start over with --restart, which sets the old run aside" in said
+    code, said = run(*again, "--restart")
+    assert code == 0, said
+    old = line(said, "The run that was here is now")
+    assert Run.exists(Path(old))
+    # As it was, for the other tests.
+    code, said = run("train", planned[1], "--fold", "0", "--steps", "1", *SMALL, "--restart")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("key", ["batch_size", "train.batchsize", "topology.patch"])
+def test_fields_of_a_plan_that_are_named_are_there(planned: tuple[Path, Path, str], key: str) -> None:
+    code, said = run("train", planned[1], "--set", f"{key}=4")
+    assert code == 3
+    names = said.rpartition("there are ")[2].strip().split(", ")
+    assert {"train.batch_size", "topology.patch_size", "train"} & set(names)
+    data: dict[str, Any] = json.loads(planned[1].read_text())
+    for name in names:
+        value: Any = data
+        for part in name.split("."):
+            value = value[part]
+        assert Plan.load(planned[1]).override(name, value) == Plan.load(planned[1])
+
+
+def test_options_of_a_network_that_are_named_are_taken_by_the_same_command(
+    planned: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "work" / "data" / "3d_fullres__unet" / "plan.json"
+    path.parent.mkdir(parents=True)
+    Plan.load(planned[1]).save(path)
+    training = ("train", path, "--steps", 1, *SMALL, "--set")
+    code, said = run(*training, "network.options.deep=true")
+    named = re.search(r"its options are: (\w+)", said)
+    assert code == 3
+    assert named is not None, said
+    assert not (path.parent / "fold_0").exists()  # or the corrected command would be another one than it began with
+    value = json.dumps(networks.describe("unet").options[named[1]])
+    code, said = run(*training, f"network.options.{named[1]}={value}")
+    assert code == 0, said
+
+
+def test_folds_that_are_named_are_there(planned: tuple[Path, Path, str]) -> None:
+    dataset = open_dataset(planned[0])
+    with pytest.raises(ValueError, match="has folds") as caught:
+        splits.split(dataset, "9")
+    numbers = re.search(r"folds (\d) to (\d)", str(caught.value))
+    assert numbers is not None
+    for number in range(int(numbers[1]), int(numbers[2]) + 1):
+        assert splits.split(dataset, str(number)).held_out
+    assert splits.split(dataset, "all").held_out == ()
+
+
+def test_times_that_are_named_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        parse_time("soon")
+    named = capsys.readouterr().err.partition("such as ")[2].partition(", got")[0].replace(" or ", ", ").split(", ")
+    assert [parse_time(time) for time in named] == [90, 1200, 5400, 172800]
