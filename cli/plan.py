@@ -177,19 +177,12 @@ def _weights(result: PlannedResult) -> int:
     """How many weights the planned network has; finds out early when it cannot be built."""
     import torch
 
-    from medmamba import networks
+    from medmamba.tasks.segmentation import build_network
 
-    plan = result.plan
     # Without memory for the weights, which takes no time.
     with torch.device("meta"):
         try:
-            network = networks.create(
-                plan.network.name,
-                len(plan.channels),
-                plan.labels.output_channels,
-                plan.topology,
-                **plan.network.options,
-            )
+            network = build_network(result.plan)
         except ValueError as error:
             fail(f"{result.path} was made, but its network cannot be built: {error}")
     return sum(parameter.numel() for parameter in network.parameters())

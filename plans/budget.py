@@ -33,14 +33,16 @@ class Reference:
     batch_size: int
     memory_gb: float
 
+    def values_in(self, memory_gb: float) -> float:
+        """How many feature-map values fit into another memory."""
+        return self.feature_values * (memory_gb / self.memory_gb)
 
-REFERENCE_2D = Reference(feature_values=85_000_000, batch_size=12, memory_gb=8.0)
-REFERENCE_3D = Reference(feature_values=560_000_000, batch_size=2, memory_gb=8.0)
 
-
-def reference(dims: int) -> Reference:
-    """The reference point for 2D or 3D networks."""
-    return REFERENCE_2D if dims == 2 else REFERENCE_3D
+#: By the number of axes.
+REFERENCES = {
+    2: Reference(feature_values=85_000_000, batch_size=12, memory_gb=8.0),
+    3: Reference(feature_values=560_000_000, batch_size=2, memory_gb=8.0),
+}
 
 
 def feature_values(topology: Topology, output_channels: int) -> int:
@@ -65,9 +67,9 @@ def feature_values(topology: Topology, output_channels: int) -> int:
 
 def fits(topology: Topology, output_channels: int, memory_gb: float) -> bool:
     """Whether the smallest batch of this topology can be trained in ``memory_gb``."""
-    point = reference(topology.dims)
-    available = point.feature_values * (memory_gb / point.memory_gb)
-    return feature_values(topology, output_channels) / point.batch_size * MIN_BATCH_SIZE <= available
+    point = REFERENCES[topology.dims]
+    needed = feature_values(topology, output_channels) / point.batch_size * MIN_BATCH_SIZE
+    return needed <= point.values_in(memory_gb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,8 @@ def batch_size(topology: Topology, output_channels: int, memory_gb: float, datas
         memory_gb: of the GPU.
         dataset_voxels: of all training cases together, after cropping and resampling.
     """
-    point = reference(topology.dims)
-    available = point.feature_values * (memory_gb / point.memory_gb)
-    in_memory = round(available / feature_values(topology, output_channels) * point.batch_size)
+    point = REFERENCES[topology.dims]
+    in_memory = round(point.values_in(memory_gb) / feature_values(topology, output_channels) * point.batch_size)
     in_dataset = round(dataset_voxels * MAX_SHARE_OF_DATASET / math.prod(topology.patch_size))
     return BatchSize(
         patches=max(min(in_memory, in_dataset), MIN_BATCH_SIZE), fits=in_memory, share_of_dataset=in_dataset

@@ -51,7 +51,7 @@ def target_grid(spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequenc
     """
     old_mm, sizes = np.array(spacings_mm)[:, ::-1], np.array(shapes)[:, ::-1]
     spacing, coarse_median = _target_spacing(old_mm, sizes)
-    median_shape = np.median([_resampled(size, old, spacing) for size, old in zip(sizes, old_mm, strict=True)], 0)
+    median_shape = np.median(np.rint(old_mm / spacing * sizes), 0)
     order = _slices_first(spacing, median_shape)
     i, j, k = (2 - axis for axis in order)
     return Grid(
@@ -61,10 +61,6 @@ def target_grid(spacings_mm: Sequence[Sequence[float]], shapes: Sequence[Sequenc
         median_shape=median_shape[order],
         original_shape=np.median(sizes, 0)[order],
     )
-
-
-def _resampled(shape: NDArray[np.int64], spacing_mm: FloatArray, target_mm: FloatArray) -> list[int]:
-    return [round(old / new * size) for old, new, size in zip(spacing_mm, target_mm, shape, strict=True)]
 
 
 def _target_spacing(spacings_mm: FloatArray, shapes: NDArray[np.int64]) -> tuple[FloatArray, float | None]:

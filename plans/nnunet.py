@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -155,11 +155,7 @@ def _measurements(fingerprint: Fingerprint) -> dict[str, Any]:
 
 
 def _intensities(fingerprint: Fingerprint) -> dict[str, dict[str, float]]:
-    names = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
-    return {
-        str(index): {name: getattr(channel, name) for name in names}
-        for index, channel in enumerate(fingerprint.intensities)
-    }
+    return {str(index): asdict(channel) for index, channel in enumerate(fingerprint.intensities)}  # its names are ours
 
 
 def _plans(name: str, fingerprint: Fingerprint, plans: Sequence[Plan]) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def make_plan(
         )
     # A 2D network works on slices across the first network axis.
     axes = slice(1 if configuration == "2d" else 0, 3)
-    outputs = _output_channels(dataset)
+    # As nnU-Net counts for its memory estimate: every key of ``labels``, background and ignore included.
+    outputs = len(dataset.labels.foreground) + 1 + (dataset.labels.ignore is not None)
     topology = largest_topology(
         grid.spacing_mm[axes], grid.median_shape[axes], output_channels=outputs, memory_gb=gpu_memory_gb
     )
@@ -156,11 +157,6 @@ def _channels(fingerprint: Fingerprint) -> tuple[ChannelPlan, ...]:
     return tuple(plans)
 
 
-def _output_channels(dataset: Dataset) -> int:
-    """As nnU-Net counts for its memory estimate: every key of ``labels``, background and ignore included."""
-    return len(dataset.labels.foreground) + 1 + (dataset.labels.ignore is not None)
-
-
 def _low_resolution(grid: Grid, topology: Topology, output_channels: int, memory_gb: float) -> tuple[float, ...] | None:
     """Spacing in mm of the stage at low resolution that nnU-Net would add because patches see too little, or None.
 
@@ -170,10 +166,7 @@ def _low_resolution(grid: Grid, topology: Topology, output_channels: int, memory
     spacing, shape = grid.spacing_mm.copy(), grid.median_shape
     while share_of_case(topology, shape) < LOW_RESOLUTION_BELOW_SHARE:
         finer = spacing.max() / spacing > 2
-        if finer.any():
-            spacing[finer] *= 1.03
-        else:
-            spacing *= 1.03
+        spacing[finer if finer.any() else slice(None)] *= 1.03
         shape = grid.spacing_mm / spacing * grid.median_shape
         whole_voxels = [round(size) for size in shape]
         topology = largest_topology(spacing, whole_voxels, output_channels=output_channels, memory_gb=memory_gb)

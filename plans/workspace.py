@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -304,17 +304,15 @@ def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[st
 
 def differences(old: Plan, new: Plan) -> tuple[str, ...]:
     """One line for each field in which two plans differ, e.g. ``train.epochs: 250, new 1000``."""
-    return tuple(_differences(to_json(old), to_json(new), ""))
+    before, after = dict(_fields(to_json(old))), dict(_fields(to_json(new)))
+    pairs = {place: (before.get(place, "absent"), after.get(place, "absent")) for place in {**before, **after}}
+    return tuple(f"{place}: {was}, new {now}" for place, (was, now) in pairs.items() if was != now)
 
 
-def _differences(old: Any, new: Any, place: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in {**old, **new}:
-            inner = f"{place}.{key}" if place else key
-            if key not in old or key not in new:
-                lines.append(f"{inner}: {old.get(key, 'absent')}, new {new.get(key, 'absent')}")
-            else:
-                lines += _differences(old[key], new[key], inner)
-        return lines
-    return [] if old == new else [f"{place}: {old}, new {new}"]
+def _fields(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of nested objects, by their place; lists count as one."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _fields(inner, f"{place}.{key}" if place else key)
+    else:
+        yield place, value

@@ -53,6 +53,6 @@ def test_a_batch_never_has_fewer_than_two_patches() -> None:
 
 def test_what_fits_is_decided_by_two_patches() -> None:
     values = budget.feature_values(SMALL, 2)
-    just_enough = 8.0 * values / budget.REFERENCE_3D.feature_values
+    just_enough = 8.0 * values / budget.REFERENCES[3].feature_values
     assert budget.fits(SMALL, 2, just_enough * 1.001)
     assert not budget.fits(SMALL, 2, just_enough * 0.999)
