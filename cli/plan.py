@@ -12,7 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.cli._console import Exit, command, fail, note, out, say, track
+from medmamba.cli._console import Exit, command, note, out, say, track
+from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from medmamba.plans.nnunet import Exported
@@ -103,7 +104,7 @@ def plan(
 
     known = networks.names("segmentation")
     if network not in known:
-        fail(f"there is no segmentation network {network!r}; choose one of {', '.join(known)}", Exit.USAGE)
+        raise UsageError(f"there is no segmentation network {network!r}; choose one of {', '.join(known)}")
     data = open_dataset(dataset)
     workspace = Workspace(work, data.name)
     check_output_folder(workspace.folder, inputs=places_of(data))
@@ -114,7 +115,7 @@ def plan(
     chosen = possible if configuration == "all" else (configuration or possible[0],)
     options = {} if mixer is None else {"mixer": mixer}
     if unknown := options.keys() - networks.describe(network).options.keys():
-        fail(f"network {network!r} has no option {', '.join(unknown)}: nothing in it to exchange", Exit.USAGE)
+        raise UsageError(f"network {network!r} has no option {', '.join(unknown)}: nothing in it to exchange")
     results = [
         plan_dataset(data, network, each, work=work, gpu_memory_gb=gpu_memory, force=force, network_options=options)
         for each in chosen
@@ -184,7 +185,7 @@ def _weights(result: PlannedResult) -> int:
         try:
             network = build_network(result.plan)
         except ValueError as error:
-            fail(f"{result.path} was made, but its network cannot be built: {error}")
+            raise DataError(f"{result.path} was made, but its network cannot be built: {error}") from error
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medmamba.cli._console import Exit, err, fail, note, say, table, track
+from medmamba.cli._console import Exit, err, note, say, table, track
+from medmamba.errors import UsageError
 
 if TYPE_CHECKING:
     from medmamba.prediction.predictor import Outcome
@@ -87,9 +89,9 @@ def predict(
         medmamba predict --validation -o predictions/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0
     """
     if (images is None) != validation:
-        fail("give either -i IMAGES or --validation", Exit.USAGE)
+        raise UsageError("give either -i IMAGES or --validation")
     if data is not None and not validation:
-        fail("--data says where the cases of --validation are; images to segment are given with -i", Exit.USAGE)
+        raise UsageError("--data says where the cases of --validation are; images to segment are given with -i")
 
     from medmamba.device import choose_device
     from medmamba.io import find_inputs
@@ -110,14 +112,12 @@ def predict(
     else:
         if len(runs) != 1:
             given = ", ".join(str(run.folder) for run in runs)
-            fail(
-                f"--validation needs a single fold: the others learned from its cases; give one of {given} with -m",
-                Exit.USAGE,
+            raise UsageError(
+                f"--validation needs a single fold: the others learned from its cases; give one of {given} with -m"
             )
         if not runs[0].info.split.held_out:
-            fail(
-                f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation",
-                Exit.USAGE,
+            raise UsageError(
+                f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation"
             )
         dataset = planned_dataset(plan, data)
         check_output_folder(output, inputs=places_of(dataset))
@@ -126,12 +126,12 @@ def predict(
     if ending is not None:
         ending = f".{ending.lstrip('.')}"
     outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, ending=ending, progress=track)
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in ("done", "skipped", "failed")}
-    say(f"{counts['done']} predicted, {counts['skipped']} finished earlier, {counts['failed']} failed: {output}")
+    count = Counter(outcome.status for outcome in outcomes)
+    say(f"{count['done']} predicted, {count['skipped']} finished earlier, {count['failed']} failed: {output}")
     _explain(outcomes)
-    if failed:
-        err.print(table(["case", "why it failed"], ([outcome.case, outcome.message] for outcome in failed)))
+    if count["failed"]:
+        failed = ([outcome.case, outcome.message] for outcome in outcomes if outcome.status == "failed")
+        err.print(table(["case", "why it failed"], failed))
         raise typer.Exit(Exit.DATA)
 
 
@@ -154,5 +154,5 @@ def _fold_folders(path: Path) -> list[Path]:
     folders = [path] if (path / "run.json").is_file() else run_folders(path)
     folds = [folder for folder in folders if (folder / "run.json").is_file()]
     if not folds:
-        fail(f"{path} holds no training run; give a folder such as .../3d_fullres__umamba_bot/fold_0", Exit.USAGE)
+        raise UsageError(f"{path} holds no training run; give a folder such as .../3d_fullres__umamba_bot/fold_0")
     return folds

@@ -9,16 +9,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from medmamba import networks
-from medmamba.cli.plan import plan
+from medmamba.cli.main import app
 from medmamba.plans import Plan
 from medmamba.plans import fingerprint as fingerprint_module
-
-app = typer.Typer()
-app.command()(plan)
 
 
 @pytest.fixture
@@ -47,7 +43,7 @@ def balls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(balls: Path, *options: str) -> Result:
-    return CliRunner().invoke(app, [str(balls), "--work", str(balls.parent / "work"), *options])
+    return CliRunner().invoke(app, ["plan", str(balls), "--work", str(balls.parent / "work"), *options])
 
 
 def planned(result: Result) -> list[dict[str, Any]]:
@@ -123,13 +119,13 @@ def test_a_network_that_cannot_be_built_is_found_out(balls: Path, monkeypatch: p
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(tmp_path / "none")])
+    result = CliRunner().invoke(app, ["plan", str(tmp_path / "none")])
     assert result.exit_code == 2
 
 
 def test_the_work_folder_can_come_from_the_environment(balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDMAMBA_WORK", str(balls.parent / "elsewhere"))
-    assert CliRunner().invoke(app, [str(balls)]).exit_code == 0
+    assert CliRunner().invoke(app, ["plan", str(balls)]).exit_code == 0
     assert list((balls.parent / "elsewhere").glob("*/fingerprint.json"))
 
 
