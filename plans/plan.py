@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from medmamba.errors import DataError
 from medmamba.labels import Labels
@@ -24,6 +26,28 @@ SCHEMA = 1
 
 Configuration = Literal["2d", "3d_fullres"]
 Normalization = Literal["zscore", "ct", "none", "rescale_0_1", "rgb_0_1"]
+
+
+class _Rule(NamedTuple):
+    """What a number must be; no rule holds for NaN."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+_SOME = _Rule("1 or more", lambda n: 1 <= n < math.inf)
+_COUNT = _Rule("0 or more", lambda n: 0 <= n < math.inf)
+_POSITIVE = _Rule("more than 0", lambda n: 0 < n < math.inf)
+_SHARE = _Rule("from 0 to 1", lambda n: 0 <= n <= 1)
+_BELOW_ONE = _Rule("0 or more and less than 1", lambda n: 0 <= n < 1)
+_SPLINE = _Rule("from 0 to 5", lambda n: 0 <= n <= 5)
+
+
+def _check(settings: Any, **rules: _Rule) -> None:
+    """Refuse the fields that break their rule."""
+    for name, rule in rules.items():
+        if not rule.holds(getattr(settings, name)):
+            raise ValueError(f"{name} must be {rule.words}, got {getattr(settings, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +98,10 @@ class Resampling:
     coarse_axis_order: int = 0
     anisotropy_threshold: float = 3.0
 
+    def __post_init__(self) -> None:
+        orders = dict.fromkeys(("image_order", "label_order", "logits_order", "coarse_axis_order"), _SPLINE)
+        _check(self, **orders, anisotropy_threshold=_POSITIVE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
@@ -101,6 +129,8 @@ class Topology:
                 f"a topology needs a 2D or 3D patch and the same number (two or more) of strides, kernel sizes and "
                 f"features, got patch {self.patch_size} and {len(self.strides)}, {len(self.kernel_sizes)}, {stages}"
             )
+        if min(self.features) < 1:
+            raise ValueError(f"features must be 1 or more, got {self.features}")
         for row in (*self.strides, *self.kernel_sizes):
             if len(row) != self.dims or min(row) < 1:
                 raise ValueError(f"strides and kernel sizes need {self.dims} positive entries, got {row}")
@@ -177,6 +207,23 @@ class TrainSettings:
     in_plane_augmentation: bool = False
     seed: int = 1234
 
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            batch_size=_SOME,
+            epochs=_SOME,
+            steps_per_epoch=_SOME,
+            validation_steps=_COUNT,
+            learning_rate=_POSITIVE,
+            momentum=_BELOW_ONE,
+            weight_decay=_COUNT,
+            poly_exponent=_COUNT,
+            gradient_clip=_POSITIVE,
+            oversample_foreground=_SHARE,
+            rotation_degrees=_COUNT,
+            seed=_COUNT,
+        )
+
     @property
     def steps_per_validation(self) -> int:
         """Steps of training for each batch of validation."""
@@ -189,6 +236,9 @@ class InferenceSettings:
 
     overlap: float = 0.5
     mirror: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self, overlap=_BELOW_ONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +284,14 @@ class Plan:
             raise ValueError(f"plan has schema {self.schema}, this version of medmamba reads {SCHEMA}")
         if sorted(self.axes) != [0, 1, 2]:
             raise ValueError(f"axes must be a permutation of 0, 1, 2, got {self.axes}")
-        if len(self.spacing_mm) != self.topology.dims or min(self.spacing_mm) <= 0:
+        if not self.channels:
+            raise ValueError("a plan needs at least one channel")
+        if len(self.spacing_mm) != self.topology.dims or not all(map(_POSITIVE.holds, self.spacing_mm)):
             raise ValueError(f"spacing needs {self.topology.dims} positive entries, got {self.spacing_mm}")
         if self.topology.dims != (2 if self.configuration == "2d" else 3):
             raise ValueError(f"a {self.configuration} plan cannot have a patch of {self.topology.patch_size}")
+        if not set(self.train.mirror_axes) <= set(range(self.topology.dims)):
+            raise ValueError(f"mirror_axes must be of axes 0 to {self.topology.dims - 1}, got {self.train.mirror_axes}")
 
     @classmethod
     def load(cls, path: Path) -> Plan:

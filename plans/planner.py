@@ -6,6 +6,7 @@ compare every number.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,6 @@ def _check(fingerprint: Fingerprint, dataset: Dataset, memory_gb: float) -> None
             f"are not the {len(present)} training cases of {dataset.root} with {', '.join(dataset.channels)}; measure "
             "the data set again"
         )
-    if not memory_gb > 0:
-        raise DataError(f"GPU memory must be more than 0 GB, got {memory_gb:g}")
+    if not 0 < memory_gb < math.inf:
+        raise DataError(f"GPU memory must be more than 0 GB and finite, got {memory_gb:g}")
     fingerprint.check_labels(dataset.labels)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from medmamba import Label, Labels
+from medmamba.errors import DataError
 from medmamba.plans import (
     ChannelPlan,
     IntensityStatistics,
@@ -137,6 +138,30 @@ def test_override_changes_one_field() -> None:
 def test_override_refuses_unknown_fields(key: str) -> None:
     with pytest.raises(ValueError, match="no field"):
         PLAN.override(key, 7)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.batch_size", 0),
+        ("train.epochs", 0),
+        ("train.steps_per_epoch", -1),
+        ("train.learning_rate", float("nan")),
+        ("train.learning_rate", float("inf")),
+        ("train.momentum", 2.0),
+        ("train.oversample_foreground", 7.0),
+        ("train.mirror_axes", [7]),
+        ("train.seed", -1),
+        ("inference.overlap", 1.0),
+        ("resampling.image_order", 9),
+        ("spacing_mm", [float("nan"), 1.0, 1.0]),
+        ("topology.features", [0] * len(PLAN.topology.features)),
+        ("channels", []),
+    ],
+)
+def test_values_that_nothing_can_be_done_with_are_refused_at_the_door(key: str, value: Any) -> None:
+    with pytest.raises(DataError, match=rf"plan.*{key.rpartition('.')[2][:7]}"):
+        PLAN.override(key, value)
 
 
 def test_override_refuses_values_that_do_not_fit() -> None:

@@ -127,7 +127,7 @@ def test_the_fingerprint_of_other_cases_is_refused(measured_dataset: Any) -> Non
         make_plan(fingerprint, replace(dataset, channels=("CT",)), network="segmamba")
 
 
-@pytest.mark.parametrize("memory", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("memory", [0.0, -1.0, float("nan"), float("inf")])
 def test_memory_must_be_positive(measured_dataset: Any, memory: float) -> None:
     fingerprint, dataset = measured_dataset([(60, 60, 60)] * 2, [(1.0, 1.0, 1.0)] * 2)
     with pytest.raises(ValueError, match="more than 0 GB"):
