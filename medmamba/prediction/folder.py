@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,15 +25,12 @@ import medmamba
 from medmamba import io
 from medmamba.case import Case, some
 from medmamba.errors import DataError, UsageError
-from medmamba.files import OutputError, content_digest, in_words, naming
+from medmamba.files import WRITING, OutputError, content_digest, in_words, replacing_all
 from medmamba.io.manifest import Made, Maker, Manifest
 from medmamba.io.places import check_output_folder
 from medmamba.volume import Volume
 
 log = logging.getLogger(__name__)
-
-#: Temporary folders of files that are being written.
-_WRITING = ".writing."
 
 
 class ForeignFileError(DataError):
@@ -153,14 +149,13 @@ class SegmentationFolder:
         """
         target = self.path(case)
         images_digest = _images_digest(case) if images_digest is None else images_digest
-        with self._lock, naming(target):
+        with self._lock:
             self._clear()
             manifest = Manifest.load(self.folder)
             standing = self._standing(case, images_digest, manifest)
             if not standing.allows(overwrite=overwrite):
                 raise ForeignFileError(standing.reason)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=_WRITING) as temporary:
-                written = Path(temporary) / target.name
+            with replacing_all(target) as written:
                 io.write(segmentation, written, like=case.images[0])
                 made = Made(
                     digest=content_digest(io.files(written)),
@@ -173,8 +168,6 @@ class SegmentationFolder:
                 )
                 # The record first: a file without one would be nobody's.
                 replace(manifest, made=dict(sorted({**manifest.made, target.name: made}.items()))).save(self.folder)
-                for file in sorted(Path(temporary).iterdir(), key=lambda file: file == written):
-                    os.replace(file, self.folder / file.name)
 
     def _standing(self, case: Case, images_digest: str, manifest: Manifest) -> Standing:
         target = self.path(case)
@@ -224,7 +217,7 @@ class SegmentationFolder:
 
     def _clear(self) -> None:
         """Remove what a killed process left; whoever writes has the lock, so nobody does now."""
-        for leftover in self.folder.glob(f"{_WRITING}*"):
+        for leftover in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(leftover)
 
 
