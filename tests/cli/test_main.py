@@ -127,18 +127,27 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
     return int(stopped.value.code or 0), capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "medmamba")
-def test_help_teaches_and_needs_no_torch(command: list[str]) -> None:
-    code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom medmamba.cli.main import app\n"
-        f"result = CliRunner().invoke(app, {[*command, '--help']!r})\n"
-        "heavy = {'torch', 'numpy', 'monai', 'nnunetv2', 'scipy', 'nibabel', 'SimpleITK', 'numba', 'matplotlib'}\n"
-        "heavy &= set(sys.modules)\n"
-        "assert result.exit_code == 0, result.output\nassert not heavy, heavy\nprint(result.output)"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+HELP = """
+import json, sys
+from typer.testing import CliRunner
+from medmamba.cli.main import app
+
+heavy = {"torch", "numpy", "monai", "nnunetv2", "scipy", "nibabel", "SimpleITK", "numba", "matplotlib"}
+for command in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    found = {"code": result.exit_code, "lines": result.output.count("\\n"), "heavy": sorted(heavy & set(sys.modules))}
+    print(json.dumps(found))
+"""
+
+
+def test_help_of_every_command_teaches_and_needs_no_torch() -> None:
+    arguments = [sys.executable, "-P", "-c", HELP, json.dumps(COMMANDS)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 8
+    for command, line in zip(COMMANDS, done.stdout.splitlines(), strict=True):
+        told = json.loads(line)
+        assert (told["code"], told["heavy"]) == (0, []), command
+        assert told["lines"] > 8, command
 
 
 def options() -> dict[str, Any]:
