@@ -113,7 +113,7 @@ def write_bytes(data: bytes, path: Path) -> None:
         temporary.write_bytes(data)
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """An error for people: of the system, the file and what is wrong with it, as "[Errno 2] ..." tells nobody anything.
 
     Errors of our own have a text and no number.
