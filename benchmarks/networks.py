@@ -26,12 +26,12 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from scan import Meter, describe
 from torch import Tensor, nn
 
 from medmamba import networks
 from medmamba.kernels import dispatch
 from medmamba.kernels._arguments import Scan
-from medmamba.kernels.benchmark import Meter, describe
 from medmamba.networks.segmamba import SegMamba
 from medmamba.networks.vim import Vim
 from medmamba.networks.vmamba import VMamba

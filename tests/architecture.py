@@ -42,7 +42,7 @@ WITHIN = {
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
     "io": ("__init__", "check datasets", "layouts sizes", "images", "formats", "*"),
     "kernels": (
-        "compat benchmark",
+        "compat",
         "__init__",
         "packed convolution",
         "dispatch",

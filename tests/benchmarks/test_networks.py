@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,19 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "networks.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    """The script as a module; it belongs to no package."""
-    spec = importlib.util.spec_from_file_location("networks_benchmark", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(script: Callable[[str], ModuleType]) -> ModuleType:
+    """The script as a module."""
+    return script("networks")
 
 
 NAMES = ("Vim-Ti", "VMamba-T s1l8", "SegMamba", "U-Mamba Bot", "U-Mamba Enc")

@@ -1,4 +1,4 @@
-"""Time and memory of the scan, shape by shape, beside its peers: ``python -m medmamba.kernels.benchmark``.
+"""Time and memory of the scan, shape by shape, beside its peers: ``python benchmarks/scan.py``.
 
 Peers run in the same process on the same tensors: the plain PyTorch loop; the parallel scan of mamba.py, if `mambapy`
 is installed; and on a GPU the CUDA kernel of `mamba_ssm`, if that is. A row is refused unless the results agree.
@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+from machine import processor_line
 from torch import Tensor
 
-from .dispatch import backends, multi_scan
-from .orders import FORWARD, ScanOrder, bidirectional, cross, interleaved
+from medmamba.kernels import FORWARD, ScanOrder, backends, bidirectional, cross, interleaved, multi_scan
 
 #: Steps beyond which slow peers are measured on a part of the sequence, unless asked for the whole.
 PEER_STEPS = 8192
@@ -344,7 +344,7 @@ def measure_limit(device: torch.device) -> Limit:
     small = torch.rand(4096)
     moved = min(_seconds(lambda: copy.copy_(big)) for _ in range(5))
     if "cpu" in backends("cpu"):
-        from ._cpu_peak import exponentials_per_second  # late: brings Numba
+        from medmamba.kernels._cpu_peak import exponentials_per_second  # late: brings Numba
 
         rate = exponentials_per_second()
         source = "a copy of 256 MiB, and the kernels' own exp2 on what fits a core's first cache, on all threads"
@@ -480,7 +480,7 @@ def compare_orders(shape: Shape, meter: Meter, repeat: int, kind: torch.dtype, b
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m medmamba.kernels.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="", help="comma-separated names, or beginnings of names; default: all")
     parser.add_argument("--list", action="store_true", help="print the names of the shapes and stop")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -499,9 +499,8 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-        machine = f"{model or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        model = processor_line("model name") or platform.machine()
+        machine = f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{machine}; Python {platform.python_version()}, PyTorch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
 
 
