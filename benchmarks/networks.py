@@ -25,7 +25,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from scan import Meter, describe
 from torch import Tensor, nn
 

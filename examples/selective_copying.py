@@ -11,7 +11,7 @@ import argparse
 import time
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from mamba_ssm import Mamba
 from torch import nn
 

@@ -4,7 +4,6 @@ Of the fields, U is x, Y the result or its gradient, GU the gradient of x; A hol
 STATES their number. What a tile needs of the steps before it is read again from x.
 """
 # Numba compiles these functions and has no types of its own to give; the arguments are described in words.
-# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ Lanes past the last channel hold zeros. Tiles are read and written where the ord
 orders. The derivation of the backward pass is in README.md.
 """
 # Numba compiles these functions and has no types of its own to give; the arguments are described in words.
-# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ reads it plane by plane into scratch, and works on that. A panel is a few thousa
 tensor.
 """
 # Numba compiles these functions and has no types of its own to give; the arguments are described in words.
-# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
 from __future__ import annotations
 

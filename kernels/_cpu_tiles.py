@@ -1,6 +1,5 @@
 """Between tensors of any layout, walked in any order, and tiles in scratch."""
 # Numba compiles these functions and has no types of its own to give; the arguments are described in words.
-# mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call"
 
 from __future__ import annotations
 

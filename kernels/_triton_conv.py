@@ -4,7 +4,6 @@ A program has STEPS steps of one order and WIDTH channels of one batch entry, an
 needs, W - 1 before its own and, for gradients, after them too, where the walk says.
 """
 # Triton compiles these functions and has no types of its own to give; the arguments are described in words.
-# mypy: disable-error-code="assignment,no-untyped-call,no-untyped-def,untyped-decorator"
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The gradients of a selective scan on a GPU; `_triton_kernels` says how programs share the work."""
 # Triton compiles these functions and has no types of its own to give; the arguments are described in words. It knows no
 # unpacking into tuples, and conditions on None or constants, settled when it compiles, must stand alone.
-# mypy: disable-error-code="assignment,no-untyped-call,no-untyped-def,untyped-decorator"
-# ruff: noqa: RUF005, SIM102
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Sums of what programs leave behind, always in the same sequence: what Triton compiles."""
 # Triton compiles these functions and has no types of its own to give; the arguments are described in words.
-# mypy: disable-error-code="assignment,no-untyped-call,no-untyped-def,untyped-decorator"
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def add_tokens(
         loaded = ()
         for i in tl.static_range(AHEAD):
             there = mask & (begin + i < each)
-            loaded = loaded + (tl.load(block + (begin + i) * next_block, mask=there, other=0.0),)  # noqa: RUF005
+            loaded = loaded + (tl.load(block + (begin + i) * next_block, mask=there, other=0.0),)
         for i in tl.static_range(AHEAD):
             total += loaded[i]
     token = tokens_of(step, loops_of(walk), LOOPS, 1)[0]

@@ -1,8 +1,6 @@
 """What the Triton kernels share: tiles, the steps of a walk, and the mathematics of a step."""
 # Triton compiles these functions and has no types of its own to give; the arguments are described in words. It knows no
 # unpacking into tuples, and conditions on None or constants, settled when it compiles, must stand alone.
-# mypy: disable-error-code="assignment,no-untyped-call,no-untyped-def,untyped-decorator"
-# ruff: noqa: RUF005
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Letters: B batch, K orders, D channels, L length, N states, G groups.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._arguments import Scan

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module
 from torch.nn.utils.parametrize import is_parametrized

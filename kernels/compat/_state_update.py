@@ -6,7 +6,7 @@ Letters: B batch, D channels, H heads, P channels of a head, G groups, N states.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor
 
 

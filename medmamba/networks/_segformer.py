@@ -14,7 +14,7 @@ from functools import reduce
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.errors import UsageError

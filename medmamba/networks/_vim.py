@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.errors import UsageError

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from medmamba.kernels import compat

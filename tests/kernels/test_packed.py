@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from medmamba.kernels import backends, selective_scan

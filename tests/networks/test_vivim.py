@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  (the name everybody knows)
+import SimpleITK as sitk
 
 from medmamba.files import replacing_all
 from medmamba.io.errors import ImageFileError

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol, cast, get_args
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.networks._backbone import run

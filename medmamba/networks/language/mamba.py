@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.networks.language._stack import MambaStack, Norm, NormKind

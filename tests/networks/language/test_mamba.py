@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba import networks
