@@ -112,8 +112,10 @@ def test_exported_scan_takes_any_length(backend: str, first: int) -> None:
         torch.testing.assert_close(program.module()(*given), scan(*given), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "torch"])
-@pytest.mark.parametrize("kind", ["none", "v2"])
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [("none", "cpu"), ("none", "torch"), ("v2", "cpu"), pytest.param("v2", "torch", marks=pytest.mark.slow)],
+)
 def test_exported_block_takes_any_length(backend: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDMAMBA_SCAN_BACKEND", backend)
     block = Mamba(8, bimamba_type=kind)
@@ -128,11 +130,11 @@ def test_exported_scan_takes_any_grid(backend: str) -> None:
     class Grid(nn.Module):
         def forward(self, u: Tensor, delta: Tensor, B: Tensor) -> Tensor:
             u, delta, B, grid = u.flatten(-2), delta.flatten(-2), B.flatten(-2), u.shape[-2:]
-            A = -torch.ones(4, 3, 2)
-            return multi_scan(u, delta, A, B, B, orders=cross(2), grid=grid, backend=backend)[0]
+            A = -torch.ones(2, 3, 2)
+            return multi_scan(u, delta, A, B, B, orders=cross(2)[1::2], grid=grid, backend=backend)[0]  # columns
 
     def arguments(height: int, width: int) -> tuple[Tensor, ...]:
-        return tuple(torch.rand(1, *lead, height, width) for lead in ((3,), (4, 3), (4, 2)))
+        return tuple(torch.rand(1, *lead, height, width) for lead in ((3,), (2, 3), (2, 2)))
 
     rows, columns = (torch.export.Dim(name, min=2, max=500) for name in ("rows", "columns"))
     shapes = ({2: rows, 3: columns}, {3: rows, 4: columns}, {3: rows, 4: columns})

@@ -129,10 +129,11 @@ def test_kernels_compile_and_spill_no_registers(target: str, kind: str, tmp_path
         assert spilled == 0, f"{name}: {spilled} spilled"
 
 
-def test_states_of_a_tile_stay_in_their_lanes() -> None:
+@pytest.mark.parametrize("kind", ["bf16", pytest.param("fp32", marks=pytest.mark.slow)])
+def test_states_of_a_tile_stay_in_their_lanes(kind: str) -> None:
     for name in ("chunk_ends", "chunk_outputs", "chunk_gradients_ends", "chunk_gradients"):
         for target in ("sm_90", "gfx942"):
-            assert "convert_layout" not in compiled(name, TARGETS[target], "fp32").asm["ttgir"], (name, target)
+            assert "convert_layout" not in compiled(name, TARGETS[target], kind).asm["ttgir"], (name, target)
 
 
 def test_kernels_compile_without_what_is_optional() -> None:
