@@ -72,8 +72,8 @@ def _announce(function: str, name: str, device: str, why: str) -> None:
 
 
 @cache
-def _warn_slow(device: str) -> None:
-    _log.warning("selective scan on %s: no kernels of our own here; 'torch' is portable, not fast", device)
+def _warn_slow(function: str, device: str) -> None:
+    _log.warning("%s on %s: no kernels of our own here; 'torch' is portable, not fast", function, device)
 
 
 @cache
@@ -98,7 +98,7 @@ def choose(function: str, asked: str | None, device: str) -> str:
         if name == "triton" and not _HAS_TRITON:
             name, why = "torch", "by device, without Triton"
         if name == "torch" and not torch.compiler.is_compiling():
-            _warn_slow(device)
+            _warn_slow(function, device)
     reason = _why_not(name, device)
     if reason is not None:
         raise (UsageError if asked is None else ValueError)(f"{function}: backend {reason} ({why})")
