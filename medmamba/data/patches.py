@@ -6,8 +6,13 @@ of processes, and see the same patches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from medmamba.data.augment import Augmentation
 from medmamba.data.cache import ANNOTATED, Cache
 from medmamba.data.preprocess import OUTSIDE
 from medmamba.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from medmamba.data.augment import Augmentation  # MONAI takes seconds to import in each process that has it
+
+#: More processes than this do not draw patches any faster than a GPU learns from them; nnU-Net starts a few more.
+MOST_WORKERS = 8
+#: What asks a process to stop.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,10 @@ class Batch:
 
     image: Tensor
     label: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.image.to(device), self.label.to(device))
 
 
 class PatchSampler:
@@ -63,7 +79,8 @@ class PatchSampler:
             step: from 0.
             augment: None for patches as they are.
         """
-        patches = [self.sample(step, index, augment) for index in range(self.plan.train.batch_size)]
+        with _one_thread():
+            patches = [self.sample(step, index, augment) for index in range(self.plan.train.batch_size)]
         images, labels = zip(*patches, strict=True)
         return Batch(torch.stack(images), torch.stack(labels))
 
@@ -136,20 +153,81 @@ class PatchSampler:
 
 
 def stream(
-    sampler: PatchSampler, start: int = 0, *, augment: Augmentation | None = None, workers: int = 0
-) -> Iterator[Batch]:
+    sampler: PatchSampler, start: int = 0, *, augment: Augmentation | None = None, workers: int | None = None
+) -> Generator[Batch, None, None]:
     """Batches of the steps ``start``, ``start + 1``, ... without end.
 
     Args:
         sampler: draws them.
         start: first step.
         augment: None for patches as they are.
-        workers: processes that draw ahead; they change the speed and nothing else.
+        workers: processes that draw ahead; they change the speed and nothing else. None: none on two cores, which
+            training keeps busy, else one for every second core, eight at most.
+
+    Returns:
+        A generator; closing it ends the processes.
     """
-    steps = _Steps(sampler, start, augment)
+    return _drawn(_Steps(sampler, start, augment), usual_workers() if workers is None else workers)
+
+
+def usual_workers() -> int:
+    """How many processes draw patches ahead on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores // 2) if cores > 2 else 0
+
+
+def _drawn(steps: _Steps, workers: int) -> Generator[Batch, None, None]:
     if not workers:
-        return iter(steps)
-    return iter(DataLoader(steps, batch_size=None, num_workers=workers, prefetch_factor=2))
+        yield from steps
+    loader: DataLoader[Batch] = DataLoader(
+        steps,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2,
+        # Not forked: a fork copies the locks of torch's threads in whatever state they are.
+        multiprocessing_context="spawn",
+        worker_init_fn=_expect_signals,
+    )
+    with _signals_held():
+        batches = iter(loader)
+    yield from batches
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes that are started here get no signal before `_expect_signals`, and none is lost to this one."""
+    resource_tracker.ensure_running()  # which would let signals through when it is started together with them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _expect_signals(worker: int) -> None:
+    """Let the first signal to stop pass, and die of the second.
+
+    A terminal or a batch system sends them to every process. Training then finishes its step, for which it may still
+    wait for a batch, and closes the stream; asked twice, it ends at once.
+    """
+
+    def note(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in _STOPS:
+        signal.signal(number, note)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker, of which each has one: sums of many voxels depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Steps(IterableDataset[Batch]):

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +20,9 @@ import torch
 
 from medmamba import io
 from medmamba.case import Case
-from medmamba.data.augment import augmentation
+from medmamba.data.augment import Augmentation, augmentation
 from medmamba.data.cache import prepare
-from medmamba.data.patches import Batch, PatchSampler, stream
+from medmamba.data.patches import Batch, PatchSampler, stream, usual_workers
 from medmamba.plans.plan import Plan
 from medmamba.tasks.segmentation import Segmentation
 from tests.data.factory import ATLAS, make_plan
@@ -51,8 +59,87 @@ def test_batches_have_the_planned_size(cases: list[Case], tmp_path: Path, plan: 
 def test_any_number_of_processes_gives_the_same_batches(cases: list[Case], tmp_path: Path) -> None:
     source = sampler(cases, tmp_path)
     alone = list(islice(stream(source, augment=augmentation(PLAN)), 5))
-    together = list(islice(stream(source, augment=augmentation(PLAN), workers=2), 5))
+    batches = stream(source, augment=augmentation(PLAN), workers=2)
+    together = list(islice(batches, 5))
     assert_same(alone, together)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 1), (12, 6), (64, 8)])
+def test_processes_draw_patches_where_there_are_more_than_two_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert usual_workers() == workers
+
+
+def test_patches_are_drawn_by_one_thread_as_in_a_process_of_their_own(cases: list[Case], tmp_path: Path) -> None:
+    # Means over many voxels depend on the number of threads that share them, and so would what is augmented by them.
+    seen = []
+
+    class Watching(Augmentation):
+        def __call__(self, image: torch.Tensor, label: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(torch.get_num_threads())
+            return super().__call__(image, label, seed)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sampler(cases, tmp_path).batch(0, Watching(PLAN))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1] * PLAN.train.batch_size
+
+
+STREAM = """
+import multiprocessing, pickle, signal, sys
+from pathlib import Path
+from medmamba.data.patches import stream
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: print("asked to stop", flush=True))
+    for _ in stream(pickle.loads(Path(sys.argv[1]).read_bytes()), workers=1):
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        sys.stdin.readline()
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not a zombie that nobody has asked about."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_signals_to_all_processes_and_kill_leave_no_process_and_no_noise(cases: list[Case], tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(STREAM)
+    (tmp_path / "sampler").write_bytes(pickle.dumps(sampler(cases, tmp_path)))
+    command = [sys.executable, "-P", str(tmp_path / "script.py"), str(tmp_path / "sampler")]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, start_new_session=True, text=True, **pipes) as main:
+
+        def said() -> str:
+            return main.stdout.readline().strip()  # type: ignore[union-attr]
+
+        worker = int(said())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.killpg(main.pid, number)  # as a terminal, or a batch system, does
+            assert said() == "asked to stop"
+        for _ in range(5):  # more than were drawn ahead
+            main.stdin.write("next\n")  # type: ignore[union-attr]
+            main.stdin.flush()  # type: ignore[union-attr]
+            assert int(said()) == worker
+        main.kill()
+        assert "Traceback" not in main.stderr.read()  # type: ignore[union-attr]
+    deadline = time.monotonic() + 120
+    while is_running(worker):
+        assert time.monotonic() < deadline, "the worker outlived the process that it drew for"
+        time.sleep(0.05)
 
 
 def test_a_stream_that_starts_later_goes_on_where_the_first_was(cases: list[Case], tmp_path: Path) -> None:
