@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,14 @@ from medmamba.cli._console import err
 from medmamba.training.pace import KNOWN_AFTER, SideJob
 
 if TYPE_CHECKING:
-    from medmamba.training.run import Run
-    from medmamba.training.trainer import EpochReport, StepReport, Trainer
+    from collections.abc import Sequence
 
+    from medmamba.training.plot import Curves
+    from medmamba.training.reports import EpochReport, Record, StepReport
+    from medmamba.training.trainer import Trainer
 
+#: What asks a training to stop.
+STOPS = (signal.SIGINT, signal.SIGTERM)
 #: Of the time of training, for the picture that shows how far it is.
 PICTURE_SHARE = 0.01
 #: Longer trainings are announced with the time they will take.
@@ -22,39 +27,45 @@ SHORT_S = 60.0
 
 
 class TrainingDisplay:
-    """Progress of a training on the terminal: a bar with loss, Dice and time left, a line per epoch."""
+    """Progress of a training on the terminal: a bar with loss, score and time left, a line per epoch."""
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self._run: Run | None = None
-        self._handlers: dict[int, Any] = {}
+        self._trainer: Trainer | None = None
+        self._curves: Curves | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
         self._first: StepReport | None = None
         self._picture = SideJob(PICTURE_SHARE)
-        self._dice = "-"
+        self._score = ""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}% step {task.fields[step]} loss {task.fields[loss]}"),
-            TextColumn("Dice {task.fields[dice]}"),
+            TextColumn("{task.fields[score]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
-        self._task = self._progress.add_task(title, total=1.0, step=0, loss="-", dice="-", start=False, visible=False)
+        self._task = self._progress.add_task(title, total=1.0, step=0, loss="-", score="", start=False, visible=False)
 
     def __enter__(self) -> TrainingDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
         """The bar goes, and signals do again what they did before."""
-        self._progress.stop()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        try:
+            self._progress.stop()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
 
-    def start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Trainer, past: Sequence[Record]) -> None:
         """Training begins: show the bar, and let signals stop it in an orderly way."""
-        self._run = trainer.run
+        from medmamba.training.plot import Curves
+
+        self._trainer, self._curves = trainer, Curves(trainer.task.measures, past)
         settings = trainer.settings
         err.print(
             f"Training {self.title}: {trainer.schedule}, batches of {settings.batch_size}, learning rate "
@@ -65,11 +76,12 @@ class TrainingDisplay:
         )
 
         def request_stop(number: int, frame: Any) -> None:
+            for stop in STOPS:
+                signal.signal(stop, signal.SIG_DFL)
             err.print("stopping after this step; once more stops at once", style="yellow")
             trainer.stop()
-            signal.signal(number, signal.SIG_DFL)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPS:
             self._handlers[number] = signal.signal(number, request_stop)
         self._picture = SideJob(PICTURE_SHARE)
         self._progress.start_task(self._task)
@@ -77,12 +89,16 @@ class TrainingDisplay:
         self._progress.start()
 
     def on_step(self, report: StepReport) -> None:
+        if self._trainer is None or self._curves is None:
+            return
+        self._curves.add(report.record())
         self._progress.update(
-            self._task, completed=report.progress, step=report.step, loss=f"{report.loss:.3f}", dice=self._dice
+            self._task, completed=report.progress, step=report.step, loss=f"{report.loss:.3f}", score=self._score
         )
         self._first = self._first or report  # compiles as well, so time runs from its end
-        if self._run and self._run.info.schedule.steps and report.step == self._first.step + KNOWN_AFTER:
-            self._tell_time_left(self._first, report, self._run.info.schedule.steps)
+        steps = self._trainer.schedule.steps
+        if steps and report.step == self._first.step + KNOWN_AFTER:
+            self._tell_time_left(self._first, report, steps)
 
     def _tell_time_left(self, first: StepReport, now: StepReport, steps: int) -> None:
         """What a number of steps costs on this machine, once it is known; a time budget says it itself."""
@@ -97,24 +113,37 @@ class TrainingDisplay:
             )
 
     def on_epoch(self, report: EpochReport) -> None:
-        from medmamba.training.plot import plot_progress
-
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in report.dice.items())
-        self._dice = f"{sum(report.dice.values()) / len(report.dice):.3f}" if report.dice else "-"
-        if self._run is not None:
-            structures = [label.name for label in self._run.plan.labels.foreground]
-            if absent := [name for name in structures if name not in report.dice]:
-                scores = f"{scores or 'undefined'} ({', '.join(absent)} in none of the patches)"
-                self._dice += f" over {len(report.dice)} of {len(structures)}"
+        if self._trainer is None or self._curves is None:
+            return
+        self._curves.add(report.record())
+        measures = self._trainer.task.measures
+        self._score = _mean(measures[0].title, report.scores[measures[0].name])
+        scores = "; ".join(f"{measure.title} {_each(report.scores[measure.name])}" for measure in measures)
         err.print(
             f"epoch {report.epoch}/{report.epochs}, step {report.step}, {report.elapsed_s:.0f} s: "
-            f"loss {report.loss:.3f}, validation {report.validation_loss:.3f}, Dice {scores or 'undefined'}",
+            f"loss {report.loss:.3f}, validation {report.validation_loss:.3f}, {scores}",
             markup=False,
             highlight=False,
         )
-        if self._run is not None and self._picture.affordable:
+        if self._picture.affordable:
             with self._picture.timed():
-                plot_progress(self._run.read_log(), self._run.folder / "progress.png", self.title)
+                self._curves.draw(self._trainer.run.folder / "progress.png", self.title)
+
+
+def _mean(title: str, values: dict[str, float]) -> str:
+    """The mean of what could be measured, and of how many it is."""
+    known = [value for value in values.values() if math.isfinite(value)]
+    if not known:
+        return f"{title} -"
+    part = f" over {len(known)} of {len(values)}" if len(known) < len(values) else ""
+    return f"{title} {sum(known) / len(known):.3f}{part}"
+
+
+def _each(values: dict[str, float]) -> str:
+    """Each number with its name, and the names of those that validation could not measure."""
+    known = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if math.isfinite(value))
+    absent = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+    return f"{known or 'undefined'}{f' ({absent} in none of the batches)' if absent else ''}"
 
 
 def _span(seconds: float) -> str:

@@ -59,7 +59,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the plan, e.g. train.batch_size=4."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that prepare cases.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that prepare cases, and draw batches ahead; 0: none.")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -71,8 +73,9 @@ def train(
 ) -> None:
     """Train a network on one fold of a data set.
 
-    Cases are prepared once and kept in the work folder. The run folder, beside the plan, gets weights, a log and
-    progress.png. Ctrl-C saves a checkpoint and stops; the same command goes on from there, also after a crash.
+    Cases are prepared once and kept in the work folder, or beside a plan that lies in none. The run folder, beside the
+    plan, gets weights, a log and progress.png. Ctrl-C saves a checkpoint and stops; the same command goes on from
+    there, also after a crash.
 
     Examples:
         medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --fold 0
@@ -92,7 +95,7 @@ def train(
     from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
-    from medmamba.training.fold import FoldRequest, overridden, train_fold
+    from medmamba.training.fold import FoldRequest, overridden, task_of, train_fold
     from medmamba.training.plot import plot_progress
     from medmamba.training.run import Schedule
     from medmamba.training.trainer import StoppedError
@@ -118,7 +121,7 @@ def train(
     request = FoldRequest(
         plan=overridden(plan, dict(_parse_override(text) for text in set_ or [])),
         dataset=dataset,
-        workspace=Workspace(plan_path.absolute().parent.parent.parent, plan.dataset),
+        prepared=_home(plan_path) / "preprocessed",
         folder=folder,
         fold=fold,
         schedule=None if steps is None and budget_s is None else Schedule(steps=steps, budget_s=budget_s),
@@ -128,12 +131,18 @@ def train(
     )
     with TrainingDisplay(f"{plan.network.name} {plan.configuration} fold {fold}") as display:
         try:
-            run = train_fold(request, display, on_start=display.start, progress=track)
+            run = train_fold(request, display, progress=track)
         except StoppedError as stop:
             fail(str(stop), Exit.INTERRUPTED)
-    plot_progress(run.read_log(), run.folder / "progress.png", display.title)
+    plot_progress(run.read_log(), run.folder / "progress.png", display.title, task_of(run.plan).measures)
     out.print(f"Finished: {run.folder}", markup=False)
     out.print(f"Next: {_next_commands(run, dataset.root)}", markup=False, highlight=False)
+
+
+def _home(plan: Path) -> Path:
+    """Where prepared cases are kept: in the data set's part of the work folder, or beside a plan that lies in none."""
+    folder = plan.absolute().parent
+    return folder.parent if (folder.parent / "fingerprint.json").is_file() else folder
 
 
 def _tell_kept(planned: PlannedResult) -> None:

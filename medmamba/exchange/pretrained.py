@@ -24,7 +24,7 @@ from medmamba.exchange.state_dicts import check_family, find_weights, looks_like
 from medmamba.exchange.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
 from medmamba.networks.published import FAMILIES, SYSTEMS, UpstreamError, from_upstream, says
 from medmamba.records import from_json, read_json, to_json, write_json
-from medmamba.training.run import write_tensors
+from medmamba.training.weights import write_tensors
 
 __all__ = ("CheckpointError", "Description", "find_weights", "import_weights", "load", "read_checkpoint", "system_of")
 

@@ -31,8 +31,9 @@ from medmamba.plans.plan import Plan
 from medmamba.prediction.folder import SegmentationFolder
 from medmamba.progress import Progress, silent
 from medmamba.tasks.segmentation import build_network, set_deep_supervision
-from medmamba.training.run import Run, RunError, Weights, weights_digest
+from medmamba.training.run import Run, RunError, Weights
 from medmamba.training.trainer import autocast
+from medmamba.training.weights import weights_digest
 from medmamba.volume import Volume
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,14 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.labels import Labels
+from medmamba.tasks import Loss
 
 #: Keeps the Dice of an absent structure defined; nnU-Net's value.
 SMOOTH = 1e-5
@@ -38,7 +39,7 @@ class DiceCrossEntropy(nn.Module):
         self.register_buffer("class_table", class_table(labels), persistent=False)
         self.register_buffer("region_table", region_table(labels) if labels.has_regions else None, persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor) -> Loss:
         """Loss of one output.
 
         Args:
@@ -46,7 +47,7 @@ class DiceCrossEntropy(nn.Module):
             target: (B, *S) integers out of ``labels.allowed_values``.
 
         Returns:
-            Scalar, float32, between -1 and infinity: cross-entropy minus mean Dice.
+            Cross-entropy minus mean Dice, between -1 and infinity, and both parts.
         """
         logits = logits.float()  # sums over a million voxels lose small structures in 16 bits
         annotated = None if self.labels.ignore is None else target != self.labels.ignore
@@ -64,7 +65,8 @@ class DiceCrossEntropy(nn.Module):
         else:
             entropy = (voxel_loss * annotated).sum() / annotated.sum().clamp(min=1)
             probabilities, truth = probabilities * annotated[:, None], truth * annotated[:, None]
-        return entropy - self._dice(probabilities, truth)
+        dice = self._dice(probabilities, truth)
+        return Loss(entropy - dice, {"cross_entropy": entropy.detach(), "dice": -dice.detach()})
 
     def _dice(self, probabilities: Tensor, truth: Tensor) -> Tensor:
         axes = [0, *range(2, truth.ndim)] if self.batch_dice else list(range(2, truth.ndim))
@@ -73,37 +75,28 @@ class DiceCrossEntropy(nn.Module):
         return ((2 * intersection + SMOOTH) / (total + SMOOTH)).mean()
 
 
-class DeepSupervision(nn.Module):
-    """Apply a loss to outputs of falling resolution with weights 1, 1/2, 1/4, ..., the coarsest left out.
+def deep_supervision(loss: Callable[[Tensor, Tensor], Loss], outputs: Sequence[Tensor], target: Tensor) -> Loss:
+    """Mean loss of outputs of falling resolution, weighted 1, 1/2, 1/4, ..., the coarsest of several left out.
 
-    The weights are divided by their sum. A single output has weight 1.
+    Args:
+        loss: of one output and a target of its size.
+        outputs: each (B, K, *S_i), finest first; S_0 is the target's size.
+        target: (B, *S_0); reduced to each output's size by nearest neighbour.
+
+    Returns:
+        The mean, and the parts of the finest output's loss.
     """
+    weights = [0.5**i for i in range(max(1, len(outputs) - 1))]
+    losses = [loss(output, _reduced(target, output.shape[2:])) for output, _ in zip(outputs, weights, strict=False)]
+    weighted = (weight * each.total for weight, each in zip(weights, losses, strict=True))
+    total = sum(weighted, start=torch.zeros((), device=target.device))
+    return Loss(total / sum(weights), losses[0].parts)
 
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
 
-    def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Weighted sum over ``outputs``, finest first.
-
-        Args:
-            outputs: each (B, K, *S_i); S_0 is the target's size.
-            target: (B, *S_0); reduced to each output's size by nearest neighbour.
-        """
-        weights = [0.5**i for i in range(len(outputs))]
-        if len(weights) > 1:
-            weights[-1] = 0.0
-        total = torch.zeros((), device=target.device)
-        for weight, output in zip(weights, outputs, strict=True):
-            if weight:
-                reduced = target
-                if output.shape[2:] != target.shape[1:]:
-                    as_float = target[:, None].float()
-                    reduced = F.interpolate(as_float, size=output.shape[2:], mode="nearest-exact")[:, 0].to(
-                        target.dtype
-                    )
-                total = total + weight * self.loss(output, reduced)
-        return total / sum(weights)
+def _reduced(target: Tensor, size: Sequence[int]) -> Tensor:
+    if target.shape[1:] == size:
+        return target
+    return F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(target.dtype)
 
 
 def region_targets(target: Tensor, region_table: Tensor, ignore: int | None) -> Tensor:

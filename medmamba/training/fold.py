@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medmamba import networks
 from medmamba.case import Case, Dataset, Split, some
-from medmamba.data.augment import augmentation
-from medmamba.data.cache import prepare
-from medmamba.data.patches import PatchSampler, stream
 from medmamba.device import Precision, choose_precision
+from medmamba.errors import UsageError
 from medmamba.io import DatasetError
 from medmamba.memory import memory_errors
 from medmamba.plans import splits
-from medmamba.plans.plan import Plan, TrainSettings
-from medmamba.plans.workspace import Workspace, differences
+from medmamba.plans.plan import Plan
+from medmamba.plans.workspace import differences
 from medmamba.progress import Progress, silent
-from medmamba.tasks.segmentation import Segmentation, build_network
+from medmamba.tasks import PlannedTask
+from medmamba.tasks.segmentation import Segmentation
 from medmamba.training.pace import Speed, fastest
 from medmamba.training.run import Planned, Run, RunError, RunInfo, Schedule, versions
 from medmamba.training.trainer import FEW_STEPS, Listener, Trainer, autocast, build_optimizer
 
 log = logging.getLogger(__name__)
+
+#: The task that a network is trained for, by what the registry of networks says that it is for.
+TASKS: dict[str, type[PlannedTask[Any]]] = {"segmentation": Segmentation}
 
 #: A schedule with fewer steps than this gets smaller batches, so that it has more of them.
 MANY_STEPS = 600
@@ -44,18 +45,18 @@ class FoldRequest:
     Args:
         plan: of the data set.
         dataset: where the cases are.
-        workspace: where preprocessed cases are kept.
+        prepared: where prepared cases are kept, in a folder for each way to prepare them.
         folder: of the run; one that holds a run is continued.
         fold: ``"0"`` to ``"4"``, or ``"all"``.
         schedule: how long; None for the plan's epochs, or what the run was started with.
         device: where to train.
         precision: None for what the device does best, or what the run was started with.
-        workers: processes that prepare cases.
+        workers: processes that prepare cases, and that draw batches ahead; None for what suits the machine, 0 for none.
     """
 
     plan: Plan
     dataset: Dataset
-    workspace: Workspace
+    prepared: Path
     folder: Path
     fold: str
     schedule: Schedule | None
@@ -64,20 +65,28 @@ class FoldRequest:
     workers: int | None = None
 
 
+def task_of(plan: Plan) -> type[PlannedTask[Any]]:
+    """The task that the plan's network is for.
+
+    Raises:
+        UsageError: if there is no training for it.
+    """
+    name = networks.describe(plan.network.name).task
+    if name not in TASKS:
+        raise UsageError(
+            f"network {plan.network.name!r} is for {name}, and training is for {', '.join(TASKS)}; `medmamba networks` "
+            "lists those to choose from"
+        )
+    return TASKS[name]
+
+
 @memory_errors()
-def train_fold(
-    request: FoldRequest,
-    listener: Listener,
-    *,
-    on_start: Callable[[Trainer], None] = lambda trainer: None,
-    progress: Progress = silent,
-) -> Run:
+def train_fold(request: FoldRequest, listener: Listener, *, progress: Progress = silent) -> Run:
     """Prepare the cases and train, or go on where an earlier run of the same command stopped.
 
     Args:
         request: what to train.
-        listener: told about steps and epochs.
-        on_start: called with the trainer before its first step, so that a signal can stop it.
+        listener: told about the start, which lets a signal stop the trainer, and about steps and epochs.
         progress: shows how far the preparation is.
 
     Returns:
@@ -87,9 +96,9 @@ def train_fold(
         RunError: if the folder holds a run of another plan or schedule.
         MemoryError: if training needs more than there is; smaller batches (``train.batch_size``) need less.
         StoppedError: if it was stopped; a checkpoint is on disk.
-        ValueError: if cases cannot be prepared, naming them.
+        DataError: if cases cannot be prepared, naming them.
     """
-    split = splits.split(request.dataset, request.fold)
+    split, task = splits.split(request.dataset, request.fold), task_of(request.plan)
     if Run.exists(request.folder):
         run = _reopen(request, split)
         if run.finished:
@@ -97,21 +106,13 @@ def train_fold(
     else:
         # Without memory for the weights. A run that cannot begin would stand in the way of the corrected command.
         with torch.device("meta"):
-            build_network(request.plan)
+            task(request.plan).network()
     cases = [case for case in request.dataset.training if case.id in {*split.train, *split.validation}]
-    cache = prepare(
-        cases, request.plan, request.workspace.cache(request.plan), progress=progress, workers=request.workers
-    )
+    folder = request.prepared / request.plan.preprocessing_digest()
+    cache = task.prepare(cases, request.plan, folder, progress=progress, workers=request.workers)
     if not Run.exists(request.folder):
         run = _start(request, split)
-    training = PatchSampler(cache, split.train, run.plan)
-    validation = PatchSampler(cache, split.validation, run.plan)
-    trainer = Trainer(run, Segmentation(run.plan), request.device, listener)
-    on_start(trainer)
-    trainer.fit(
-        partial(stream, training, augment=augmentation(run.plan)),
-        partial(stream, validation, augment=None),
-    )
+    Trainer(run, task(run.plan, cache, split, request.workers), request.device, listener).fit()
     return run
 
 
@@ -148,7 +149,7 @@ def _start(request: FoldRequest, split: Split) -> Run:
         precision=precision,
         overrides=overrides,
         versions=versions(),
-        planned=None if schedule.steps is not None else Planned(speed=_speed(request.plan.train), steps=steps),
+        planned=None if schedule.steps is not None else Planned(speed=Speed.of(request.plan.train), steps=steps),
     )
     plan = replace(overridden(request.plan, overrides), dataset_root=str(request.dataset.root))
     return Run.create(request.folder, plan, info)
@@ -218,15 +219,11 @@ def fit_recipe(plan: Plan, batch_size: int, steps: int) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     if batch_size != plan.train.batch_size:
         overrides["train.batch_size"] = batch_size
-    fitted = _speed(plan.train).fitted(steps)
+    fitted = Speed.of(plan.train).fitted(steps)
     if fitted.momentum != plan.train.momentum:
         overrides["train.momentum"] = fitted.momentum
         overrides["train.learning_rate"] = fitted.learning_rate
     return overrides
-
-
-def _speed(settings: TrainSettings) -> Speed:
-    return Speed(momentum=settings.momentum, learning_rate=settings.learning_rate)
 
 
 def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision, within_s: float) -> float:
@@ -239,17 +236,18 @@ def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision, wi
         within_s: how long to go on measuring for a quiet moment of the machine; two steps are timed anyway.
     """
     torch.manual_seed(0)
-    task = Segmentation(plan).to(device)
-    network = task.build_network().to(device).train()
+    task = task_of(plan)(plan)
+    network = task.network().to(device).train()
     optimizer = build_optimizer(network, plan.train)
-    image = torch.randn(SMALLEST_BATCH, len(plan.channels), *plan.topology.patch_size, device=device)
-    label = torch.zeros(SMALLEST_BATCH, *plan.topology.patch_size, dtype=torch.int16, device=device)
+    batch = task.noise(SMALLEST_BATCH).to(device)
+
+    def forward(*inputs: Any) -> Any:
+        with autocast(device, precision):
+            return network(*inputs)
 
     def step() -> None:
-        with autocast(device, precision):
-            outputs = network(image)
+        loss = task.loss(forward, batch).total
         optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(outputs, label)
         torch.autograd.backward(loss)
         optimizer.step()
         float(loss.detach())  # waits for the device

@@ -8,6 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medmamba.plans.plan import TrainSettings  # which needs numpy, and help needs none
 
 #: Seconds on a clock that never goes back; tests put in their own.
 Clock = Callable[[], float]
@@ -89,6 +93,11 @@ class Speed:
 
     momentum: float
     learning_rate: float
+
+    @classmethod
+    def of(cls, settings: TrainSettings) -> Speed:
+        """That of a recipe."""
+        return cls(momentum=settings.momentum, learning_rate=settings.learning_rate)
 
     def fitted(self, steps: float) -> Speed:
         """This speed, or what a schedule of few steps needs.

@@ -6,7 +6,7 @@
       plan.json                 the plan, with everything the run overrode
       run.json                  fold, cases, schedule, precision, versions
       checkpoint.safetensors    weights, optimiser state and position, to go on from
-      best.safetensors          weights with the best validation Dice so far
+      best.safetensors          weights with the best validation score so far
       final.safetensors         weights at the end; its presence means the run is finished
       log.jsonl                 a line per step and per epoch
       progress.png              the log as a picture
@@ -16,34 +16,33 @@ Every file is written beside its name and renamed, so that a reader, or a run th
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import medmamba
 from medmamba.case import Split
 from medmamba.device import Precision
 from medmamba.errors import DataError
-from medmamba.files import replacing, write_bytes
+from medmamba.files import write_bytes
 from medmamba.plans.plan import Plan, TrainSettings
 from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.training.pace import Speed
+from medmamba.training.weights import WeightsError, load_network, read_tensors, with_prefix, write_tensors
 
 Weights = Literal["final", "best", "checkpoint"]
+#: The weights there can be, those to predict with first.
+WEIGHTS: tuple[Weights, ...] = ("final", "best", "checkpoint")
+#: The way out where a run cannot go on.
+RESTART = "start over with --restart, which sets this run aside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +133,15 @@ class Position:
     epoch: int = 0
     validated: int = 0  # the step of the latest validation
     elapsed_s: float = 0.0
-    dice_average: float | None = None
-    best_dice: float | None = None
+    score_average: float | None = None  # running mean of what chooses the best weights
+    best_score: float | None = None
     skipped_steps: int = 0
     failures: int = 0  # steps in a row, up to this one, whose loss or gradient was not finite
     lost: bool = False  # the latest epoch ended without finite losses
+
+
+#: Fields of `Position` as versions up to 0.2.0 wrote them into checkpoints.
+_FORMER = {"dice_average": "score_average", "best_dice": "best_score"}
 
 
 class RunError(DataError):
@@ -243,19 +246,22 @@ class Run:
         """Load the checkpoint into network and optimiser; None when there is none yet.
 
         Raises:
-            RunError: if the file is damaged or belongs to another network.
+            WeightsError: if the file is damaged or belongs to another network.
         """
         path = self.weights_path("checkpoint")
         if not path.is_file():
             return None
-        tensors, metadata = _read(path, "start over with --restart, which sets this run aside")
-        _load_network(network, _with_prefix(tensors, "network."), path)
+        tensors, metadata = read_tensors(path, RESTART)
+        if "position" not in metadata:
+            raise WeightsError(f"{path} says of no step that it was written after; {RESTART}")
+        load_network(network, with_prefix(tensors, "network."), path)
         parameters = dict(network.named_parameters())
         optimizer.state.clear()
-        for key, tensor in _with_prefix(tensors, "optimizer.").items():
+        for key, tensor in with_prefix(tensors, "optimizer.").items():
             name, _, field = key.rpartition(".")
             optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
-        return from_json(Position, json.loads(metadata["position"]), str(path))
+        position = json.loads(metadata["position"])
+        return from_json(Position, {_FORMER.get(key, key): value for key, value in position.items()}, str(path))
 
     def save_weights(self, weights: Weights, network: nn.Module, position: Position) -> None:
         """Write the network's weights alone."""
@@ -272,23 +278,23 @@ class Run:
             Which weights were loaded.
 
         Raises:
-            RunError: if there are none, or they do not fit the network.
+            RunError: if there are none.
+            WeightsError: if they are damaged or do not fit the network.
         """
-        choices = [weights] if weights else list(cast(tuple[Weights, ...], ("final", "best", "checkpoint")))
+        choices = (weights,) if weights else WEIGHTS
         for choice in choices:
             path = self.weights_path(choice)
             if path.is_file():
-                tensors, _ = _read(path, self._instead_of(choice))
+                tensors, _ = read_tensors(path, self._instead_of(choice))
                 if choice == "checkpoint":
-                    tensors = _with_prefix(tensors, "network.")
-                _load_network(network, tensors, path)
+                    tensors = with_prefix(tensors, "network.")
+                load_network(network, tensors, path)
                 return choice
         raise RunError(f"{self.folder} has no {' or '.join(choices)} weights; {self._instead_of(choices[0])}")
 
     def _instead_of(self, weights: Weights) -> str:
         """What to predict with when some weights are of no use."""
-        others: tuple[Weights, ...] = ("final", "best", "checkpoint")
-        there = [other for other in others if other != weights and self.weights_path(other).is_file()]
+        there = [other for other in WEIGHTS if other != weights and self.weights_path(other).is_file()]
         return f"predict with others, --weights {' or '.join(there)}" if there else "train it first"
 
     def log(self, record: dict[str, Any]) -> None:
@@ -303,22 +309,33 @@ class Run:
                 error.filename = str(self.log_path)
                 raise
 
-    def read_log(self, *, up_to_step: int | None = None) -> list[dict[str, Any]]:
-        """The log's records; those after ``up_to_step`` are dropped from the file as well.
+    def read_log(self) -> list[dict[str, Any]]:
+        """The log's records; a last line that was cut short, as when the run was killed, is left out.
 
-        A run that was killed has logged steps behind its last checkpoint, which it will take again, and
-        its last line may be cut short.
+        Raises:
+            RunError: if another line is no record.
         """
         if not self.log_path.is_file():
             return []
-        lines = self.log_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            del lines[-1]
-        records = [json.loads(line) for line in lines]
-        if up_to_step is not None:
-            records = [record for record in records if record["step"] <= up_to_step]
+        whole = self.log_path.read_bytes().rpartition(b"\n")[0]
+        records: list[dict[str, Any]] = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(f"line {number} of {self.log_path} is no JSON ({error}); remove it") from error
+        return records
+
+    def rewind_log(self, step: int) -> list[dict[str, Any]]:
+        """Drop from the log what was written after a step, which a run that was killed takes again.
+
+        Returns:
+            The records up to that step.
+        """
+        records = [record for record in self.read_log() if record["step"] <= step]
+        if self.log_path.is_file():
             write_bytes("".join(json.dumps(record) + "\n" for record in records).encode(), self.log_path)
-        return cast(list[dict[str, Any]], records)
+        return records
 
     def _write(self, path: Path, tensors: dict[str, Tensor], position: Position) -> None:
         metadata = {
@@ -330,63 +347,6 @@ class Run:
         write_tensors(contiguous, path, metadata, mode_like=self.folder / "run.json")
 
 
-def write_tensors(
-    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, mode_like: Path | None = None
-) -> None:
-    """Write a safetensors file whole or not at all.
-
-    Args:
-        tensors: contiguous, on the CPU, none sharing memory with another.
-        path: of the file.
-        metadata: texts to go with them.
-        mode_like: a file whose permissions to copy; safetensors keeps its own from everybody else.
-
-    Raises:
-        OSError: if the disk is full or does not allow it.
-    """
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            # Its errors do not say which of the system's they are but in their text.
-            code = re.search(r"\(os error (\d+)\)", str(error))
-            if code is None:
-                raise
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-        if mode_like is not None:
-            shutil.copymode(mode_like, temporary)
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Sixteen hexadecimal digits that change with any weight, wherever and in whatever file the weights are kept."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on, for the record."""
     return {"medmamba": medmamba.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _read(path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}); {remedy}") from error
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _load_network(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    missing, unexpected = network.load_state_dict(tensors, strict=False)
-    if missing or unexpected:
-        raise RunError(
-            f"{path} does not fit the network of its plan: missing {missing[:5]}, unexpected {unexpected[:5]}; "
-            "was it written by another version?"
-        )

@@ -12,8 +12,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -22,8 +24,9 @@ from torch import Tensor, nn
 from medmamba.device import Precision
 from medmamba.errors import DataError, MedMambaError
 from medmamba.plans.plan import TrainSettings
-from medmamba.tasks.segmentation import Segmentation
+from medmamba.tasks import Batch, Scores, Task
 from medmamba.training.pace import Clock, Pace, SideJob, Speed
+from medmamba.training.reports import EpochReport, Record, StepReport, defined
 from medmamba.training.run import Position, Run
 
 log = logging.getLogger(__name__)
@@ -38,54 +41,16 @@ CHECKPOINT_AT_LAST_S = 1200.0
 FEW_STEPS = 100
 #: So many steps in a row without a finite gradient end the run, or its 16-bit arithmetic.
 PATIENCE_STEPS = 10
-#: nnU-Net's weight of the past in the running mean of validation Dice that chooses the best checkpoint.
-DICE_MEMORY = 0.9
-
-
-class Batch(Protocol):
-    """What a step learns from: image (B, C, *S) float32 and label (B, *S) integers."""
-
-    @property
-    def image(self) -> Tensor:
-        """(B, C, *S) float32."""
-        ...
-
-    @property
-    def label(self) -> Tensor:
-        """(B, *S) integers."""
-        ...
-
-
-#: Yields the batches of steps ``start``, ``start + 1``, ... without end.
-Batches = Callable[[int], Iterator[Batch]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
-    """How a step went, for whoever watches."""
-
-    step: int
-    progress: float
-    loss: float
-    learning_rate: float
-    elapsed_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochReport:
-    """How an epoch went; ``dice`` per structure, on patches of the validation cases."""
-
-    epoch: int
-    epochs: int
-    step: int
-    loss: float
-    validation_loss: float
-    dice: dict[str, float]
-    elapsed_s: float
+#: nnU-Net's weight of the past in the running mean of the validation score that chooses the best weights.
+SCORE_MEMORY = 0.9
 
 
 class Listener(Protocol):
-    """Whoever watches the training."""
+    """Whoever watches a training."""
+
+    def on_start(self, trainer: Trainer, past: Sequence[Record]) -> None:
+        """Before the first step; ``past`` holds the log of the steps that an earlier process took."""
+        ...
 
     def on_step(self, report: StepReport) -> None:
         """After each step."""
@@ -126,27 +91,27 @@ class Trainer:
 
     Args:
         run: the folder; its plan and schedule rule.
-        task: loss and scores.
+        task: batches, loss and scores.
         device: where to train.
         listener: told about every step and epoch.
         clock: seconds.
     """
 
     def __init__(
-        self, run: Run, task: Segmentation, device: torch.device, listener: Listener, clock: Clock = time.monotonic
+        self, run: Run, task: Task[Any], device: torch.device, listener: Listener, clock: Clock = time.monotonic
     ) -> None:
         self.run = run
         self.settings = run.plan.train
         self.schedule = run.info.schedule
         self.device = device
         self.listener = listener
-        self.task = task.to(device)
+        self.task = task
         torch.manual_seed(self.settings.seed)
-        self.network = task.build_network().to(device)
+        self.network = task.network().to(device)
         self.optimizer = build_optimizer(self.network, self.settings)
         self.position = Position()
         self.clock = clock
-        self.speed = Speed(momentum=self.settings.momentum, learning_rate=self.settings.learning_rate)
+        self.speed = Speed.of(self.settings)
         self._best: tuple[dict[str, Tensor], Position] | None = None  # not on disk yet
         self._stop = False
         self._warned = False
@@ -155,56 +120,50 @@ class Trainer:
         """Ask the loop to save and leave after the current step; safe to call from a signal handler."""
         self._stop = True
 
-    def fit(self, training: Batches, validation: Batches) -> None:
+    def fit(self) -> None:
         """Train to the end of the schedule.
-
-        Args:
-            training: batches to learn from, by step.
-            validation: batches to score on between epochs, by number.
 
         Raises:
             StoppedError: after `stop`, with a checkpoint on disk.
             DivergedError: when the loss stays NaN or infinite in float32 as well, or to the end of the schedule.
-            RunError: when another process trains in this folder, or its checkpoint is damaged.
+            RunError: when another process trains in this folder.
+            WeightsError: when its checkpoint is damaged.
         """
         with self.run.locked():
             self.position = self.run.restore(self.network, self.optimizer) or Position()
-            losses = _losses(self.run.read_log(up_to_step=self.position.step), after=self.position.validated)
-            started = self.clock() - self.position.elapsed_s
+            past = self.run.rewind_log(self.position.step)
+            self.listener.on_start(self, past)
+            self._losses = _losses(past, after=self.position.validated)
+            self._began = self.clock() - self.position.elapsed_s
             self._validating = SideJob(1.0, self.clock)
             self._saving = SideJob(SAVING_SHARE, self.clock)
-            pace = Pace(self.schedule.budget_s) if self.schedule.budget_s is not None else None
-            epochs = self.schedule.epochs(self.settings)
-            position = self.position
-            batches = training(position.step)
-            while (progress := self.schedule.progress(position.step, position.elapsed_s)) < 1.0:
-                learning_rate = self.speed.learning_rate * (1.0 - progress) ** self.settings.poly_exponent
-                loss = self._step(next(batches), learning_rate)
-                position.step += 1
-                position.elapsed_s = self.clock() - started
-                losses.append(loss)
-                self._report_step(loss, learning_rate)
-                progress = self.schedule.progress(position.step, position.elapsed_s)
-                epoch = math.floor(progress * epochs + 1e-9)
-                part_done = progress >= 1.0 or (epoch > position.epoch and self._affords_validation())
-                if part_done:
-                    # Not necessarily the next one: with a time budget slow steps may skip parts.
-                    position.epoch = epoch
-                    self._finish_epoch(epochs, losses, validation)
-                    position.validated = position.step
-                    losses.clear()
-                    position.elapsed_s = self.clock() - started
-                if progress >= 1.0 or self._stop or self._owes_checkpoint(part_done):
-                    self._save()
-                if self._stop and progress < 1.0:
-                    raise StoppedError(f"stopped after step {position.step}; the same command goes on from there")
-                if pace:
-                    pace.note(position.step, position.elapsed_s)
-                    self._refit(pace.expected_steps)
-            if position.lost:
+            with closing(self.task.batches("train", self.position.step)) as batches:
+                self._take_steps(batches)
+            if self.position.lost:
                 raise self._diverged()
-            self.run.save_weights("final", self.network, position)
-            log.info("%s", self._account(self.clock() - started))
+            self.run.save_weights("final", self.network, self.position)
+            log.info("%s", self._account(self.clock() - self._began))
+
+    def _take_steps(self, batches: Iterator[Batch]) -> None:
+        position, schedule = self.position, self.schedule
+        pace = Pace(schedule.budget_s) if schedule.budget_s is not None else None
+        epochs = schedule.epochs(self.settings)
+        while (progress := schedule.progress(position.step, position.elapsed_s)) < 1.0:
+            self._step(next(batches), self.speed.learning_rate * (1.0 - progress) ** self.settings.poly_exponent)
+            progress = schedule.progress(position.step, position.elapsed_s)
+            epoch = math.floor(progress * epochs + 1e-9)
+            part_done = progress >= 1.0 or (epoch > position.epoch and self._affords_validation())
+            if part_done:
+                # Not necessarily the next one: with a time budget slow steps may skip parts.
+                position.epoch = epoch
+                self._finish_epoch(epochs)
+            if progress >= 1.0 or self._stop or self._owes_checkpoint(part_done):
+                self._save()
+            if self._stop and progress < 1.0:
+                raise StoppedError(f"stopped after step {position.step}; the same command goes on from there")
+            if pace:
+                pace.note(position.step, position.elapsed_s)
+                self._refit(pace.expected_steps)
 
     def _refit(self, expected_steps: float | None) -> None:
         """Fit momentum and learning rate to the steps that the budget turns out to hold; the rate never rises."""
@@ -251,26 +210,46 @@ class Trainer:
             f"{saving.spent_s:.1f} s: {share:.1%} of {whole_s:.1f} s of training"
         )
 
-    def _step(self, batch: Batch, learning_rate: float) -> float:
-        """One optimiser step; returns the loss, NaN when the step was skipped."""
+    def _step(self, batch: Batch, learning_rate: float) -> None:
+        """One optimiser step, and its line in the log."""
+        loss, parts = self._learn(batch, learning_rate)
+        position = self.position
+        position.step += 1
+        position.elapsed_s = self.clock() - self._began
+        self._losses.append(loss)
+        report = StepReport(
+            step=position.step,
+            progress=self.schedule.progress(position.step, position.elapsed_s),
+            loss=loss,
+            learning_rate=learning_rate,
+            elapsed_s=position.elapsed_s,
+            parts=parts,
+        )
+        self.run.log(report.record())
+        self.listener.on_step(report)
+
+    def _learn(self, batch: Batch, learning_rate: float) -> tuple[float, dict[str, float]]:
+        """Move the weights; returns the loss and its parts, NaN and none when the step was skipped."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
             group["momentum"], group["nesterov"] = self.speed.momentum, self.speed.momentum > 0
         torch.manual_seed(self.settings.seed * 1_000_003 + self.position.step)
         self.network.train()
-        image, label = batch.image.to(self.device), batch.label.to(self.device)
-        with autocast(self.device, self.run.info.precision):
-            outputs = self.network(image)
-        loss = self.task.loss(outputs, label)
+        loss, parts = self.task.loss(self._forward, batch.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         if torch.isfinite(loss) and torch.isfinite(norm):
             self.optimizer.step()
             self.position.failures = 0
-            return float(loss.detach())
+            return float(loss.detach()), {name: float(part) for name, part in parts.items()}
         self._skip()
-        return math.nan
+        return math.nan, {}
+
+    def _forward(self, *inputs: Any, **options: Any) -> Any:
+        """The network in the run's precision."""
+        with autocast(self.device, self.run.info.precision):
+            return self.network(*inputs, **options)
 
     def _skip(self) -> None:
         """Count a step whose gradient is not finite; give up 16 bits, then the run, when it keeps happening."""
@@ -306,31 +285,11 @@ class Trainer:
             f"--restart --set train.learning_rate={lower:g}, which sets this run aside"
         )
 
-    def _report_step(self, loss: float, learning_rate: float) -> None:
-        report = StepReport(
-            step=self.position.step,
-            progress=self.schedule.progress(self.position.step, self.position.elapsed_s),
-            loss=loss,
-            learning_rate=learning_rate,
-            elapsed_s=self.position.elapsed_s,
-        )
-        self.run.log(_record("step", report.step, loss=loss, learning_rate=learning_rate, elapsed_s=report.elapsed_s))
-        self.listener.on_step(report)
-
-    def _finish_epoch(self, epochs: int, losses: list[float], validation: Batches) -> None:
+    def _finish_epoch(self, epochs: int) -> None:
         with self._validating.timed():
-            validation_loss, dice = self._validate(validation)
-        position = self.position
-        if dice:
-            mean = sum(dice.values()) / len(dice)
-            average = position.dice_average
-            position.dice_average = mean if average is None else DICE_MEMORY * average + (1 - DICE_MEMORY) * mean
-            if position.best_dice is None or position.dice_average > position.best_dice:
-                position.best_dice = position.dice_average
-                # Goes to disk with the next checkpoint, which is when it is needed: an earlier one leads here again.
-                state = self.network.state_dict().items()
-                weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
-                self._best = weights, replace(position)
+            validation_loss, scores = self._validate()
+        position, losses = self.position, self._losses
+        self._choose(list(defined(scores[self.task.measures[0].name]).values()))
         if not math.isfinite(validation_loss):
             log.warning("the validation loss is not finite at step %d; look at the validation cases", position.step)
         finite = [loss for loss in losses if math.isfinite(loss)]
@@ -342,42 +301,39 @@ class Trainer:
             step=position.step,
             loss=sum(finite) / len(finite) if finite else math.nan,
             validation_loss=validation_loss,
-            dice=dice,
+            scores=scores,
             elapsed_s=position.elapsed_s,
+            validating_s=self._validating.spent_s,
+            saving_s=self._saving.spent_s,
         )
-        self.run.log(
-            _record(
-                "epoch",
-                report.step,
-                epoch=report.epoch,
-                loss=report.loss,
-                validation_loss=validation_loss,
-                dice=dice,
-                elapsed_s=report.elapsed_s,
-                validating_s=self._validating.spent_s,
-                saving_s=self._saving.spent_s,
-            )
-        )
+        self.run.log(report.record())
         self.listener.on_epoch(report)
+        position.validated = position.step
+        losses.clear()
+        position.elapsed_s = self.clock() - self._began
+
+    def _choose(self, values: list[float]) -> None:
+        """Keep the weights when the running mean of their score is the best so far."""
+        if not values:
+            return
+        position, mean = self.position, sum(values) / len(values)
+        average = position.score_average
+        position.score_average = mean if average is None else SCORE_MEMORY * average + (1 - SCORE_MEMORY) * mean
+        rise = 0.0 if position.best_score is None else position.score_average - position.best_score
+        if position.best_score is None or (rise > 0 if self.task.measures[0].higher_is_better else rise < 0):
+            position.best_score = position.score_average
+            # Goes to disk with the next checkpoint, which is when it is needed: an earlier one leads here again.
+            state = self.network.state_dict().items()
+            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state}
+            self._best = weights, replace(position)
 
     @torch.no_grad()
-    def _validate(self, validation: Batches) -> tuple[float, dict[str, float]]:
-        """Loss and Dice over batches of validation patches, always the same ones."""
+    def _validate(self) -> Scores:
+        """Scores on validation batches, always the same ones."""
         self.network.eval()
-        counts: Tensor | None = None
-        losses = []
-        batches = validation(0)
-        for _ in range(self._validation_steps()):
-            batch = next(batches)
-            image, label = batch.image.to(self.device), batch.label.to(self.device)
-            with autocast(self.device, self.run.info.precision):
-                outputs = self.network(image)
-            losses.append(float(self.task.loss(outputs, label)))
-            finest = outputs[0] if isinstance(outputs, list) else outputs
-            batch_counts = self.task.count(finest, label)
-            counts = batch_counts if counts is None else counts + batch_counts
-        assert counts is not None
-        return sum(losses) / len(losses), self.task.score(counts)
+        with closing(self.task.batches("validation", 0)) as batches:
+            few = islice(batches, self._validation_steps())
+            return self.task.score(self._forward, (batch.to(self.device) for batch in few))
 
     def _affords_validation(self) -> bool:
         """Whether one more batch of validation keeps nnU-Net's share."""
@@ -395,13 +351,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def _losses(records: list[dict[str, Any]], *, after: int) -> list[float]:
+def _losses(past: Sequence[Record], *, after: int) -> list[float]:
     """Of the steps that no epoch has told of yet."""
-    steps = (record for record in records if record["event"] == "step" and record["step"] > after)
+    steps = (record for record in past if record["event"] == "step" and record["step"] > after)
     return [math.nan if record["loss"] is None else record["loss"] for record in steps]
-
-
-def _record(event: str, step: int, **values: Any) -> dict[str, Any]:
-    """A line of the log; JSON has no NaN, so a skipped step's loss is null."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    return {"event": event, "step": step, **clean}

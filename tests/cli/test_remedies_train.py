@@ -11,13 +11,11 @@ import pytest
 import typer
 
 from medmamba import networks
-from medmamba.cli._training import TrainingDisplay
 from medmamba.cli.train import parse_time
 from medmamba.io import open_dataset
 from medmamba.plans import splits
 from medmamba.plans.plan import Plan
 from medmamba.training.run import Run
-from medmamba.training.trainer import EpochReport
 from tests.cli.remedies import SMALL, follow, line, one_image, run
 
 
@@ -37,19 +35,6 @@ def test_next_of_training_on_all_cases_asks_for_new_ones(
     code, said = run("predict", "--validation", "-m", plan.parent, "-o", tmp_path / "none")
     assert code == 2
     assert f"give one of {plan.parent / 'fold_0'}, {plan.parent / 'fold_all'} with -m" in said
-
-
-def test_mean_of_a_part_of_the_structures_says_so_during_training(
-    trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with TrainingDisplay("training") as display:
-        display._run = Run(trained[0])
-        report = EpochReport(
-            epoch=1, epochs=2, step=3, loss=0.5, validation_loss=0.5, dice={"block": 0.25}, elapsed_s=1.0
-        )
-        display.on_epoch(report)
-        assert display._dice == "0.250 over 1 of 2"
-    assert "Dice block 0.250 (core in none of the patches)" in capsys.readouterr().err
 
 
 def test_other_settings_start_over_with_restart(trained: tuple[Path, str], planned: tuple[Path, Path, str]) -> None:

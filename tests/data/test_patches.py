@@ -206,9 +206,8 @@ def test_large_label_values_are_learned_as_small_ones_are(cases: list[Case], tmp
         assert torch.equal(ours.image, theirs.image)
         assert torch.equal(ours.label, theirs.label)
     logits = torch.randn(4, 3, *PLAN.topology.patch_size)
-    losses = [
-        Segmentation(each).loss([logits, logits[..., ::2, ::2, ::2], logits], ours.label) for each in (plan, PLAN)
-    ]
+    outputs = [logits, logits[..., ::2, ::2, ::2], logits]
+    losses = [Segmentation(each).loss(lambda image: outputs, ours).total for each in (plan, PLAN)]
     assert losses[0] == losses[1]
     counts = [Segmentation(each).count(logits, ours.label) for each in (plan, PLAN)]
     assert torch.equal(*counts)

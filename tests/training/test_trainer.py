@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,18 +15,23 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from medmamba import networks
+from medmamba.data.patches import Batch, PatchSampler, stream
+from medmamba.errors import UsageError
 from medmamba.io import open_dataset
-from medmamba.plans.plan import Plan, Topology, TrainSettings
-from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
-from medmamba.tasks.segmentation import Segmentation
+from medmamba.plans.plan import NetworkPlan, Plan, Topology, TrainSettings
+from medmamba.plans.workspace import plan_dataset, planned_dataset
+from medmamba.tasks import segmentation
 from medmamba.training import fold
 from medmamba.training.fold import FoldRequest, fit_recipe, fit_steps, train_fold, validation_cases
 from medmamba.training.pace import Speed
-from medmamba.training.run import Planned, Run, RunError, Schedule
-from medmamba.training.trainer import DivergedError, EpochReport, StepReport, StoppedError, Trainer, build_optimizer
+from medmamba.training.reports import EpochReport, Record, StepReport
+from medmamba.training.run import WEIGHTS, Planned, Run, RunError, Schedule
+from medmamba.training.trainer import DivergedError, StoppedError, Trainer, build_optimizer
+from medmamba.training.weights import WeightsError
 from tests.data_factory import write_dataset
 
 CPU = torch.device("cpu")
@@ -41,7 +46,7 @@ class Watcher:
     epochs: list[EpochReport] = field(default_factory=list)
     trainer: Trainer | None = None
 
-    def start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Trainer, past: Sequence[Record]) -> None:
         self.trainer = trainer
 
     def on_step(self, report: StepReport) -> None:
@@ -58,13 +63,15 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> FoldRequest:
     """A small network on a small data set; the folder of the run is to be replaced."""
     root = tmp_path_factory.mktemp("training")
     dataset = open_dataset(write_dataset(root / "data"))
-    planned = plan_dataset(dataset, "umamba_bot", work=root / "work")
-    features = [4, 8, 8, 8][: len(planned.plan.topology.features)]
-    plan = planned.plan.override("topology.features", features).override("train.batch_size", 2)
+    planned = plan_dataset(dataset, "unet", work=root / "work")
+    shape = Topology(
+        patch_size=(12, 12, 12), strides=((1,) * 3, (2,) * 3), kernel_sizes=((3,) * 3,) * 2, features=(4, 8)
+    )
+    plan = replace(planned.plan, topology=shape).override("train.batch_size", 2)
     return FoldRequest(
         plan=plan,
         dataset=dataset,
-        workspace=Workspace(root / "work", plan.dataset),
+        prepared=root / "prepared",
         folder=root / "unused",
         fold="0",
         schedule=Schedule(steps=8),
@@ -77,7 +84,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> FoldRequest:
 def train(request: FoldRequest, watcher: Watcher | None = None) -> tuple[Run, Watcher]:
     """Train to the end, or to where the watcher stops it."""
     watcher = watcher or Watcher()
-    return train_fold(request, watcher, on_start=watcher.start), watcher
+    return train_fold(request, watcher), watcher
 
 
 def stop_after(step: int) -> Watcher:
@@ -99,8 +106,8 @@ def test_training_learns_and_leaves_a_finished_run(request_: FoldRequest, tmp_pa
     assert watcher.steps[-1].progress == 1.0
     assert watcher.epochs[-1].loss < watcher.epochs[0].loss - 0.3
     assert [epoch.step for epoch in watcher.epochs] == list(range(5, 61, 5))  # nnU-Net validates a batch in five
-    assert set(watcher.epochs[-1].dice) == {"block", "core"}
-    assert watcher.epochs[-1].dice["block"] > 0.6
+    assert set(watcher.epochs[-1].scores["dice"]) == {"block", "core"}
+    assert watcher.epochs[-1].scores["dice"]["block"] > 0.6
     records = run.read_log()
     assert [record["step"] for record in records if record["event"] == "step"] == list(range(1, 61))
     rates = [record["learning_rate"] for record in records if record["event"] == "step"]
@@ -231,8 +238,8 @@ class ClockedWatcher(Watcher):
         super().__init__(after_step)
         self.time = time
 
-    def start(self, trainer: Trainer) -> None:
-        super().start(trainer)
+    def on_start(self, trainer: Trainer, past: Sequence[Record]) -> None:
+        super().on_start(trainer, past)
         self.time.rule(trainer)
 
 
@@ -387,6 +394,71 @@ def test_run_of_a_version_that_did_not_note_its_plan_goes_on(request_: FoldReque
     assert Run(request.folder).info.planned is None
 
 
+def test_run_of_version_0_1_0_goes_on_with_the_weights_it_would_have_had(request_: FoldRequest, tmp_path: Path) -> None:
+    request = replace(request_, schedule=Schedule(steps=25))
+    whole, _ = train(replace(request, folder=tmp_path / "whole"))
+    old = replace(request, folder=tmp_path / "old")
+    with pytest.raises(StoppedError):
+        train(old, stop_after(12))
+    run = Run(old.folder)
+    path = run.weights_path("checkpoint")
+    with safe_open(path, framework="pt") as file:
+        position = json.loads(file.metadata()["position"])
+    assert position["score_average"] is not None
+    position["dice_average"], position["best_dice"] = position.pop("score_average"), position.pop("best_score")
+    for later in ("failures", "lost"):
+        del position[later]
+    save_file(load_file(path), path, {"plan": run.plan.digest(), "position": json.dumps(position), "medmamba": "0.1.0"})
+    lines = [dict(record) for record in run.read_log()]
+    for line in lines:
+        for later in ("parts", "validating_s", "saving_s"):
+            line.pop(later, None)
+    run.log_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run, _ = train(old)
+    for kind in WEIGHTS:
+        assert_same_weights(whole.weights_path(kind), run.weights_path(kind))
+    keys = ("event", "step", "loss", "dice")
+    logs = [[{key: record.get(key) for key in keys} for record in r.read_log()] for r in (whole, run)]
+    assert logs[0] == logs[1]
+
+
+def test_checkpoint_and_log_that_training_did_not_write_are_refused_with_the_way_out(
+    request_: FoldRequest, tmp_path: Path
+) -> None:
+    request = replace(request_, folder=tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(request, stop_after(2))
+    run = Run(request.folder)
+    log = run.log_path.read_bytes()
+    run.log_path.write_bytes(b"what is this\n" + log)
+    with pytest.raises(RunError, match=r"line 1 of .*log\.jsonl is no JSON .*remove it"):
+        train(request)
+    run.log_path.write_bytes(log)
+    save_file(load_file(run.weights_path("checkpoint")), run.weights_path("checkpoint"))
+    with pytest.raises(WeightsError, match=r"checkpoint\.safetensors says of no step .*--restart"):
+        train(request)
+
+
+def test_network_without_a_training_is_refused_by_what_it_is_for(request_: FoldRequest, tmp_path: Path) -> None:
+    plan = replace(request_.plan, network=NetworkPlan(name="mambamorph"))
+    with pytest.raises(UsageError, match=r"'mambamorph' is for registration, and training is for segmentation"):
+        train(replace(request_, plan=plan, folder=tmp_path / "run"))
+
+
+def test_workers_draw_what_is_learned_from_and_nothing_else(
+    request_: FoldRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int | None, bool]] = []
+
+    def note(sampler: PatchSampler, start: int, *, workers: int | None, augment: Any = None) -> Iterator[Batch]:
+        asked.append((workers, augment is not None))
+        return stream(sampler, start, augment=augment, workers=0)
+
+    monkeypatch.setattr(segmentation, "stream", note)
+    train(replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=1), workers=3))
+    assert asked == [(3, True), (0, False)]
+
+
 def test_gradient_that_is_not_finite_is_skipped(request_: FoldRequest, tmp_path: Path) -> None:
     request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=4))
     spoiled: list[int] = []
@@ -404,23 +476,6 @@ def test_gradient_that_is_not_finite_is_skipped(request_: FoldRequest, tmp_path:
     assert all(math.isfinite(watcher.steps[step].loss) for step in (0, 2, 3))
     assert all(torch.isfinite(tensor).all() for tensor in load_file(run.weights_path("final")).values())
     assert [record for record in run.read_log() if record["event"] == "step"][1]["loss"] is None
-
-
-def test_structure_that_is_missed_counts_as_zero_and_only_one_that_is_nowhere_is_left_out(
-    request_: FoldRequest,
-) -> None:
-    task = Segmentation(request_.plan)
-    target = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
-    target[0, :2] = 1
-    target[0, 0, 0, 0] = 2
-    logits = torch.zeros(1, 3, 4, 4, 4)
-    logits[:, 0] = 1.0
-    assert task.score(task.count(logits, target)) == {"block": 0.0, "core": 0.0}
-    logits[0, 1, :2] = 2.0
-    # 31 of 32 predicted voxels are right, and all 31 of the reference were found.
-    assert task.score(task.count(logits, target)) == {"block": 2 * 31 / (32 + 31), "core": 0.0}
-    assert task.score(task.count(logits, target.clamp(max=1))) == {"block": 1.0}
-    assert task.score(task.count(logits.fill_(math.nan), target)) == {"block": 0.0, "core": 0.0}
 
 
 def test_network_that_stays_infinite_gives_up_16_bits_then_the_run(request_: FoldRequest, tmp_path: Path) -> None:
@@ -454,7 +509,7 @@ def test_damaged_checkpoint_is_refused_by_name(request_: FoldRequest, tmp_path: 
         train(request, stop_after(1))
     path = Run(request.folder).weights_path("checkpoint")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"checkpoint\.safetensors is damaged"):
+    with pytest.raises(WeightsError, match=r"checkpoint\.safetensors is damaged"):
         train(request)
 
 
@@ -477,6 +532,14 @@ def test_weights_decay_but_not_the_decays_and_skips_of_mamba(name: str) -> None:
     for key, parameter in network.named_parameters():
         share = 1.0 if key.endswith((".A_log", ".D")) else 0.5
         assert torch.equal(parameter, share * before[key]), key
+
+
+class SpoiledFromTheStart(Watcher):
+    """The network sees NaN only."""
+
+    def on_start(self, trainer: Trainer, past: Sequence[Record]) -> None:
+        super().on_start(trainer, past)
+        trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.nan,))
 
 
 def spoil_after(step: int) -> Callable[[Trainer, StepReport], None]:
@@ -503,12 +566,9 @@ def test_run_whose_last_loss_is_not_finite_does_not_finish(request_: FoldRequest
 
 
 def test_run_without_any_finite_loss_says_that_nothing_was_learned(request_: FoldRequest, tmp_path: Path) -> None:
-    def spoil(trainer: Trainer) -> None:
-        trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.inf,))
-
     request = replace(request_, folder=tmp_path / "run", schedule=Schedule(steps=1))
     with pytest.raises(DivergedError, match=r"step 1 .*nothing was learned.*dataset check"):
-        train_fold(request, Watcher(trainer=Trainer.__new__(Trainer)), on_start=spoil)
+        train(request, SpoiledFromTheStart())
     assert not Run(request.folder).finished
 
 
@@ -520,13 +580,10 @@ def test_failures_in_a_row_are_counted_across_a_stop(request_: FoldRequest, tmp_
         if report.step == 7:
             trainer.stop()
 
-    def spoil(trainer: Trainer) -> None:
-        trainer.network.register_forward_pre_hook(lambda module, inputs: (inputs[0] * math.nan,))
-
     with pytest.raises(StoppedError):
         train(request, Watcher(after_step=spoil_and_stop))
     with pytest.raises(DivergedError, match=r"step 11 \(10 of 11"):
-        train_fold(request, Watcher(trainer=Trainer.__new__(Trainer)), on_start=spoil)
+        train(request, SpoiledFromTheStart())
 
 
 def test_run_goes_on_after_its_data_set_was_moved(request_: FoldRequest, tmp_path: Path) -> None:
