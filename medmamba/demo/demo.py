@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medmamba import io
 from medmamba.demo.phantom import cohort_seed, make_cohort
+from medmamba.errors import DataError
 from medmamba.evaluation.evaluate import evaluate, match_files
 from medmamba.evaluation.overlay import overlay
 from medmamba.plans.workspace import Workspace
@@ -63,12 +64,12 @@ class Demo:
         """Make the cohort, unless it is there.
 
         Raises:
-            ValueError: if the folder holds the cohort of another seed.
+            DataError: if the folder holds the cohort of another seed.
         """
         if (self.dataset / "dataset.json").is_file():  # written last
             there = cohort_seed(self.dataset)
             if there != self.seed:
-                raise ValueError(
+                raise DataError(
                     f"{self.dataset} holds scans invented with "
                     f"{'an unknown seed' if there is None else f'seed {there}'}, but --seed is {self.seed}; choose "
                     "another folder with --output, or delete this one"

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medmamba import io
+from medmamba.errors import DataError
 from medmamba.progress import Progress, silent
 from medmamba.records import read_json, write_json
 from medmamba.volume import Geometry, Volume
@@ -105,7 +106,8 @@ def make_cohort(
         ``folder``.
 
     Raises:
-        ValueError: if there is no training case, the shape is too small, or the folder holds other cases.
+        ValueError: if there is no training case or the shape is too small.
+        DataError: if the folder holds other cases.
     """
     if n_training < 1 or n_test < 0:
         raise ValueError(f"a cohort needs at least one training case, got {n_training} and {n_test} test cases")
@@ -135,7 +137,7 @@ def _refuse_other_cases(folder: Path, cases: Collection[str]) -> None:
     # An earlier, larger cohort would mix with this one.
     for path in sorted(folder.glob("images*/*.nii.gz")):
         if path.name.rsplit("_", 1)[0] not in cases:
-            raise ValueError(f"{path} does not belong to the cohort to be written; choose an empty folder")
+            raise DataError(f"{path} does not belong to the cohort to be written; choose an empty folder")
 
 
 def _dataset_json(name: str, n_training: int, seed: int) -> dict[str, object]:

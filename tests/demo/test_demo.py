@@ -23,9 +23,10 @@ SMALL = {"topology.features": [4, 6, 8, 8], "topology.patch_size": [24, 24, 24]}
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A demonstration of seconds."""
-    monkeypatch.setattr(medmamba.demo.demo, "TRAINING_CASES", 3)
-    monkeypatch.setattr(medmamba.demo.demo, "UNSEEN_CASES", 2)
+    monkeypatch.setattr(medmamba.demo.demo, "TRAINING_CASES", 2)
+    monkeypatch.setattr(medmamba.demo.demo, "UNSEEN_CASES", 1)
     monkeypatch.setattr(medmamba.demo.demo, "SETTINGS", SMALL)
+    monkeypatch.setattr(medmamba.demo.demo, "NETWORK", "unet")
 
 
 def medmamba_(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -46,25 +47,27 @@ def test_demo_is_what_its_commands_do_and_goes_on_after_an_interruption(
     def interrupt(*_: object) -> None:
         # After training Ctrl-C is Ctrl-C again, not a request to the trainer.
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(medmamba.evaluation.evaluate, "match_files", interrupt)
         assert medmamba_(monkeypatch, *demo) == 5
     assert "the same command goes on" in capsys.readouterr().err
-    run = Run(folder / "medmamba-work" / medmamba.demo.demo.DATASET / "3d_fullres__umamba_bot" / "fold_all")
+    run = Run(folder / "medmamba-work" / medmamba.demo.demo.DATASET / "3d_fullres__unet" / "fold_all")
     trained = run.weights_path("final").stat().st_mtime_ns
 
     assert medmamba_(monkeypatch, *demo) == 0
     said = capsys.readouterr()
     assert run.weights_path("final").stat().st_mtime_ns == trained
-    assert "2 finished earlier" in said.out
+    assert "1 finished earlier" in said.out
     assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "predictions" / "report.json").is_file()
 
     # Every command that was shown, typed again: it finds its work done, by the same plan and schedule.
     shown = [line.removeprefix("> ") for line in said.out.splitlines() if line.startswith("> medmamba ")]
     assert [shlex.split(line)[1] for line in shown] == ["plan", "train", "predict", "evaluate"]
+    assert Path(shlex.split(shown[1])[2]) == run.folder.parent / "plan.json"
     for line in shown:
         assert medmamba_(monkeypatch, *shlex.split(line)[1:]) == 0, line
     assert run.weights_path("final").stat().st_mtime_ns == trained
