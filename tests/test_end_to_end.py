@@ -7,127 +7,118 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from medmamba import io
+from medmamba.cli.main import app
 from tests.data_factory import write_dataset
 
-NETWORK = ["--set", "topology.features=[4, 8, 8]", "--set", "train.batch_size=2"]
+SMALL = ["--set", "topology.features=[4, 8, 8]", "--set", "train.batch_size=2", "--workers", "0"]
 
 
-def medmamba(*arguments: str, cwd: Path) -> list[str]:
-    """The command line."""
-    return [sys.executable, "-P", "-m", "medmamba.cli.main", *arguments]
+def run(*arguments: str | Path) -> str:
+    """What a command says that ends well."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, f"{arguments} ended {done.exit_code}\n{done.output}"
+    return done.output
 
 
-def run(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    done = subprocess.run(medmamba(*arguments, cwd=cwd), cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == expect, f"{arguments} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def kill_when(condition: object, *arguments: str, cwd: Path) -> None:
-    """Start a command and kill it, without a chance to clean up, as soon as the condition holds."""
-    process = subprocess.Popen(
-        medmamba(*arguments, cwd=cwd), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def stop_when(condition: Callable[[], bool], number: signal.Signals, *arguments: str | Path) -> tuple[int, str]:
+    """Send a signal to a command of its own process as soon as the condition holds; its exit code and words."""
+    command = [sys.executable, "-P", "-m", "medmamba.cli.main", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 600  # a busy machine takes long to import
-        while not condition():  # type: ignore[operator]
-            assert process.poll() is None, "ended before it could be killed"
+        while not condition():
+            assert process.poll() is None, "ended before it could be stopped"
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        process.send_signal(number)
+        _, words = process.communicate(timeout=600)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
+    return process.returncode, words
+
+
+def has_logged(fold: Path, step: int) -> Callable[[], bool]:
+    """Whether a training has come so far."""
+    log = fold / "log.jsonl"
+    return lambda: log.is_file() and f'"step": {step},' in log.read_text()
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set and its plan."""
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan, of ``data`` three folders above it."""
     root = tmp_path_factory.mktemp("end_to_end")
     write_dataset(root / "data", cases=6)
-    run("plan", "data", "--network", "umamba_bot", cwd=root)
-    return root
+    run("plan", root / "data", "--network", "umamba_bot", "--work", root / "work")
+    (path,) = root.glob("work/*/*/plan.json")
+    return path
 
 
-def plan_of(root: Path) -> Path:
-    """Its only plan, relative to the folder."""
-    (plan,) = root.glob("medmamba-work/*/*/plan.json")
-    return plan.relative_to(root)
+@pytest.fixture(scope="module")
+def fold(plan: Path) -> Path:
+    """A finished run that was interrupted on its way."""
+    command = ["train", plan, "--fold", "0", "--steps", "80", *SMALL]
+    folder = plan.parent / "fold_0"
+    code, words = stop_when(has_logged(folder, 3), signal.SIGINT, *command)
+    assert code == 5
+    assert "the same command goes on" in words
+    assert (folder / "checkpoint.safetensors").is_file()
+    assert not (folder / "final.safetensors").exists()
+    assert "predict" in run(*command)
+    assert (folder / "progress.png").read_bytes().startswith(b"\x89PNG")
+    return folder
 
 
-def test_scans_become_scores_that_beat_guessing(planned: Path) -> None:
-    plan = plan_of(planned)
-    trained = run("train", str(plan), "--fold", "0", "--steps", "150", *NETWORK, cwd=planned)
-    fold = plan.parent / "fold_0"
-    assert "predict" in trained.stdout
-    assert (planned / fold / "progress.png").read_bytes().startswith(b"\x89PNG")
-    run("predict", "-m", str(fold), "--validation", "-o", "predictions", "--no-mirror", cwd=planned)
-    run("evaluate", "predictions", "data", cwd=planned)
-    report = json.loads((planned / "predictions" / "report.json").read_text())
+def test_scans_become_scores_that_beat_guessing(fold: Path, tmp_path: Path) -> None:
+    data = fold.parents[3] / "data"
+    run("predict", "-m", fold, "--validation", "-o", tmp_path / "predictions", "--no-mirror")
+    run("evaluate", tmp_path / "predictions", data)
+    report = json.loads((tmp_path / "predictions" / "report.json").read_text())
     means = [s["mean"] for s in report["summary"] if s["metric"] == "dice"]
     assert min(means) > 0.5, report["summary"]
-    for prediction in (planned / "predictions").glob("*.nii.gz"):
-        image = planned / "data" / "imagesTr" / prediction.name.replace(".nii", "_0000.nii")
+    predictions = list((tmp_path / "predictions").glob("*.nii.gz"))
+    assert predictions
+    for prediction in predictions:
+        image = data / "imagesTr" / prediction.name.replace(".nii", "_0000.nii")
         assert io.read_geometry(prediction) == io.read_geometry(image)
 
 
-def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(planned: Path) -> None:
-    plan = plan_of(planned)
-    command = ["train", str(plan), "--steps", "12", *NETWORK]
-    run(*command, "--fold", "1", cwd=planned)
-    whole = planned / plan.parent / "fold_1"
+def test_killed_prediction_is_finished_by_the_same_command(fold: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = ["predict", "-m", fold, "-i", fold.parents[3] / "data" / "imagesTr", "-o"]
+    run(*command, whole)
+    code, _ = stop_when(lambda: len(list(killed.glob("case_*.nii.gz"))) >= 2, signal.SIGKILL, *command, killed)
+    assert code == -signal.SIGKILL
+    for path in killed.glob("case_*.nii.gz"):
+        io.read_label(path)  # sound
+    assert "finished earlier" in run(*command, killed)
+    for path in whole.glob("*.nii.gz"):
+        assert np.array_equal(io.read_label(path).array, io.read_label(killed / path.name).array)
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.slow  # tests/training kills a smaller one, and stops this one in other ways
+def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(plan: Path) -> None:
+    command = ["train", plan, "--fold", "1", "--steps", "12", *SMALL]
+    run(*command)
+    whole = plan.parent / "fold_1"
     aside = whole.rename(whole.with_name("whole"))
-    log = whole / "log.jsonl"
     for step in (4, 9):
-        kill_when(
-            lambda step=step: log.is_file() and f'"step": {step}' in log.read_text(),
-            *command,
-            "--fold",
-            "1",
-            cwd=planned,
-        )
+        code, _ = stop_when(has_logged(whole, step), signal.SIGKILL, *command)
+        assert code == -signal.SIGKILL
         assert not (whole / "final.safetensors").exists()
         load_file(whole / "checkpoint.safetensors")  # sound
-    run(*command, "--fold", "1", cwd=planned)
+    run(*command)
     ours, theirs = load_file(whole / "final.safetensors"), load_file(aside / "final.safetensors")
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
-
-
-def test_killed_prediction_is_finished_by_the_same_command(planned: Path) -> None:
-    plan = plan_of(planned)
-    run("train", str(plan), "--fold", "2", "--steps", "2", *NETWORK, cwd=planned)
-    command = ["predict", "-m", str(plan.parent / "fold_2"), "-i", "data/imagesTr", "-o"]
-    run(*command, "undisturbed", cwd=planned)
-    killed = planned / "killed"
-    kill_when(lambda: len(list(killed.glob("case_*.nii.gz"))) >= 2, *command, "killed", cwd=planned)
-    for path in killed.glob("case_*.nii.gz"):
-        io.read_label(path)  # sound
-    finished = run(*command, "killed", cwd=planned)
-    assert "finished earlier" in finished.stdout
-    for path in (planned / "undisturbed").glob("*.nii.gz"):
-        assert np.array_equal(io.read_label(path).array, io.read_label(killed / path.name).array)
-    assert {path.name for path in killed.iterdir()} == {path.name for path in (planned / "undisturbed").iterdir()}
-
-
-def test_interrupted_training_says_how_to_go_on(planned: Path) -> None:
-    plan = plan_of(planned)
-    command = ["train", str(plan), "--fold", "3", "--steps", "2000", *NETWORK]
-    log = planned / plan.parent / "fold_3" / "log.jsonl"
-    process = subprocess.Popen(medmamba(*command, cwd=planned), cwd=planned, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 600  # a busy machine takes long to import
-    while not log.is_file() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=600)
-    assert process.returncode == 5
-    assert "the same command goes on" in words
-    assert (log.parent / "checkpoint.safetensors").is_file()
