@@ -6,12 +6,15 @@ of processes, and see the same patches.
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
 
 #: More processes than this do not draw patches any faster than a GPU learns from them; nnU-Net starts a few more.
 MOST_WORKERS = 8
+#: A worker has so many batches at most that wait, are on their way or in the making.
+BATCHES_EACH = 4
 #: What asks a process to stop.
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_SHARED = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +168,22 @@ def stream(
         start: first step.
         augment: None for patches as they are.
         workers: processes that draw ahead; they change the speed and nothing else. None: none on two cores, which
-            training keeps busy, else one for every second core, eight at most.
+            training keeps busy, else one for every second core, eight at most, as far as shared memory allows.
 
     Returns:
         A generator; closing it ends the processes.
     """
-    return _drawn(_Steps(sampler, start, augment), usual_workers() if workers is None else workers)
+    settings, topology = sampler.plan.train, sampler.plan.topology
+    voxels = settings.batch_size * math.prod(topology.patch_size)
+    count = usual_workers(voxels * (4 * len(sampler.plan.channels) + 2)) if workers is None else workers
+    return _drawn(_Steps(sampler, start, augment), count)
 
 
-def usual_workers() -> int:
-    """How many processes draw patches ahead on this machine."""
+def usual_workers(batch_bytes: float) -> int:
+    """How many processes draw batches of this size ahead on this machine; what they drew waits in shared memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores // 2) if cores > 2 else 0
+    room = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else math.inf  # containers may have very little
+    return int(min(MOST_WORKERS, cores // 2, room / (BATCHES_EACH * batch_bytes))) if cores > 2 else 0
 
 
 def _drawn(steps: _Steps, workers: int) -> Generator[Batch, None, None]:

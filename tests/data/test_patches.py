@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,12 +69,16 @@ def test_any_number_of_processes_gives_the_same_batches(cases: list[Case], tmp_p
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 1), (12, 6), (64, 8)])
-def test_processes_draw_patches_where_there_are_more_than_two_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int
+@pytest.mark.parametrize(
+    ("cores", "room_mb", "workers"),
+    [(1, 1000, 0), (2, 1000, 0), (3, 1000, 1), (12, 1000, 6), (64, 1000, 8), (64, 100, 2), (64, 30, 0)],
+)
+def test_processes_draw_patches_where_there_are_cores_and_shared_memory_for_them(
+    monkeypatch: pytest.MonkeyPatch, cores: int, room_mb: int, workers: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    assert usual_workers() == workers
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room_mb * 1e6))
+    assert usual_workers(10e6) == workers
 
 
 def test_patches_are_drawn_by_one_thread_as_in_a_process_of_their_own(cases: list[Case], tmp_path: Path) -> None:
