@@ -120,7 +120,6 @@ ELSEWHERE = {
     "_models.py": "likewise",
     "folder.py": "likewise",
     "nnunet.py": "makes a whole folder under a temporary name",
-    "run.py": "adds lines to a log, and maps a library's error within replacing",
     "train.py": "moves a whole run aside",
 }
 

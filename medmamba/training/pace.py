@@ -111,7 +111,8 @@ class Speed:
         if momentum >= self.momentum:
             return self
         shorter = (1 - momentum) / (1 - self.momentum)
-        return Speed(momentum=momentum, learning_rate=round(self.learning_rate * math.sqrt(shorter), 4))
+        rate = self.learning_rate * math.sqrt(shorter)
+        return Speed(momentum=momentum, learning_rate=round(rate, 4) if rate >= 0.001 else float(f"{rate:.2g}"))
 
 
 def fastest(operation: Callable[[], None], within_s: float, clock: Clock = time.monotonic) -> float:

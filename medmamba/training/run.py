@@ -32,7 +32,7 @@ import medmamba
 from medmamba.case import Split
 from medmamba.device import Precision
 from medmamba.errors import DataError
-from medmamba.files import write_bytes
+from medmamba.files import append, write_bytes
 from medmamba.plans.plan import Plan, TrainSettings
 from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.training.pace import Speed
@@ -299,15 +299,7 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to the log."""
-        with self.log_path.open("ab", buffering=0) as file:
-            rest, end = (json.dumps(record) + "\n").encode(), file.tell()
-            try:
-                while rest:  # a full disk takes what still fits, and says so only when asked again
-                    rest = rest[file.write(rest) :]
-            except OSError as error:
-                file.truncate(end)
-                error.filename = str(self.log_path)
-                raise
+        append((json.dumps(record) + "\n").encode(), self.log_path)
 
     def read_log(self) -> list[dict[str, Any]]:
         """The log's records; a last line that was cut short, as when the run was killed, is left out.

@@ -98,3 +98,8 @@ def test_short_schedule_gets_less_momentum_and_fitting_again_changes_nothing() -
     assert short.fitted(200) == short
     assert planned.fitted(12) == Speed(momentum=0.0, learning_rate=0.1)
     assert planned.fitted(250_000) == planned
+
+
+def test_small_learning_rates_are_rounded_to_something() -> None:
+    fitted = Speed(momentum=0.99, learning_rate=1e-6).fitted(100)
+    assert fitted == Speed(momentum=0.8, learning_rate=4.5e-6)
