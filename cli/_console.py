@@ -29,6 +29,7 @@ class Exit(IntEnum):
     """Exit codes of every command."""
 
     OK = 0
+    BUG = 1  #: a mistake in the program, with where it happened
     USAGE = 2  #: a wrong option, a path that does not exist
     DATA = 3  #: the data does not allow it; the message names file, value and remedy
     ENVIRONMENT = 4  #: no device, no space, no permission
@@ -36,7 +37,7 @@ class Exit(IntEnum):
 
 
 #: How a command ends with an error that is no fault of the program, by its kind; the first that fits counts.
-ENDS: dict[type[BaseException], Exit] = {
+ENDS: dict[type[Exception] | type[KeyboardInterrupt], Exit] = {
     KeyboardInterrupt: Exit.INTERRUPTED,
     UsageError: Exit.USAGE,
     DataError: Exit.DATA,
@@ -44,7 +45,6 @@ ENDS: dict[type[BaseException], Exit] = {
     FileNotFoundError: Exit.DATA,
     OSError: Exit.ENVIRONMENT,  # also a MachineError
     MedMambaError: Exit.ENVIRONMENT,
-    ValueError: Exit.DATA,
 }
 
 
@@ -84,7 +84,7 @@ def command(*words: object) -> str:
     return shlex.join(["medmamba", *map(str, words)])
 
 
-def foreseen(error: BaseException) -> tuple[str, Exit]:
+def foreseen(error: Exception | KeyboardInterrupt) -> tuple[str, Exit]:
     """What a command says at the end that an error of `ENDS` makes of it, and its exit code."""
     code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
     if isinstance(error, KeyboardInterrupt):

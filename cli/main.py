@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 import typer.core
 
 from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
-from medmamba.cli._console import ENDS, foreseen, note, set_up_logging
+from medmamba.cli._console import ENDS, Exit, foreseen, note, set_up_logging
 
 
 class _Program(typer.core.TyperGroup):
@@ -33,8 +34,8 @@ app = typer.Typer(
     name="medmamba",
     cls=_Program,
     help="Medical image segmentation with Mamba networks: from a folder of labelled scans to predictions and scores.",
-    epilog="Exit codes: 0 done, 2 wrong usage, 3 the data does not allow it, 4 the machine does not, 5 interrupted "
-    "(the same command goes on).",
+    epilog="Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 the data does not allow it, 4 the machine does not, 5 "
+    "interrupted (the same command goes on).",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
@@ -43,10 +44,14 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        typer.echo(f"medmamba {version('medmamba')}")
+        typer.echo(f"medmamba {_version()}")
         raise typer.Exit
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("medmamba")
 
 
 @app.callback()
@@ -72,9 +77,20 @@ app.command()(demo.demo)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what ends it and is in no table of errors is a bug, and shows where it came from."""
     _wait_without_spinning()
-    app()
+    try:
+        app()
+        return
+    except Exception:
+        trace = traceback.format_exc()
+    note(trace, None)
+    note(
+        f"This is a bug of medmamba {_version()}. Please report it with the lines above and the command, after a look "
+        "for names of patients in them.",
+        "red",
+    )
+    sys.exit(Exit.BUG)
 
 
 def _wait_without_spinning() -> None:

@@ -184,7 +184,7 @@ def _weights(result: PlannedResult) -> int:
     with torch.device("meta"):
         try:
             network = build_network(result.plan)
-        except ValueError as error:
+        except DataError as error:
             raise DataError(f"{result.path} was made, but its network cannot be built: {error}") from error
     return sum(parameter.numel() for parameter in network.parameters())
 

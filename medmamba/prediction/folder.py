@@ -208,7 +208,7 @@ class SegmentationFolder:
         try:
             unknown = sorted(set(np.unique(io.read_label(target).array).tolist()) - set(self.values))
             strange = f"holds values such as {unknown[0]}, which no structure has" if unknown else ""
-        except (ValueError, OSError) as error:
+        except (DataError, OSError) as error:
             strange = f"is no segmentation ({in_words(error)})"
         if strange:
             return Standing(kind="image", reason=f"{target} {what} and {strange}; choose another folder")
@@ -279,6 +279,6 @@ def _is_sound(segmentation: Path) -> bool:
     """Whether it can be read from end to end."""
     try:
         io.read(segmentation)
-    except (ValueError, OSError):
+    except (DataError, OSError):
         return False
     return True

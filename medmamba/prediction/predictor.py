@@ -23,7 +23,7 @@ from medmamba import io
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor
 from medmamba.device import Precision
-from medmamba.errors import DataError
+from medmamba.errors import DataError, MedMambaError
 from medmamba.files import in_words
 from medmamba.io.manifest import Maker
 from medmamba.memory import check_memory, check_reading, grid, memory_errors
@@ -261,12 +261,12 @@ def _predict_case(case: Case, predictor: Predictor, folder: SegmentationFolder, 
         if not standing.allows(overwrite=overwrite):
             return _failed(case, standing.reason)
         segmentation = predictor(case)
-    except (ValueError, OSError, MemoryError) as error:
+    except (MedMambaError, OSError, MemoryError) as error:
         return _failed(case, in_words(error))
     # From here on an error of the system is one of the output, and the next case would meet it as well.
     try:
         folder.store(case, segmentation, images_digest=standing.images_digest, overwrite=overwrite)
-    except ValueError as error:
+    except DataError as error:
         return _failed(case, str(error))
     again = standing.reason if standing.kind == "outdated" else ""
     return Outcome(case=case.id, status="done", message=again)

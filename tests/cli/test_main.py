@@ -336,6 +336,21 @@ def test_foreseeable_error_is_one_paragraph_and_the_exit_code_of_its_kind(
     assert said.splitlines()[-1].startswith(words)
 
 
+def test_bug_shows_where_it_is_and_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong() -> None:
+        raise ValueError("not enough values [to] unpack")
+
+    monkeypatch.setattr("medmamba.networks.names", wrong)
+    code, said = run(capsys, monkeypatch, "networks")
+    assert code == 1
+    assert said.startswith("Traceback (most recent call last)")
+    assert "in wrong" in said
+    assert "ValueError: not enough values [to] unpack" in said
+    assert re.match(r"This is a bug of medmamba \d+\.\d+.*report it", said.splitlines()[-1])
+
+
 @pytest.mark.parametrize("command", [["networks"], ["dataset", "check", "."], ["demo"]], ids=" ".join)
 def test_interruption_anywhere_has_its_own_exit_code(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from medmamba import networks
 from medmamba.cli.main import app
+from medmamba.errors import DataError
 from medmamba.plans import Plan
 from medmamba.plans import fingerprint as fingerprint_module
 
@@ -108,7 +109,7 @@ def test_an_unknown_network_is_refused_with_the_known_ones(balls: Path) -> None:
 
 def test_a_network_that_cannot_be_built_is_found_out(balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise ValueError("strides do not suit me")
+        raise DataError("strides do not suit me")
 
     monkeypatch.setattr(networks, "create", refuse)
     result = run(balls)

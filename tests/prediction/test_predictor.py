@@ -212,12 +212,15 @@ def test_memory_that_runs_out_fails_the_case_and_not_the_batch(
     assert (str(error) or "not enough memory") in outcomes[0].message
 
 
-def test_mistake_in_the_network_is_no_failed_case(write_case: Callable[..., Case], tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a mistake"), ValueError("a mistake")], ids=repr)
+def test_mistake_in_the_network_is_no_failed_case(
+    error: Exception, write_case: Callable[..., Case], tmp_path: Path
+) -> None:
     class Wrong(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            raise RuntimeError("a mistake")
+            raise error
 
-    with pytest.raises(RuntimeError, match="a mistake"):
+    with pytest.raises(type(error), match="a mistake"):
         predict_cases([write_case(0)], Predictor(plan(), [Wrong()], CPU), tmp_path / "out")
 
 
