@@ -23,18 +23,9 @@ Nine = tuple[
 ]  # fmt: skip
 
 
-def in_orders(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-) -> Nine:
+def in_orders(nine: Nine) -> Nine:
     """A scan's tensors with the axes of `Scan`: that of a lone order and that of a lone group are put in."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state = nine
     constants = A.dim()
     B, C = (t.unsqueeze(-3) if t.dim() == constants + 1 else t for t in (B, C))
     if delta.dim() == 3:
@@ -110,7 +101,7 @@ class Scan:
 
     def in_orders(self) -> Scan:
         """The same scan with all axes."""
-        return self.of(in_orders(*self.tensors))
+        return self.of(in_orders(self.tensors))
 
     def of(self, tensors: Nine) -> Scan:
         """The same scan of other tensors."""

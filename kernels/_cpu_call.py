@@ -7,8 +7,7 @@ are the same run by run and for any number of threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from types import ModuleType
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,6 @@ from .orders import MAX_AXES, check_recorded
 Numbers = npt.NDArray[np.int64]
 
 
-@cache
-def kernels() -> ModuleType:
-    """The compiled kernels."""
-    from . import _cpu_kernels  # late: Numba takes a second to import, and a machine with a GPU never needs it
-
-    return _cpu_kernels
-
-
 def block_count(batch: Any, channels: Any, groups: Any) -> Any:
     """Blocks of a call: integers, or PyTorch's symbols for them."""
     return batch * groups * ((channels // groups + WIDTH - 1) // WIDTH)
@@ -38,10 +29,7 @@ def block_count(batch: Any, channels: Any, groups: Any) -> Any:
 
 def in_order(parts: Tensor) -> Tensor:
     """Sum over the first axis, always in the same order."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+    return reduce(torch.add, parts)
 
 
 class Call:
@@ -95,8 +83,7 @@ class Call:
 
     def parameter(self, field: int, tensor: Tensor) -> Tensor:
         """Write the address of a parameter (K, D[, N]), made compact."""
-        tensor = self.hold(tensor).contiguous()
-        self._held.append(tensor)
+        tensor = self.hold(tensor.contiguous())
         self.numbers[field] = tensor.data_ptr()
         return tensor
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._arguments import Nine
-from ._cpu_call import Call, in_order, kernels
+from ._cpu_call import Call, in_order
 from ._cpu_layout import BACKWARD_AREAS, FORWARD_AREAS, POSITIONS, TILE, WIDTH, Field
 from ._memory import in_large_pages
 from ._operators import Numbers
@@ -43,11 +43,13 @@ class Job(Call):
     """One scan, from its tensors with all axes and the numbers after them."""
 
     def __init__(self, nine: Nine, numbers: Numbers) -> None:
+        from . import _cpu_kernels  # late: Numba takes a second to import, and a machine with a GPU never needs it
+
         u, delta, A, B, C, D, z, delta_bias, _ = nine
         delta_softplus, walks, scale = numbers
         batch, orders, channels, length = delta.shape
         super().__init__(batch, orders, channels, common_groups(B, C), A.shape[-1], length, walks)
-        self.kernels, self.scale = kernels(), np.float32(scale)
+        self.kernels, self.scale = _cpu_kernels, np.float32(scale)
         self.shared_input = u.shape[1] == 1 and orders > 1
         self.set(SOFTPLUS=int(delta_softplus))
         self.point(Field.U, u)
@@ -65,8 +67,7 @@ class Job(Call):
     def project(self, field: int, tensor: Tensor) -> None:
         """Write address, strides and groups of B or C."""
         if tensor.dim() == 3:  # constant: (K, D, N)
-            tensor = self.hold(tensor).contiguous()
-            self._held.append(tensor)
+            tensor = self.hold(tensor.contiguous())
             order, channel, state = tensor.stride()
             self.numbers[field : field + 8] = (tensor.data_ptr(), 0, order, 0, state, 0, max(channel, 1), 1)
         else:
@@ -102,14 +103,13 @@ class Job(Call):
         self.set(STATE=states.data_ptr(), SUMS=sums.data_ptr(), SLOTS=len(segments), Y=0, KEPT=0)
         advance = partial(self.call_with_panel, self.kernels.forward, FORWARD_AREAS, 0, 1)
         run([partial(advance, 0, self.orders, *steps, i, self.scale) for i, steps in enumerate(segments[:-1])])
-        last = self._chain(states, sums, state[:, 0], range(len(segments)))
+        self._chain(states, sums, state[:, 0], range(len(segments)))
         self.set(SUMS=0, Y=y.data_ptr(), KEPT=kept.data_ptr())
         for order in range(self.orders):  # one after the other, as each adds to all of y
             run([partial(advance, order, order + 1, *steps, i, self.scale) for i, steps in enumerate(segments)])
-        last = states[:, -1:]
-        return self.values(last), kept
+        return self.values(states[:, -1:]), kept
 
-    def _chain(self, states: Tensor, sums: Tensor, start: Tensor, pieces: Sequence[int]) -> Tensor:
+    def _chain(self, states: Tensor, sums: Tensor, start: Tensor, pieces: Sequence[int]) -> None:
         """Replace what each piece of a lone block adds to its state by the state it starts from."""
         decay = self.A.transpose(1, 2)  # (K, N, D)
         decay = F.pad(decay, (0, WIDTH - decay.shape[2]))
@@ -117,7 +117,6 @@ class Job(Call):
             added = states[:, i].clone()
             states[:, i] = start
             start = torch.exp(decay * sums[:, i, None]) * start + added
-        return start
 
     def backward(
         self, grad_y: Tensor | None, grad_state: Tensor | None, kept: Tensor, grads: Sequence[Tensor | None]

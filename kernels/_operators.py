@@ -103,7 +103,7 @@ def scan_operator(
         return forward(args[:9], args[9:12], args[12])
 
     def shapes(*args: Any) -> tuple[Tensor, ...]:
-        nine = in_orders(*args[:9])
+        nine = in_orders(args[:9])
         u, delta, A, *_ = nine
         batch, orders, channels, _ = delta.shape
         return (

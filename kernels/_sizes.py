@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,17 +18,6 @@ def is_recorded() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]  # public, but not in its stubs
 
 
-@contextmanager
-def _unrecorded() -> Iterator[None]:
-    state = torch._C._get_tracing_state()
-    set_state = torch._C._set_tracing_state  # type: ignore[attr-defined]  # not in its stubs
-    set_state(None)
-    try:
-        yield
-    finally:
-        set_state(state)
-
-
 def sizes_as_numbers(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """A function that reads sizes of tensors, never their values, with sizes that are integers.
 
@@ -42,8 +30,13 @@ def sizes_as_numbers(function: Callable[_P, _R]) -> Callable[_P, _R]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if not is_recorded():
             return function(*args, **kwargs)
-        with _unrecorded():
+        state = torch._C._get_tracing_state()
+        set_state = torch._C._set_tracing_state  # type: ignore[attr-defined]  # not in its stubs
+        set_state(None)
+        try:
             return function(*args, **kwargs)
+        finally:
+            set_state(state)
 
     return run
 

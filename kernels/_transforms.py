@@ -111,26 +111,13 @@ def operator(
             remember(ctx, args, output)
             return output
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            return gradients(ctx, *grads)
+        backward = staticmethod(gradients)
 
     class Transformed(Function):
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return op(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            remember(ctx, inputs, output)
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            return gradients(ctx, *grads)
-
-        @staticmethod
-        def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
-            return by_element(info, in_dims, *args)
+        forward = staticmethod(op)
+        setup_context = staticmethod(remember)
+        backward = staticmethod(gradients)
+        vmap = staticmethod(by_element)
 
     def run(*args: Any) -> Any:
         if torch.compiler.is_compiling():

@@ -141,7 +141,7 @@ def _in_orders(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     together = dict(memory)
     grads = ("grad_u", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_D", "grad_z", "grad_bias", "grad_state")
     for nine in (NAMES, grads) if "grad_u" in memory else (NAMES,):
-        tensors = in_orders(*(memory.get(name) for name in nine))  # type: ignore[arg-type]  # those needed are there
+        tensors = in_orders(tuple(memory.get(name) for name in nine))  # type: ignore[arg-type]  # those needed are there
         together |= _given(**dict(zip(nine, tensors, strict=True)))
     return together
 

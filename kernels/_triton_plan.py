@@ -7,6 +7,7 @@ holds what depends on shapes and strides alone; to run it again only the address
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -89,10 +90,8 @@ class Scratch:
 
     def take(self, *shape: int) -> Where:
         """The place of a new part."""
-        begin, count = self.size, 1
-        for length in shape:
-            count *= length
-        self.size += -(-count // ALIGNED) * ALIGNED
+        begin = self.size
+        self.size += -(-math.prod(shape) // ALIGNED) * ALIGNED
         return Where(SCRATCH, begin)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
-from types import ModuleType
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,13 +13,6 @@ from ._cpu_layout import WIDTH, Field
 from ._memory import dense_like, in_large_pages
 from ._operators import convolution_operator, convolved_like
 from ._threads import ranges, run
-
-
-@cache
-def _kernels() -> ModuleType:
-    from . import _cpu_conv_kernels  # late: Numba takes a second to import, and a machine with a GPU never needs it
-
-    return _cpu_conv_kernels
 
 
 def _start(x: Tensor, weight: Tensor, bias: Tensor | None, walks: Sequence[int]) -> Call:
@@ -36,11 +28,13 @@ def _start(x: Tensor, weight: Tensor, bias: Tensor | None, walks: Sequence[int])
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]) -> Tensor:
+    from ._cpu_conv_kernels import convolve  # late, as in `_cpu_job`
+
     y = in_large_pages(convolved_like(x, weight.shape[0], torch.float32))
     if y.numel():
         call = _start(x, weight, bias, walks)
         call.point(Field.Y, y)
-        step = partial(call.call_with_panel, _kernels().convolve, 3)
+        step = partial(call.call_with_panel, convolve, 3)
         run([partial(step, *blocks, activation) for blocks in ranges(call.blocks)])
     return y.to(x.dtype)
 
@@ -49,6 +43,8 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: bool, walks: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; that of the bias is given even where there is none."""
+    from ._cpu_conv_kernels import convolve_back  # late, as in `_cpu_job`
+
     gx = in_large_pages(dense_like(x, torch.float32))
     orders, channels, taps = weight.shape
     if not x.numel():
@@ -59,7 +55,7 @@ def _backward(
     after = torch.zeros(orders, call.blocks, taps, WIDTH)
     weights, biases = (torch.zeros(orders, call.blocks, 2, n, WIDTH) for n in (taps, 1))
     call.set(STATE=after.data_ptr(), GA_LANES=weights.data_ptr(), GBIAS_LANES=biases.data_ptr())
-    step = partial(call.call_with_panel, _kernels().convolve_back, 4)
+    step = partial(call.call_with_panel, convolve_back, 4)
     run([partial(step, *blocks, activation) for blocks in ranges(call.blocks)])
     gw, gb = (in_order(call.values(lanes[:, :, 0])).to(weight.dtype) for lanes in (weights, biases))
     return gx.to(x.dtype), gw, gb[..., 0].contiguous()

@@ -23,7 +23,7 @@ def _kept_shape(nine: Nine) -> tuple[Any, ...]:
 
 
 def _forward(nine: Nine, numbers: Numbers, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    u, delta, A, *_, initial_state = nine = in_orders(*nine)
+    u, delta, A, *_, initial_state = nine = in_orders(nine)
     if not delta.numel():
         batch, orders, channels, _ = delta.shape
         state = torch.zeros(batch, orders, channels, A.shape[-1])
@@ -38,7 +38,7 @@ def _forward(nine: Nine, numbers: Numbers, keep: bool) -> tuple[Tensor, Tensor, 
 def _backward(
     grad_y: Tensor | None, grad_state: Tensor | None, kept: Tensor, arguments: Nine, numbers: Numbers
 ) -> Sequence[Tensor | None]:
-    nine = in_orders(*arguments)
+    nine = in_orders(arguments)
     grads = [None if grad is None else in_large_pages(grad) for grad in new_gradients(nine, torch.float32)]
     if not nine[1].numel():
         for grad in grads:

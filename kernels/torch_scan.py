@@ -38,7 +38,7 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
 def _forward_shapes(*args: Any) -> tuple[Tensor, Tensor]:
     nine = args[:9]
     exact = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in nine) else torch.float32
-    u, delta, A, *_ = in_orders(*nine)
+    u, delta, A, *_ = in_orders(nine)
     batch, orders, channels, length = delta.shape
     return (
         u.new_empty((batch, channels, length)),
