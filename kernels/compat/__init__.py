@@ -76,10 +76,7 @@ def _contents() -> dict[str, tuple[ModuleType | None, dict[str, Any]]]:
     blocks = {"Mamba": _block.Mamba, "Block": _residual.Block}
     models, generation = _take(_models, *_MODELS), _take(_generation, *_GENERATION)
     checkpoints = _take(_checkpoints, "load_config_hf", "load_state_dict_hf")
-    update = {
-        "selective_state_update": _state_update.selective_state_update,
-        "selective_state_update_ref": _state_update.selective_state_update,
-    }
+    update = _take(_state_update, "selective_state_update", "selective_state_update_ref")
     convolutions = _take(_convolution, *_CONVOLUTIONS)
     inner = {**operations, **convolutions, **update}
     compiled = _take(_causal_conv1d_cuda, *_COMPILED_CONVOLUTIONS)

@@ -67,7 +67,6 @@ class Mamba(nn.Module):
     x_proj: nn.Linear
     dt_proj: nn.Linear
     A_log: nn.Parameter
-    A_b_log: nn.Parameter
     D: nn.Parameter
     # What blocks that upstream pickled do not have.
     bimamba_type: str | None = "none"
@@ -272,13 +271,13 @@ class Mamba(nn.Module):
     def _convolve(self, x: Tensor, suffix: str, sequences: Tensor | None = None) -> Tensor:
         """Convolution and SiLU, (B, e, L)."""
         conv = getattr(self, f"conv1d{suffix}")
-        if sequences is not None and not is_plain(conv):
+        if is_plain(conv):
+            return convolve(x, conv.weight[:, 0], conv.bias, silu=True, sequences=sequences)
+        if sequences is not None:
             raise NotImplementedError(
                 f"Mamba: conv1d{suffix} was replaced or has hooks, and so convolves one sequence per entry; pad "
                 "sequences to entries of a batch instead of naming them along the length"
             )
-        if is_plain(conv):
-            return convolve(x, conv.weight[:, 0], conv.bias, silu=True, sequences=sequences)
         return F.silu(conv(x)[..., : x.shape[2]])
 
     def _project(self, u: Tensor, suffix: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -53,10 +53,6 @@ def _named(function: str, forms: Sequence[Sequence[str]], arguments: tuple[Any, 
     raise TypeError(f"{function}: takes {counts} arguments, by the release of causal_conv1d, but got {len(arguments)}")
 
 
-def _activation(silu: bool) -> str | None:
-    return "silu" if silu else None
-
-
 def causal_conv1d_fwd(*arguments: Any) -> Tensor | None:
     """The convolution of `causal_conv1d_fn`; in the last form it is written to ``out``, in the others returned."""
     given = _named("causal_conv1d_fwd", _FORWARD, arguments)
@@ -64,7 +60,7 @@ def causal_conv1d_fwd(*arguments: Any) -> Tensor | None:
     with torch.no_grad():
         y = causal_conv1d_fn(
             given["x"], given["weight"], given["bias"], given.get("seq_idx"), given.get("initial_states"),
-            return_final_states=final is not None, final_states_out=final, activation=_activation(given["silu"]),
+            return_final_states=final is not None, final_states_out=final, activation=bool(given["silu"]),
         )  # fmt: skip
     y = y if isinstance(y, Tensor) else y[0]
     if "out" not in given:
@@ -86,7 +82,7 @@ def causal_conv1d_bwd(*arguments: Any) -> list[Tensor | None] | None:
     with torch.enable_grad():
         y = causal_conv1d_fn(
             leaves["x"], leaves["weight"], leaves.get("bias"), given.get("seq_idx"), leaves.get("initial_states"),
-            return_final_states=d_final is not None, activation=_activation(given["silu"]),
+            return_final_states=d_final is not None, activation=bool(given["silu"]),
         )  # fmt: skip
         results = [y] if isinstance(y, Tensor) else list(y)
         upstream = [g.to(r.dtype) for g, r in zip((given["dout"], d_final), results, strict=False)]
@@ -113,7 +109,7 @@ def causal_conv1d_update(*arguments: Any) -> Tensor | None:
     given = _named("causal_conv1d_update", _UPDATE, arguments)
     with torch.no_grad():
         y = _convolution.causal_conv1d_update(
-            given["x"], given["conv_state"], given["weight"], given["bias"], _activation(given["silu"]),
+            given["x"], given["conv_state"], given["weight"], given["bias"], bool(given["silu"]),
             given.get("cache_seqlens"), given.get("conv_state_indices"),
         )  # fmt: skip
     if "out" not in given:

@@ -49,7 +49,7 @@ def causal_conv1d_fn(
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
     final_states_out: Tensor | None = None,
-    activation: str | None = None,
+    activation: str | bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Causal depthwise convolution.
 

@@ -23,21 +23,11 @@ custom_fwd = partial(torch.amp.custom_fwd, device_type="cuda")
 custom_bwd = partial(torch.amp.custom_bwd, device_type="cuda")
 
 
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: _Optional,
-    z: _Optional,
-    bias: _Optional,
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """Y and x (B, D, 1, 2 N), whose odd entries are the last state."""
+def _forward(*scan: Any) -> list[Tensor]:
+    """Y and x (B, D, 1, 2 N), whose odd entries are the last state, from the arguments of `selective_scan`."""
     with torch.no_grad():
-        y, last = selective_scan(u, delta, A, B, C, D, z, bias, softplus, return_last_state=True)
-    return y, torch.stack([torch.zeros_like(last), last], dim=-1).flatten(2)[:, :, None]
+        y, last = selective_scan(*scan, return_last_state=True)
+    return [y, torch.stack([torch.zeros_like(last), last], dim=-1).flatten(2)[:, :, None]]
 
 
 def _backward(tensors: list[_Optional], softplus: bool, grad: Tensor) -> list[Any]:
@@ -114,7 +104,7 @@ class selective_scan_cuda_core:  # noqa: N801  (the name of the module it stands
         delta_softplus: bool, nrows: int = 1, *_: Any,
     ) -> list[Tensor]:  # fmt: skip
         """Y and x."""
-        return list(_forward(u, delta, A, B, C, D, None, delta_bias, delta_softplus))
+        return _forward(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
 
     @staticmethod
     def bwd(
@@ -132,12 +122,10 @@ class selective_scan_cuda_oflex(selective_scan_cuda_core):  # noqa: N801  (the n
     @staticmethod
     def fwd(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: _Optional, delta_bias: _Optional,
-        delta_softplus: bool, nrows: int = 1, *rest: Any,
+        delta_softplus: bool, nrows: int = 1, flexible: bool = True, *_: Any,
     ) -> list[Tensor]:  # fmt: skip
         """y, float32 unless the last argument is false, and x."""
-        flexible = bool(rest[0]) if rest else True
-        y, x = _forward(u.float() if flexible else u, delta, A, B, C, D, None, delta_bias, delta_softplus)
-        return [y, x]
+        return _forward(u.float() if flexible else u, delta, A, B, C, D, None, delta_bias, delta_softplus)
 
 
 class selective_scan_cuda_nrow(selective_scan_cuda_core):  # noqa: N801  (the name of the module it stands for)

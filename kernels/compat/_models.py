@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ._block import Mamba
 from ._checkpoints import CONFIG, WEIGHTS, load_config_hf, load_state_dict_hf
 from ._generation import GenerationMixin, InferenceParams
-from ._norms import RMSNorm, layer_norm_fn
-from ._residual import Block, GatedMLP
+from ._norms import RMSNorm
+from ._residual import Block, GatedMLP, add_and_norm
 
 
 @dataclass
@@ -133,12 +133,7 @@ class MixerModel(nn.Module):
         hidden, residual = self.embedding(input_ids), None
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, inference_params=inference_params, **options)
-        normed = layer_norm_fn(
-            hidden, self.norm_f.weight, self.norm_f.bias, residual, eps=self.norm_f.eps,
-            residual_in_fp32=self.residual_in_fp32, is_rms_norm=isinstance(self.norm_f, RMSNorm),
-        )  # fmt: skip
-        assert isinstance(normed, Tensor)
-        return normed
+        return add_and_norm(self.norm_f, hidden, residual, self.residual_in_fp32)[0]
 
 
 def _init_weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -64,16 +64,12 @@ def layer_norm_fn(
         dropped = (t if dropout_p else None for t in (x, x1))
         masks = [None if t is None else torch.rand(t.shape, device=t.device) >= dropout_p for t in dropped]
     kind = x.dtype if residual is None else residual.dtype
-    total: Tensor | None = None
-    for tensor, mask in ((x, masks[0]), (x1, masks[1]), (residual, None)):
-        if tensor is None:
-            continue
-        part = tensor.float()
-        if mask is not None:
-            part = part * mask / (1 - dropout_p)
-        total = part if total is None else total + part
-    assert total is not None
-    total = total.to(torch.float32 if residual_in_fp32 else kind)
+    parts = [
+        tensor.float() if mask is None else tensor.float() * mask / (1 - dropout_p)
+        for tensor, mask in ((x, masks[0]), (x1, masks[1]), (residual, None))
+        if tensor is not None
+    ]
+    total = reduce(torch.add, parts).to(torch.float32 if residual_in_fp32 else kind)
     values = total.float()
     if not is_rms_norm:
         values = values - values.mean(-1, keepdim=True)

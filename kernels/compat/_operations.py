@@ -5,8 +5,7 @@ Letters: B batch, D channels, L length, N states, W taps, R rank of the step siz
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,33 +54,13 @@ def selective_scan_fn(
 selective_scan_ref: Callable[..., Any] = partial(selective_scan_fn, backend="reference")
 
 
-@dataclass(frozen=True)
-class Norms:
-    """Root mean square norms between the projection and the scan, as Falcon-Mamba and Jamba have them.
+def _normed(tensor: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """A root mean square norm over the last axis; none without a weight.
 
-    Args:
-        b_rms_weight: (N,) weight of the norm of B; None: no norm.
-        c_rms_weight: (N,) of that of C.
-        dt_rms_weight: (R,) of that of what the step size is projected from.
-        b_c_dt_rms_eps: added to the mean squares.
+    Of a longer weight the first values count, as for upstream's kernel: transformers' Falcon-Mamba gives that of the
+    step sizes one value for each channel.
     """
-
-    b_rms_weight: Tensor | None = None
-    c_rms_weight: Tensor | None = None
-    dt_rms_weight: Tensor | None = None
-    b_c_dt_rms_eps: float = 1e-6
-
-    def __call__(self, tensor: Tensor, weight: Tensor | None) -> Tensor:
-        """The norm over the last axis.
-
-        Of a longer weight the first values count, as for upstream's kernel: transformers' Falcon-Mamba gives that of
-        the step sizes one value for each channel.
-        """
-        if weight is None:
-            return tensor
-        y = rms_norm_fn(tensor, weight[: tensor.shape[-1]], None, eps=self.b_c_dt_rms_eps)
-        assert isinstance(y, Tensor)
-        return y
+    return tensor if weight is None else rms_norm_fn(tensor, weight[: tensor.shape[-1]], None, eps=eps)
 
 
 def _prepare(
@@ -95,21 +74,27 @@ def _prepare(
     C: Tensor | None,
     B_proj_bias: Tensor | None,
     C_proj_bias: Tensor | None,
-    norms: Norms,
+    norm_weights: Sequence[Tensor | None] = (None, None, None),
+    eps: float = 0.0,
     sequences: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What a fused block scans: x, delta, B, C and the gate."""
+    """What a fused block scans: x, delta, B, C and the gate.
+
+    Projections of B and C, and what delta is projected from, are normed by weights of their own, as in Falcon-Mamba and
+    Jamba, in this sequence.
+    """
+    of_B, of_C, of_delta = norm_weights
     x, z = xz.chunk(2, dim=1)
     x = convolve(x, conv1d_weight[:, 0], conv1d_bias, silu=True, sequences=sequences)
     rank, states = delta_proj_weight.shape[1], A.shape[-1]
     made = F.linear(turned(x), x_proj_weight)
-    delta = turned(F.linear(norms(made[..., :rank], norms.dt_rms_weight), delta_proj_weight))
+    delta = turned(F.linear(_normed(made[..., :rank], of_delta, eps), delta_proj_weight))
     if B is None:
         B = made[..., rank : rank + states]
-        B = turned(norms(B if B_proj_bias is None else B + B_proj_bias.to(B.dtype), norms.b_rms_weight))
+        B = turned(_normed(B if B_proj_bias is None else B + B_proj_bias.to(B.dtype), of_B, eps))
     if C is None:
         C = made[..., -states:]
-        C = turned(norms(C if C_proj_bias is None else C + C_proj_bias.to(C.dtype), norms.c_rms_weight))
+        C = turned(_normed(C if C_proj_bias is None else C + C_proj_bias.to(C.dtype), of_C, eps))
     return x, delta, B, C, z
 
 
@@ -170,10 +155,9 @@ def mamba_inner_fn_no_out_proj(
     sequences = sequence_numbers(
         (batch, length), seq_idx=seq_idx, cu_seqlens=cu_seqlens, position_indices=position_indices
     )
-    norms = Norms(b_rms_weight, c_rms_weight, dt_rms_weight, b_c_dt_rms_eps)
     x, delta, B, C, z = _prepare(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias, norms,
-        sequences,
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias,
+        (b_rms_weight, c_rms_weight, dt_rms_weight), b_c_dt_rms_eps, sequences,
     )  # fmt: skip
     return packed_scan(x, delta, A, B, C, D, z, delta_bias, delta_softplus, sequences)[0]
 
@@ -253,7 +237,7 @@ def bimamba_inner_fn(
     Gradients are the true ones; upstream's fused backward pass leaves out a part of that of the gate.
     """
     x, delta, B, C, z = _prepare(
-        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias, Norms()
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A, B, C, B_proj_bias, C_proj_bias
     )
     y = both_ways(x, delta, A, A_b, B, C, D, z, delta_bias, delta_softplus)
     return F.linear(turned(y), out_proj_weight, out_proj_bias)

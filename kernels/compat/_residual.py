@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from ._norms import RMSNorm, layer_norm_fn
 
 
+def add_and_norm(
+    norm: nn.Module, hidden_states: Tensor, residual: Tensor | None, residual_in_fp32: bool
+) -> tuple[Tensor, Tensor]:
+    """The norm of hidden states (B, L, d) and what came before them, and their sum."""
+    result: tuple[Tensor, Tensor] = layer_norm_fn(
+        hidden_states, norm.weight, getattr(norm, "bias", None), residual, eps=norm.eps, prenorm=True,  # type: ignore[arg-type]  # a norm's
+        residual_in_fp32=residual_in_fp32, is_rms_norm=isinstance(norm, RMSNorm),
+    )  # fmt: skip
+    return result
+
+
 class Block(nn.Module):
     """Add, norm, mix: a residual block with the residual as a stream of its own.
 
@@ -52,21 +63,12 @@ class Block(nn.Module):
         self, hidden_states: Tensor, residual: Tensor | None = None, inference_params: Any = None, **options: Any
     ) -> tuple[Tensor, Tensor]:
         """(B, L, d) and the residual before it, to those after."""
-        hidden_states, residual = self._add(self.norm, hidden_states, residual)
+        hidden_states, residual = add_and_norm(self.norm, hidden_states, residual, self.residual_in_fp32)
         hidden_states = self.mixer(hidden_states, inference_params=inference_params, **options)
         if self.mlp is not None:
-            hidden_states, residual = self._add(self.norm2, hidden_states, residual)
+            hidden_states, residual = add_and_norm(self.norm2, hidden_states, residual, self.residual_in_fp32)
             hidden_states = self.mlp(hidden_states)
         return hidden_states, residual
-
-    def _add(self, norm: nn.Module, hidden_states: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        bias = getattr(norm, "bias", None)
-        result = layer_norm_fn(
-            hidden_states, norm.weight, bias, residual, eps=norm.eps, prenorm=True,  # type: ignore[arg-type]  # a norm's
-            residual_in_fp32=self.residual_in_fp32, is_rms_norm=isinstance(norm, RMSNorm),
-        )  # fmt: skip
-        assert isinstance(result, tuple)
-        return result
 
     def allocate_inference_cache(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **options: Any

@@ -94,3 +94,6 @@ def selective_state_update(
         else:
             state[rows] = left
     return y.reshape(x.shape).to(x.dtype)
+
+
+selective_state_update_ref = selective_state_update
