@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numba import njit
 
-from ._cpu_layout import TILE, WIDTH
-from ._simd import exp2, load, mul, splat, store
-from ._threads import run
+from medmamba.kernels._cpu_layout import TILE, WIDTH
+from medmamba.kernels._simd import exp2, load, mul, splat, store
+from medmamba.kernels._threads import run
 
 _ROUNDS = 20_000
 

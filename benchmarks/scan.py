@@ -344,7 +344,7 @@ def measure_limit(device: torch.device) -> Limit:
     small = torch.rand(4096)
     moved = min(_seconds(lambda: copy.copy_(big)) for _ in range(5))
     if "cpu" in backends("cpu"):
-        from medmamba.kernels._cpu_peak import exponentials_per_second  # late: brings Numba
+        from exponentials import exponentials_per_second  # late: brings Numba
 
         rate = exponentials_per_second()
         source = "a copy of 256 MiB, and the kernels' own exp2 on what fits a core's first cache, on all threads"

@@ -29,7 +29,8 @@ def block_count(batch: Any, channels: Any, groups: Any) -> Any:
 
 def in_order(parts: Tensor) -> Tensor:
     """Sum over the first axis, always in the same order."""
-    return reduce(torch.add, parts)
+    total: Tensor = reduce(torch.add, parts)
+    return total
 
 
 class Call:

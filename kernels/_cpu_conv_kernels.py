@@ -7,33 +7,25 @@ STATES their number. What a tile needs of the steps before it is read again from
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
-
 from ._cpu_layout import TILE, WIDTH, Field
 from ._cpu_panels import aim, back_from, columns_at, drain, fill, stretch_at
 from ._cpu_tiles import accumulate, add_tile, address, load_lanes, load_tile, locate, place, store_tile, token_at
-from ._simd import add, fma, get, load, mul, number, put, sigmoid, splat, store, sub
-
-_ZERO, _ONE = np.float32(0), np.float32(1)
-_FLOAT = 4  # bytes
-
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
+from ._simd import FLOAT, ONE, ZERO, add, compiled, fma, get, load, mul, number, put, sigmoid, splat, store, sub
 
 
-@_compiled
+@compiled
 def _load_taps(call, order, channel, count, scratch, at):
     """Taps [tap, 16] into scratch; returns the bias."""
     taps = number(call, Field.STATES)
     row = order * number(call, Field.CHANNELS) + channel
-    load_lanes(number(call, Field.A) + _FLOAT * row * taps, taps, 1, count, scratch, at, taps)
+    load_lanes(number(call, Field.A) + FLOAT * row * taps, taps, 1, count, scratch, at, taps)
     if number(call, Field.BIAS) == 0:
-        return splat(_ZERO)
-    load_lanes(number(call, Field.BIAS) + _FLOAT * row, 1, 1, count, scratch, 0, 1)
+        return splat(ZERO)
+    load_lanes(number(call, Field.BIAS) + FLOAT * row, 1, 1, count, scratch, 0, 1)
     return load(scratch, 0)
 
 
-@_compiled
+@compiled
 def _load_before(call, order, source, count, t, rows, target, at):
     """The ``rows`` steps before step t; zeros before the first."""
     by_channel, by_token = number(call, Field.U_CHANNEL), number(call, Field.U_TOKEN)
@@ -42,10 +34,10 @@ def _load_before(call, order, source, count, t, rows, target, at):
         from_ = token_at(call, order, step) * by_token if step >= 0 else 0
         for c in range(WIDTH):
             known = step >= 0 and c < count
-            put(target, at + row * WIDTH + c, get(source, from_ + c * by_channel) if known else _ZERO)
+            put(target, at + row * WIDTH + c, get(source, from_ + c * by_channel) if known else ZERO)
 
 
-@_compiled
+@compiled
 def convolve(call, panel, first_block, last_block, activation, scratch, positions):
     """Convolve blocks along every order. Scratch: two tiles with the steps before them, then [tap, 16]."""
     for order in range(number(call, Field.ORDERS)):
@@ -65,7 +57,7 @@ def convolve(call, panel, first_block, last_block, activation, scratch, position
             t += steps
 
 
-@_compiled
+@compiled
 def _convolve_block(whole, call, block, order, first, last, activation, scratch, positions):
     """``whole`` is the call without panels."""
     taps = number(call, Field.STATES)
@@ -93,7 +85,7 @@ def _convolve_block(whole, call, block, order, first, last, activation, scratch,
             store(scratch, j, load(scratch, steps * WIDTH + j))
 
 
-@_compiled
+@compiled
 def convolve_back(call, panel, first_block, last_block, activation, scratch, positions):
     """Gradients of blocks; lanes of GA_LANES [order, block, 2, tap, 16] and GBIAS_LANES [order, block, 2, 1, 16].
 
@@ -119,7 +111,7 @@ def convolve_back(call, panel, first_block, last_block, activation, scratch, pos
             end = start
 
 
-@_compiled
+@compiled
 def _back_block(whole, call, block, order, first, last, activation, scratch, positions):
     """``whole`` is the call without panels."""
     taps = number(call, Field.STATES)
@@ -130,7 +122,7 @@ def _back_block(whole, call, block, order, first, last, activation, scratch, pos
     x, gy = address(call, Field.U, entry, order, channel), address(call, Field.Y, entry, order, channel)
     source, gx = address(whole, Field.U, entry, order, channel), address(call, Field.GU, entry, order, channel)
     before, slot = (taps - 1) * WIDTH, order * number(call, Field.BLOCKS) + block
-    after = number(call, Field.STATE) + _FLOAT * slot * taps * WIDTH
+    after = number(call, Field.STATE) + FLOAT * slot * taps * WIDTH
     weights, biases = number(call, Field.GA_LANES), number(call, Field.GBIAS_LANES)
     for t in range(first + (last - first - 1) // TILE * TILE, first - 1, -TILE):
         steps = min(TILE, last - t)
@@ -140,7 +132,7 @@ def _back_block(whole, call, block, order, first, last, activation, scratch, pos
         load_tile(call, Field.Y, gy, count, steps, 0, positions, scratch, grad_at)
         for j in range(0, before, WIDTH):
             store(scratch, grad_at + steps * WIDTH + j, load(after, j))
-        sum_bias = splat(_ZERO)
+        sum_bias = splat(ZERO)
         for i in range(0, steps * WIDTH, WIDTH):
             grad = load(scratch, grad_at + i)
             if activation:
@@ -148,18 +140,18 @@ def _back_block(whole, call, block, order, first, last, activation, scratch, pos
                 for j in range(0, taps * WIDTH, WIDTH):
                     total = fma(load(scratch, input_at + i + j), load(scratch, taps_at + j), total)
                 open_ = sigmoid(total)
-                grad = mul(grad, mul(open_, fma(total, sub(splat(_ONE), open_), splat(_ONE))))
+                grad = mul(grad, mul(open_, fma(total, sub(splat(ONE), open_), splat(ONE))))
                 store(scratch, grad_at + i, grad)
             sum_bias = add(sum_bias, grad)
         accumulate(biases, slot * 2 * WIDTH, slot * 2 * WIDTH + WIDTH, sum_bias)
         for j in range(0, taps * WIDTH, WIDTH):
-            total = splat(_ZERO)
+            total = splat(ZERO)
             for i in range(0, steps * WIDTH, WIDTH):
                 total = fma(load(scratch, grad_at + i), load(scratch, input_at + i + j), total)
             at = slot * 2 * taps * WIDTH + j
             accumulate(weights, at, at + taps * WIDTH, total)
         for i in range(0, steps * WIDTH, WIDTH):
-            total = splat(_ZERO)
+            total = splat(ZERO)
             for j in range(0, taps * WIDTH, WIDTH):  # tap j of the step that lies taps - 1 - j ahead
                 total = fma(load(scratch, grad_at + i + before - j), load(scratch, taps_at + j), total)
             store(scratch, out_at + i, total)

@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from ._cpu_layout import AREA, BACKWARD_AREAS, FORWARD_AREAS, TILE, WIDTH, Field
-from ._cpu_panels import aim, back_from, columns_at, drain, fill, read_channels, read_states, stretch_at, write_channels
+from ._cpu_panels import aim, back_from, columns_at, drain, fill, read_states, stretch_at
 from ._cpu_tiles import accumulate, add_tile, address, ask_for_rows, load_lanes, load_tile, locate, place, store_tile
 from ._simd import (
+    FLOAT,
+    ONE,
+    ZERO,
     add,
+    compiled,
     exp2,
     fma,
     get,
@@ -37,30 +40,26 @@ from ._simd import (
 )
 
 _LOG2E = np.float32(math.log2(math.e))
-_ZERO, _ONE = np.float32(0), np.float32(1)
-_FLOAT = 4  # bytes
-
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
-@_compiled
+@compiled
 def _projection_at(call, field, entry, order, channel):
     """Address of B's or C's first state: that of the channel if it is constant, else of the group's first token."""
     base = number(call, field)
     by_channel = number(call, field + 6)
     if by_channel != 0:
-        return base + _FLOAT * (order * number(call, field + 2) + channel * by_channel)
+        return base + FLOAT * (order * number(call, field + 2) + channel * by_channel)
     group = channel * number(call, field + 7) // number(call, Field.CHANNELS)
     steps = entry * number(call, field + 1) + order * number(call, field + 2) + group * number(call, field + 3)
-    return base + _FLOAT * steps
+    return base + FLOAT * steps
 
 
-@_compiled
+@compiled
 def _load_parameters(call, order, channel, count, scratch, at):
     """Decay [N, 16], in powers of two; then B and C [N, 16] where they are constant. Returns step offset and skip."""
     states = number(call, Field.STATES)
     row = order * number(call, Field.CHANNELS) + channel
-    load_lanes(number(call, Field.A) + _FLOAT * row * states, states, 1, count, scratch, at, states)
+    load_lanes(number(call, Field.A) + FLOAT * row * states, states, 1, count, scratch, at, states)
     for n in range(0, states * WIDTH, WIDTH):
         store(scratch, at + n, mul(load(scratch, at + n), splat(_LOG2E)))
     if number(call, Field.B_CHANNEL) != 0:
@@ -71,17 +70,17 @@ def _load_parameters(call, order, channel, count, scratch, at):
         source = _projection_at(call, Field.C, 0, order, channel)
         by_channel, by_state = number(call, Field.C_CHANNEL), number(call, Field.C_STATE)
         load_lanes(source, by_channel, by_state, count, scratch, at + 2 * states * WIDTH, states)
-    offset, skip = splat(_ZERO), splat(_ZERO)
+    offset, skip = splat(ZERO), splat(ZERO)
     if number(call, Field.BIAS) != 0:
-        load_lanes(number(call, Field.BIAS) + _FLOAT * row, 1, 1, count, scratch, 0, 1)
+        load_lanes(number(call, Field.BIAS) + FLOAT * row, 1, 1, count, scratch, 0, 1)
         offset = load(scratch, 0)
     if number(call, Field.D) != 0:
-        load_lanes(number(call, Field.D) + _FLOAT * row, 1, 1, count, scratch, 0, 1)
+        load_lanes(number(call, Field.D) + FLOAT * row, 1, 1, count, scratch, 0, 1)
         skip = load(scratch, 0)
     return offset, skip
 
 
-@_compiled
+@compiled
 def forward(
     call, panel, first_block, last_block, first_order, last_order, first, last, slot, scale, scratch, positions
 ):
@@ -104,7 +103,6 @@ def forward(
                     _forward_block(call, block, order, t, t + steps, where, scale, scratch, positions)
                     continue
                 entry, channel, count = locate(call, block)
-                y = address(call, Field.Y, entry, order, channel)
                 B = _projection_at(call, Field.B, entry, order, channel)
                 C = _projection_at(call, Field.C, entry, order, channel)
                 fill(call, panel, Field.U, entry, order, channel, t, columns, depth, count)
@@ -112,7 +110,7 @@ def forward(
                 if order == number(call, Field.ORDERS) - 1:
                     fill(call, panel, Field.Z, entry, order, channel, t, columns, depth, count)
                 if order > 0:
-                    read_channels(call, panel, Field.Y, y, order, channel, t, columns, depth, count)
+                    fill(call, panel, Field.Y, entry, order, channel, t, columns, depth, count)
                 if shared_B != B:
                     read_states(call, panel, Field.B, B, order, t, columns, depth)
                 if shared_C != C:
@@ -120,11 +118,11 @@ def forward(
                 shared_B, shared_C = B, C
                 aim(panel, order, t)
                 _forward_block(panel, block, order, t, t + steps, where, scale, scratch, positions)
-                write_channels(call, panel, Field.Y, y, order, channel, t, columns, depth, count)
+                drain(call, panel, Field.Y, entry, order, channel, t, columns, depth, count)
             t += steps
 
 
-@_compiled
+@compiled
 def _forward_block(call, block, order, first, last, slot, scale, scratch, positions):
     states, softplus_asked = number(call, Field.STATES), number(call, Field.SOFTPLUS) != 0
     entry, channel, count = locate(call, block)
@@ -140,10 +138,10 @@ def _forward_block(call, block, order, first, last, slot, scale, scratch, positi
     C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
     gated = z != 0 and order == number(call, Field.ORDERS) - 1  # the last order gates the sum
     area, slots = states * WIDTH, number(call, Field.SLOTS)
-    state = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * area
+    state = number(call, Field.STATE) + FLOAT * (order * slots + slot) * area
     kept, blocks = number(call, Field.KEPT), number(call, Field.BLOCKS)
     tiles = (number(call, Field.LENGTH) + TILE - 1) // TILE
-    factor, total = splat(scale), splat(_ZERO)
+    factor, total = splat(scale), splat(ZERO)
 
     for t in range(first, last, TILE):
         steps = min(TILE, last - t)
@@ -163,7 +161,7 @@ def _forward_block(call, block, order, first, last, slot, scale, scratch, positi
             store(scratch, drive_at + i, mul(step, x))
             store(scratch, sum_at + i, mul(skip, x))
         if kept != 0:
-            here = kept + _FLOAT * ((order * tiles + t // TILE) * blocks + block) * area
+            here = kept + FLOAT * ((order * tiles + t // TILE) * blocks + block) * area
             for n in range(0, area, WIDTH):
                 store(here, n, load(state, n))
         if y != 0 and not constant_B and not constant_C:
@@ -218,7 +216,7 @@ def _forward_block(call, block, order, first, last, slot, scale, scratch, positi
         store(number(call, Field.SUMS), sum_at, add(load(number(call, Field.SUMS), sum_at), total))
 
 
-@_compiled
+@compiled
 def _prepare_backward(call, delta, z, gy, count, steps, positions, offset, factor, scratch, areas):
     """Fill the tiles of step sizes, their slopes, and the gradients of the sum before the gate and of the gate."""
     step_at, slope_at, grad_at, gate_at = areas
@@ -237,13 +235,13 @@ def _prepare_backward(call, delta, z, gy, count, steps, positions, offset, facto
         if z != 0:
             gate = load(scratch, gate_at + i)
             open_ = sigmoid(gate)
-            bend = mul(open_, fma(gate, sub(splat(_ONE), open_), splat(_ONE)))
+            bend = mul(open_, fma(gate, sub(splat(ONE), open_), splat(ONE)))
             store(scratch, gate_at + i, mul(grad, bend))
             grad = mul(grad, mul(gate, open_))
         store(scratch, grad_at + i, grad)
 
 
-@_compiled
+@compiled
 def carry_back(call, order, first, last, slot, scale, scratch, positions):
     """Take the gradient of a lone block's state after the last step back to before the first, in STATE.
 
@@ -263,8 +261,8 @@ def carry_back(call, order, first, last, slot, scale, scratch, positions):
     )
     C, constant_C = _projection_at(call, Field.C, 0, order, 0), number(call, Field.C_CHANNEL) != 0
     C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
-    carry = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * states * WIDTH
-    total = splat(_ZERO)
+    carry = number(call, Field.STATE) + FLOAT * (order * slots + slot) * states * WIDTH
+    total = splat(ZERO)
     for t in range(first + (last - first - 1) // TILE * TILE, first - 1, -TILE):
         steps = min(TILE, last - t)
         place(call, order, t, steps, 0, positions)
@@ -283,7 +281,7 @@ def carry_back(call, order, first, last, slot, scale, scratch, positions):
     store(number(call, Field.SUMS), (order * slots + slot) * WIDTH, total)
 
 
-@_compiled
+@compiled
 def _sum_tile(scratch, at, steps, target, start):
     """Sum each step of a tile over the channels."""
     for i in range(0, steps, WIDTH):
@@ -296,7 +294,7 @@ def _sum_tile(scratch, at, steps, target, start):
                 put(target, start + i + j, get(scratch, at + i * WIDTH + j))
 
 
-@_compiled
+@compiled
 def backward(
     call, panel, first_block, last_block, first_order, last_order, first, last, slot, scale, add_u, scratch, positions
 ):
@@ -339,7 +337,7 @@ def backward(
             end = start
 
 
-@_compiled
+@compiled
 def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch, positions):
     states, softplus_asked = number(call, Field.STATES), number(call, Field.SOFTPLUS) != 0
     entry, channel, count = locate(call, block)
@@ -360,7 +358,7 @@ def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch
     B_state, B_token = number(call, Field.B_STATE), number(call, Field.B_TOKEN)
     C_state, C_token = number(call, Field.C_STATE), number(call, Field.C_TOKEN)
     area, slots, blocks = states * WIDTH, number(call, Field.SLOTS), number(call, Field.BLOCKS)
-    carry = number(call, Field.STATE) + _FLOAT * (order * slots + slot) * area
+    carry = number(call, Field.STATE) + FLOAT * (order * slots + slot) * area
     kept = number(call, Field.KEPT)
     tiles = (number(call, Field.LENGTH) + TILE - 1) // TILE
     lanes_at, line_at = (order * slots + slot) * 2 * area, (order * slots + slot) * 2 * WIDTH
@@ -372,8 +370,8 @@ def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch
     share_at = ((order - number(call, Field.SHARE_ORDER)) * blocks + block) * states * width
     share_at -= number(call, Field.SHARE_FIRST)
     gB, gC = number(call, Field.GB), number(call, Field.GC)
-    zero, factor = splat(_ZERO), splat(scale)
-    per_bit = splat(_ONE / _LOG2E)
+    zero, factor = splat(ZERO), splat(scale)
+    per_bit = splat(ONE / _LOG2E)
 
     for t in range(first + (last - first - 1) // TILE * TILE, first - 1, -TILE):
         steps = min(TILE, last - t)
@@ -455,16 +453,16 @@ def _backward_block(call, block, order, first, last, slot, scale, add_u, scratch
             store_tile(call, Field.GZ, scratch, gate_at, count, steps, positions, gz)
 
 
-@_compiled
+@compiled
 def _sum_steps(scratch, at, steps, target, where, lost_at):
     """Add a tile's sum over its steps, lane by lane."""
-    total = splat(_ZERO)
+    total = splat(ZERO)
     for i in range(0, steps * WIDTH, WIDTH):
         total = add(total, load(scratch, at + i))
     accumulate(target, where, lost_at, total)
 
 
-@_compiled
+@compiled
 def sum_shares(call, field, shares, first_row, last_row, first, last, target, positions):
     """Sum the blocks' shares of the gradient of B or C over each group's blocks, in order.
 
@@ -478,7 +476,7 @@ def sum_shares(call, field, shares, first_row, last_row, first, last, target, po
         n, group = row % states, row // states % groups
         entry, share = row // (states * groups) % batch, row // (states * groups * batch)
         order = number(call, Field.SHARE_ORDER) + share
-        line = target + _FLOAT * (
+        line = target + FLOAT * (
             entry * number(call, field + 1)
             + order * number(call, field + 2)
             + group * number(call, field + 3)

@@ -10,30 +10,21 @@ tensor.
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
-
 from ._cpu_layout import PANEL, STRETCH, TILE, WIDTH, Field
-from ._cpu_tiles import address
-from ._simd import get, load, number, put, put_number, store, transpose
-from .orders import MAX_AXES
+from ._cpu_tiles import address, token_at, walk_at
+from ._simd import FLOAT, ZERO, compiled, get, load, number, put, put_number, store, transpose
 
-_ZERO = np.float32(0)
-_WALK = 1 + 2 * MAX_AXES
-_FLOAT = 4  # bytes
 #: Columns below which a panel is not worth its while.
 _FEWEST = 8
 
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
 
-
-@_compiled
+@compiled
 def columns_at(call, order, t, last):
     """Columns of the panel that starts at step t, and their length; 0 columns where there is no panel.
 
     Panels begin and end with a tile.
     """
-    walk = number(call, Field.WALKS) + 8 * order * _WALK
+    walk = walk_at(call, order)
     width, depth = number(walk, 3), number(walk, 4)
     across, along = number(walk, 7), number(walk, 8)
     if abs(across) != 1 or abs(along) <= 1 or t % TILE or t % depth:
@@ -46,27 +37,22 @@ def columns_at(call, order, t, last):
     return (columns if columns >= _FEWEST else 0), depth
 
 
-@_compiled
+@compiled
 def stretch_at(call, order, t, last):
     """Steps to go from step t on without a panel."""
-    walk = number(call, Field.WALKS) + 8 * order * _WALK
+    walk = walk_at(call, order)
     columnar = abs(number(walk, 7)) == 1 and abs(number(walk, 8)) > 1
     return min(TILE if columnar else STRETCH, last - t)
 
 
-@_compiled
+@compiled
 def _start(call, order, t):
     """Token at step t, which is the first of a column, and the strides across and along columns."""
-    walk = number(call, Field.WALKS) + 8 * order * _WALK
-    n1, n2, n3 = number(walk, 2), number(walk, 3), number(walk, 4)
-    rest = t // n3
-    i2, rest = rest % n2, rest // n2
-    i1, i0 = rest % n1, rest // n1
-    token = number(walk, 0) + i0 * number(walk, 5) + i1 * number(walk, 6) + i2 * number(walk, 7)
-    return token, number(walk, 7), number(walk, 8)
+    walk = walk_at(call, order)
+    return token_at(call, order, t), number(walk, 7), number(walk, 8)
 
 
-@_compiled
+@compiled
 def _read(call, order, t, columns, depth, source, by_lane, by_token, lanes, target):
     """A panel of a tensor into scratch [step, lane]; lanes are filled up with zeros to sixteen."""
     token, across, along = _start(call, order, t)
@@ -91,10 +77,10 @@ def _read(call, order, t, columns, depth, source, by_lane, by_token, lanes, targ
                     for j in range(many):
                         for k in range(lane, lane + WIDTH):
                             from_ = (here + j * across) * by_token + k * by_lane
-                            put(target, at + j * depth * row + k, get(source, from_) if k < lanes else _ZERO)
+                            put(target, at + j * depth * row + k, get(source, from_) if k < lanes else ZERO)
 
 
-@_compiled
+@compiled
 def _write(call, order, t, columns, depth, source, count, by_channel, by_token, target):
     """The way back for ``count`` of sixteen channels."""
     token, across, along = _start(call, order, t)
@@ -118,25 +104,27 @@ def _write(call, order, t, columns, depth, source, count, by_channel, by_token, 
                         put(target, where, get(source, at + j * depth * WIDTH + c))
 
 
-@_compiled
-def read_channels(call, panel, field, source, order, channel, t, columns, depth, count):
-    """A panel of ``count`` channels from ``source`` to where the panel's field points; nothing if either is absent."""
+@compiled
+def fill(call, panel, field, entry, order, channel, t, columns, depth, count):
+    """A panel of ``count`` channels of a tensor to where the panel's field points; nothing if either is absent."""
+    source = address(call, field, entry, order, channel)
     if source != 0 and number(panel, field) != 0:
         by_channel, by_token = number(call, field + 3), number(call, field + 4)
-        target = number(panel, field) + _FLOAT * channel
+        target = number(panel, field) + FLOAT * channel
         _read(call, order, t, columns, depth, source, by_channel, by_token, count, target)
 
 
-@_compiled
-def write_channels(call, panel, field, target, order, channel, t, columns, depth, count):
+@compiled
+def drain(call, panel, field, entry, order, channel, t, columns, depth, count):
     """The way back."""
+    target = address(call, field, entry, order, channel)
     if target != 0 and number(panel, field) != 0:
         by_channel, by_token = number(call, field + 3), number(call, field + 4)
-        source = number(panel, field) + _FLOAT * channel
+        source = number(panel, field) + FLOAT * channel
         _write(call, order, t, columns, depth, source, count, by_channel, by_token, target)
 
 
-@_compiled
+@compiled
 def read_states(call, panel, field, source, order, t, columns, depth):
     """A panel of B or C, unless it is constant."""
     if number(call, field + 6) == 0:
@@ -145,29 +133,13 @@ def read_states(call, panel, field, source, order, t, columns, depth):
         _read(call, order, t, columns, depth, source, by_state, by_token, states, number(panel, field))
 
 
-@_compiled
+@compiled
 def aim(panel, order, t):
     """Let the panel's walk begin at step t: what lies there is the first step in scratch."""
-    put_number(number(panel, Field.WALKS) + 8 * order * _WALK, 0, -t)
+    put_number(walk_at(panel, order), 0, -t)
 
 
-@_compiled
-def fill(call, panel, field, entry, order, channel, t, columns, depth, count):
-    """Read a tensor's panel."""
-    read_channels(
-        call, panel, field, address(call, field, entry, order, channel), order, channel, t, columns, depth, count
-    )
-
-
-@_compiled
-def drain(call, panel, field, entry, order, channel, t, columns, depth, count):
-    """Write a tensor's panel."""
-    write_channels(
-        call, panel, field, address(call, field, entry, order, channel), order, channel, t, columns, depth, count
-    )
-
-
-@_compiled
+@compiled
 def back_from(call, panel, order, first, end):
     """Where the stretch that ends at a step begins, and its columns and their length if it is a panel."""
     if panel == 0:

@@ -3,23 +3,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
-
 from ._cpu_layout import TILE, WIDTH, Field
-from ._simd import add, get, load, number, prefetch, put, put_number, store, sub, transpose
+from ._simd import FLOAT, ZERO, add, compiled, get, load, number, prefetch, put, put_number, store, sub, transpose
 from .orders import MAX_AXES
 
-_ZERO = np.float32(0)
-_FLOAT = 4  # bytes
-_WALK = 1 + 2 * MAX_AXES
 #: Where a tile's positions are followed by those of the next one, and by the direction of each sixteen steps.
 _AHEAD, _RUNS = TILE, 2 * TILE
 
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
 
-
-@_compiled
+@compiled
 def locate(call, block):
     """Entry, first channel and number of channels of a block; blocks never straddle two groups."""
     per_entry = number(call, Field.BLOCKS) // number(call, Field.BATCH)
@@ -31,20 +23,26 @@ def locate(call, block):
     return entry, channel, min(WIDTH, size - index * WIDTH)
 
 
-@_compiled
+@compiled
 def address(call, field, entry, order, channel):
     """Address of a tensor's first token of a channel; 0 if there is no such tensor."""
     base = number(call, field)
     if base == 0:
         return base
     steps = entry * number(call, field + 1) + order * number(call, field + 2) + channel * number(call, field + 3)
-    return base + _FLOAT * steps
+    return base + FLOAT * steps
 
 
-@_compiled
+@compiled
+def walk_at(call, order):
+    """Address of an order's encoded walk."""
+    return number(call, Field.WALKS) + 8 * order * (1 + 2 * MAX_AXES)
+
+
+@compiled
 def token_at(call, order, step):
     """The token at one step."""
-    walk = number(call, Field.WALKS) + 8 * order * _WALK
+    walk = walk_at(call, order)
     token, rest = number(walk, 0), step
     for axis in range(MAX_AXES, 0, -1):
         size = number(walk, axis)
@@ -53,13 +51,13 @@ def token_at(call, order, step):
     return token
 
 
-@_compiled
+@compiled
 def place(call, order, t, steps, ahead, positions):
     """Write the tokens of ``steps`` steps from t on, and of ``ahead`` more.
 
     Also whether each sixteen lie side by side in memory: 1 ascending, -1 descending, 0 neither.
     """
-    walk = number(call, Field.WALKS) + 8 * order * _WALK
+    walk = walk_at(call, order)
     n1, n2, n3 = number(walk, 2), number(walk, 3), number(walk, 4)
     s0, s1, s2, s3 = number(walk, 5), number(walk, 6), number(walk, 7), number(walk, 8)
     i3 = t % n3
@@ -91,15 +89,15 @@ def place(call, order, t, steps, ahead, positions):
         put_number(positions, _RUNS + i // WIDTH, (up == WIDTH - 1) - (down == WIDTH - 1))
 
 
-@_compiled
+@compiled
 def load_lanes(source, stride, step, count, target, at, rows):
     """target[row, c] = source[c stride + row step], with zeros where there is no channel."""
     for row in range(rows):
         for c in range(WIDTH):
-            put(target, at + row * WIDTH + c, get(source, c * stride + row * step) if c < count else _ZERO)
+            put(target, at + row * WIDTH + c, get(source, c * stride + row * step) if c < count else ZERO)
 
 
-@_compiled
+@compiled
 def load_tile(call, field, source, count, steps, ahead, positions, target, at):
     """The placed steps of ``count`` channels from a tensor into a tile; its next tile is asked for."""
     by_channel, by_token = number(call, field + 3), number(call, field + 4)
@@ -121,10 +119,10 @@ def load_tile(call, field, source, count, steps, ahead, positions, target, at):
             for c in range(WIDTH):
                 for j in range(i, min(i + WIDTH, steps)):
                     from_ = number(positions, j) * by_token + c * by_channel
-                    put(target, at + j * WIDTH + c, get(source, from_) if c < count else _ZERO)
+                    put(target, at + j * WIDTH + c, get(source, from_) if c < count else ZERO)
 
 
-@_compiled
+@compiled
 def ask_for_rows(source, by_state, by_token, states, ahead, positions):
     """Ask for the states of B or C at the next tile's tokens, where a token's states lie side by side."""
     if by_state == 1 and by_token != 0:
@@ -133,7 +131,7 @@ def ask_for_rows(source, by_state, by_token, states, ahead, positions):
                 prefetch(source, number(positions, _AHEAD + i) * by_token + n)
 
 
-@_compiled
+@compiled
 def store_tile(call, field, source, at, count, steps, positions, target):
     """A tile into the placed steps of ``count`` channels of a tensor."""
     by_channel, by_token = number(call, field + 3), number(call, field + 4)
@@ -156,7 +154,7 @@ def store_tile(call, field, source, at, count, steps, positions, target):
                     put(target, where, get(source, at + j * WIDTH + c))
 
 
-@_compiled
+@compiled
 def add_tile(call, field, address, count, steps, positions, scratch, at, spare_at):
     """Add to a tile what the tensor already holds there."""
     load_tile(call, field, address, count, steps, 0, positions, scratch, spare_at)
@@ -164,7 +162,7 @@ def add_tile(call, field, address, count, steps, positions, scratch, at, spare_a
         store(scratch, at + i, add(load(scratch, spare_at + i), load(scratch, at + i)))
 
 
-@_compiled
+@compiled
 def accumulate(target, at, lost_at, value):
     """Add a vector to a long sum, keeping what rounding loses.
 

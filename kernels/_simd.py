@@ -18,9 +18,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
+from numba import njit
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
+#: Compiles a function of the kernels.
+compiled = njit(nogil=True, cache=True, error_model="numpy")
+ZERO, ONE = np.float32(0), np.float32(1)
+#: Bytes of a float.
+FLOAT = 4
 #: Lanes of one vector: channels that are worked on together.
 LANES = 16
 
@@ -28,7 +34,6 @@ _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 _VEC = ir.VectorType(_F32, LANES)
 _IVEC = ir.VectorType(_I32, LANES)
-_MASK = ir.VectorType(_I32, LANES)
 
 _LOG2E = math.log2(math.e)
 #: ln 2 in two parts; products of the first with small integers are exact in float32.
@@ -146,7 +151,7 @@ class _Vectors:
         return self.b.select(self.b.fcmp_ordered(">", x, self.constant(20.0)), one, self.sigmoid(x))
 
     def shuffle(self, x: Any, y: Any, picks: list[int]) -> Any:
-        return self.b.shuffle_vector(x, y, ir.Constant(_MASK, picks))
+        return self.b.shuffle_vector(x, y, ir.Constant(_IVEC, picks))
 
 
 def _element(builder: Any, address: Any, index: Any) -> Any:

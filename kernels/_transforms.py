@@ -76,7 +76,7 @@ def operator(
     devices: str | Sequence[str],
     body: Callable[..., Any],
     shapes: Callable[..., Any],
-    remember: Callable[[Any, tuple[Any, ...], Any], None],
+    remember: Callable[..., None],
     gradients: Callable[..., Any],
     rule: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> Callable[..., Any]:
