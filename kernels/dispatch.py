@@ -65,20 +65,8 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _SINGLE = ("cpu", "triton")
 
 
-@cache
-def _announce(function: str, name: str, device: str, why: str) -> None:
-    """Say once for each function and device which backend runs."""
-    _log.info("%s on %s: backend %r (%s)", function, device, name, why)
-
-
-@cache
-def _warn_slow(function: str, device: str) -> None:
-    _log.warning("%s on %s: no kernels of our own here; 'torch' is portable, not fast", function, device)
-
-
-@cache
-def _note_double_precision(name: str) -> None:
-    _log.info("selective_scan: backend %r computes in float32; float64 arguments go to 'torch', which is slower", name)
+#: What is said once for each function, backend and device.
+_say_once = cache(_log.log)
 
 
 def choose(function: str, asked: str | None, device: str) -> str:
@@ -98,12 +86,13 @@ def choose(function: str, asked: str | None, device: str) -> str:
         if name == "triton" and not _HAS_TRITON:
             name, why = "torch", "by device, without Triton"
         if name == "torch" and not torch.compiler.is_compiling():
-            _warn_slow(function, device)
+            slow = "%s on %s: no kernels of our own here; 'torch' is portable, not fast"
+            _say_once(logging.WARNING, slow, function, device)
     reason = _why_not(name, device)
     if reason is not None:
         raise (UsageError if asked is None else ValueError)(f"{function}: backend {reason} ({why})")
     if not torch.compiler.is_compiling():
-        _announce(function, name, device, why)
+        _say_once(logging.INFO, "%s on %s: backend %r (%s)", function, device, name, why)
     return name
 
 
@@ -111,7 +100,8 @@ def _run(scan: Scan, backend: str | None) -> tuple[Tensor, Tensor]:
     name = choose("selective_scan", backend, scan.u.device.type)
     if name in _SINGLE and scan.exact:
         if not torch.compiler.is_compiling():
-            _note_double_precision(name)
+            slower = "selective_scan: backend %r computes in float32; float64 arguments go to 'torch', which is slower"
+            _say_once(logging.INFO, slower, name)
         name = "torch"
     return _BACKENDS[name](scan)
 

@@ -88,7 +88,7 @@ def test_environment_names_the_backend_and_the_argument_wins(arguments, monkeypa
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "abacus")
     with pytest.raises(UsageError, match=r"selective_scan: backend must be one of .*from MEDMAMBA_SCAN_BACKEND"):
         selective_scan(**given)
-    dispatch._announce.cache_clear()
+    dispatch._say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="medmamba.kernels.dispatch"):
         for _ in range(2):
             selective_scan(**given, backend="reference")
@@ -96,7 +96,7 @@ def test_environment_names_the_backend_and_the_argument_wins(arguments, monkeypa
 
 
 def test_log_and_errors_name_the_function_that_was_called(arguments, monkeypatch, caplog) -> None:
-    dispatch._announce.cache_clear()
+    dispatch._say_once.cache_clear()
     convolve = partial(causal_conv, torch.zeros(1, 2, 4), torch.zeros(1, 2, 3), orders=(FORWARD,), grid=(4,))
     with caplog.at_level(logging.INFO, logger="medmamba.kernels.dispatch"):
         convolve(backend="reference")
@@ -114,7 +114,7 @@ def test_cpu_backend_refuses_other_devices(arguments) -> None:
 
 
 def test_other_device_gets_portable_operators_and_one_warning(arguments, caplog) -> None:
-    dispatch._warn_slow.cache_clear()
+    dispatch._say_once.cache_clear()
     given = {k: v.to("meta") for k, v in arguments(1, 2, 2, 2).items()}
     for _ in range(2):
         assert selective_scan(**given).shape == (1, 2, 2)
