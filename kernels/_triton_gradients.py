@@ -38,13 +38,10 @@ def chunk_gradients_ends(
 
     What a step hands back is the gradient of the state it began with.
     """
-    entry, chunk, _, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
-    at = c * N + n
-    in_tile = in_c & in_n
+    entry, chunk, _, c, n, at, in_c, in_n, in_tile = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
-    if CONSTANT_C:
-        fixed = tl.load(C + at, mask=in_tile, other=0.0)
+    fixed = tl.load(C + at, mask=in_tile, other=0.0) if CONSTANT_C else 0.0
     wide = c.to(tl.int64)
     delta_row = delta + entry * delta_b + wide * delta_d
     grad_y_row = grad_y + entry * grad_y_b + wide * grad_y_d
@@ -112,17 +109,13 @@ def chunk_gradients(
     ``across`` are worked on, from ``first_chunk`` on. Shares of the programs, to be summed by `add_tokens` and
     `add_rows`: of per-token B and C (blocks, B, across * steps, N), of all else (B, chunks, row).
     """
-    entry, chunk, block, c, n, in_c, in_n = place(channels, part, blocks, across, N, NR, CR, NL, CL)
+    entry, chunk, block, c, n, at, in_c, in_n, in_tile = place(channels, part, blocks, across, N, NR, CR, NL, CL)
     chunk += first_chunk
-    at = c * N + n
-    in_tile = in_c & in_n
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
     skip = per_channel(D, c, in_c, CR, NL, CL)
-    if CONSTANT_B:
-        fixed_B = tl.load(B + at, mask=in_tile, other=0.0)
-    if CONSTANT_C:
-        fixed_C = tl.load(C + at, mask=in_tile, other=0.0)
+    fixed_B = tl.load(B + at, mask=in_tile, other=0.0) if CONSTANT_B else 0.0
+    fixed_C = tl.load(C + at, mask=in_tile, other=0.0) if CONSTANT_C else 0.0
     wide = c.to(tl.int64)
     u_row = u + entry * u_b + wide * u_d
     delta_row = delta + entry * delta_b + wide * delta_d

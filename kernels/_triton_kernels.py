@@ -48,13 +48,10 @@ def chunk_ends(
     NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr,
 ):  # fmt: skip
     """The state (B, chunks, N, D) in which each chunk ends if it begins at zero, and its sum of d (B, chunks, D)."""
-    entry, chunk, _, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
-    at = c * N + n
-    in_tile = in_c & in_n
+    entry, chunk, _, c, n, at, in_c, in_n, in_tile = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
-    if CONSTANT_B:
-        fixed = tl.load(B + at, mask=in_tile, other=0.0)
+    fixed = tl.load(B + at, mask=in_tile, other=0.0) if CONSTANT_B else 0.0
     wide = c.to(tl.int64)
     u_row = u + entry * u_b + wide * u_d
     delta_row = delta + entry * delta_b + wide * delta_d
@@ -135,16 +132,12 @@ def chunk_outputs(
     far lies in ``partial``, float32, with the strides of y; the last order writes y. States of every KEEP-th step go to
     ``kept`` (B, L / KEEP, N, D) unless it is None.
     """
-    entry, chunk, _, c, n, in_c, in_n = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
-    at = c * N + n
-    in_tile = in_c & in_n
+    entry, chunk, _, c, n, at, in_c, in_n, in_tile = place(channels, part, blocks, chunks, N, NR, CR, NL, CL)
     decay = tl.load(A + at, mask=in_tile, other=0.0) * LOG2E
     bias = per_channel(delta_bias, c, in_c, CR, NL, CL)
     skip = per_channel(D, c, in_c, CR, NL, CL)
-    if CONSTANT_B:
-        fixed_B = tl.load(B + at, mask=in_tile, other=0.0)
-    if CONSTANT_C:
-        fixed_C = tl.load(C + at, mask=in_tile, other=0.0)
+    fixed_B = tl.load(B + at, mask=in_tile, other=0.0) if CONSTANT_B else 0.0
+    fixed_C = tl.load(C + at, mask=in_tile, other=0.0) if CONSTANT_C else 0.0
     wide = c.to(tl.int64)
     u_row = u + entry * u_b + wide * u_d
     delta_row = delta + entry * delta_b + wide * delta_d

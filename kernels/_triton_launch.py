@@ -226,14 +226,11 @@ def scan_backward(
     return tuple(grads)
 
 
-def add_rows_launch(
-    shares: Where, rows: int, columns: int, channels: int, per: int, *, A: Where | None, D: Where | None,
-    bias: Where | None = None, B: Where | None = None, C: Where | None = None,
-) -> Launch:  # fmt: skip
-    """The launch of `add_rows`: where the shares are, their rows and columns, and where each sum goes."""
-    values: dict[str, Any] = {"grad_A": A, "grad_D": D, "grad_bias": bias, "grad_B": B, "grad_C": C, "shares": shares}
+def add_rows_launch(shares: Where, rows: int, columns: int, channels: int, per: int, **sums: Where | None) -> Launch:
+    """The launch of `add_rows`: where the shares are, their rows and columns, and where each sum goes, by its name."""
+    values: dict[str, Any] = {f"grad_{name}": sums.get(name) for name in ("A", "D", "bias", "B", "C")}
     values |= {"rows": rows, "columns": columns, "per": per, "channels": channels, "ROWS": SUM_ROWS, "WIDTH": SUM_WIDTH}
-    return Launch(add_rows, -(-columns // SUM_WIDTH), values, SUM_WARPS)
+    return Launch(add_rows, -(-columns // SUM_WIDTH), values | {"shares": shares}, SUM_WARPS)
 
 
 class Layout:

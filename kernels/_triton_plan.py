@@ -127,11 +127,6 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if here else torch.cuda.device(device)
 
 
-def form_of(memory: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """All that a plan may depend on: names, types, shapes, strides, and whether addresses are aligned."""
-    return tuple((name, t.dtype, t.shape, t.stride(), t.data_ptr() % 16 == 0, t.device) for name, t in memory.items())
-
-
 _plans: dict[Any, Plan] = {}
 
 
@@ -143,7 +138,9 @@ def plan_for(memory: Mapping[str, Tensor], settings: tuple[Any, ...], make: Call
         settings: what else the plan depends on, hashable.
         make: makes it; the plan must not hold on to the tensors.
     """
-    key = (settings, form_of(memory))
+    # All else that it may depend on: names, types, shapes, strides, and whether addresses are aligned.
+    form = ((name, t.dtype, t.shape, t.stride(), t.data_ptr() % 16 == 0, t.device) for name, t in memory.items())
+    key = (settings, *form)
     plan = _plans.get(key)
     if plan is None:
         if len(_plans) >= MOST_PLANS:

@@ -63,7 +63,9 @@ def place(
     channels, part, blocks, chunks, N: tl.constexpr, NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr,
     CL: tl.constexpr,
 ):  # fmt: skip
-    """The tile of a program: batch entry, chunk, block, channels and states with their masks, axes as in a tile.
+    """The tile of a program: batch entry, chunk, block, channels, states, their place in (D, N), and masks.
+
+    Axes are those of a tile; masks are of channels, of states, and of both.
 
     Channels are cut in parts, none of which crosses a group of B or C, and parts in blocks of a tile each. Neighbouring
     programs have neighbouring channels of the same steps.
@@ -80,7 +82,8 @@ def place(
     nl = tl.arange(0, NL)[None, None, :, None]
     c = first + cr * CL + cl + 0 * nl
     n = _apart(nr * NL + nl)
-    return entry, chunk, block, c, n, c < (block // each + 1) * part, n < N
+    in_c = c < (block // each + 1) * part
+    return entry, chunk, block, c, n, c * N + n, in_c, n < N, in_c & (n < N)
 
 
 @triton.jit
