@@ -12,7 +12,6 @@ import logging.handlers
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import SimpleNamespace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from medmamba.errors import DataError, MachineError, MedMambaError
@@ -40,6 +40,8 @@ START_S = 5.0
 WORKER_BYTES = 0.5e9
 #: A case that may take more than this share of the free memory is not tried in this process, which must not be ended.
 LARGE_SHARE = 0.125
+#: Nor is one that takes more than this: its long calls of libraries would not end at Ctrl-C.
+LARGE_BYTES = 0.3e9
 #: More workers than this wait for the disk.
 MOST_WORKERS = 8
 #: So long workers that are told to end may take to clear up.
@@ -184,7 +186,7 @@ def suited(cases: int, *, at_most: int | None = None, case_bytes: float = 0.0) -
     count = int(min(wanted, cases, free / (WORKER_BYTES + case_bytes)))
     if count <= 1:
         return Here()
-    return Processes(count) if case_bytes > LARGE_SHARE * free else Gradual(count)
+    return Processes(count) if case_bytes > min(LARGE_SHARE * free, LARGE_BYTES) else Gradual(count)
 
 
 def exactly(workers: int) -> Engine:
@@ -225,19 +227,14 @@ def all_done(cases: Sequence[C], outcomes: Sequence[R | Failure], what: str, *, 
     Raises:
         DataError: with all cases that failed, and the reason for each.
     """
-    results: list[R] = []
-    failures = []
-    for case, outcome in zip(cases, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            failures.append(f"{case.id}: {outcome.reason}")
-        else:
-            results.append(outcome)
+    by_case = zip(cases, outcomes, strict=True)
+    failures = [f"{case.id}: {outcome.reason}" for case, outcome in by_case if isinstance(outcome, Failure)]
     if failures:
         raise DataError(
             f"{len(failures)} of {total or len(cases)} cases could not be {what}: {'; '.join(sorted(failures))}. "
             "Repair them or leave them out; `medmamba dataset check` lists all problems"
         )
-    return results
+    return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
 
 
 def _processors() -> int:
@@ -388,7 +385,8 @@ def _work(line: Connection, function: Callable[[Any], Any], level: int) -> None:
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     root = logging.getLogger()
-    root.handlers = [_OverTheLine(line)]
+    to_parent: Any = SimpleNamespace(put_nowait=line.send)  # as much of a queue as the handler needs
+    root.handlers = [logging.handlers.QueueHandler(to_parent)]
     root.setLevel(level)
     with suppress(EOFError, ConnectionError):
         line.send(_Answer(None))
@@ -416,15 +414,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-class _OverTheLine(logging.handlers.QueueHandler):
-    """Sends what a worker logs to the process that somebody listens to."""
-
-    def __init__(self, line: Connection) -> None:
-        super().__init__(queue.SimpleQueue())
-        self.line = line
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Send a record that was made ready to be pickled."""
-        self.line.send(record)

@@ -157,7 +157,8 @@ def test_engine_follows_processors_cases_and_free_memory(monkeypatch: pytest.Mon
     assert suited(3) == Gradual(3)
     assert suited(1) == Here()
     assert suited(100, at_most=2) == Gradual(2)
-    assert suited(100, case_bytes=0.75e9) == Gradual(8)
+    assert suited(100, case_bytes=0.25e9) == Gradual(8)
+    assert suited(100, case_bytes=0.75e9) == Processes(8)  # which end at Ctrl-C, whatever they are at
     assert suited(100, case_bytes=2e9) == Processes(4)
     assert suited(100, case_bytes=20e9) == Here()
     assert [exactly(workers) for workers in (0, 1, 2)] == [Here(), Here(), Processes(2)]
