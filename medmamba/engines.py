@@ -174,7 +174,7 @@ class Gradual:
 
 
 def suited(cases: int, *, at_most: int | None = None, case_bytes: float = 0.0) -> Engine:
-    """The engine for a number of cases on this machine.
+    """The engine for a number of cases on this machine, which takes large ones to worker processes at once.
 
     Args:
         cases: how many.

@@ -40,7 +40,7 @@ WITHIN = {
     "demo": ("demo", "phantom", "__init__"),
     "evaluation": ("evaluate", "report", "*"),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
-    "io": ("__init__", "check datasets", "layouts sizes", "images", "formats", "*"),
+    "io": ("__init__", "check datasets places", "layouts sizes", "images", "formats", "*"),
     "kernels": (
         "compat",
         "__init__",

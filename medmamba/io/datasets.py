@@ -17,16 +17,13 @@ from medmamba.files import content_digest
 from medmamba.io import images as image_files
 from medmamba.io.check.rules import description_errors
 from medmamba.io.errors import DatasetError
-from medmamba.io.layouts import Survey, names, survey
+from medmamba.io.layouts import LAYOUTS, Survey, names, survey
 from medmamba.io.layouts.folders import channels_of_files
 from medmamba.io.manifest import Manifest
 from medmamba.io.remarks import tell
 from medmamba.labels import Labels
 
 log = logging.getLogger(__name__)
-
-#: Where the labels of a folder of images are, in a data set.
-_LABELS_OF = {"images": "labels", "imagestr": "labelsTr", "imagests": "labelsTs"}
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -137,9 +134,9 @@ def _holds_all(path: Path, channels: int) -> bool:
 def _labels_beside(images: Path) -> set[str]:
     """Names of the labels in the data set that a folder of images belongs to; none for another folder."""
     folder = images.resolve()
-    labels = _LABELS_OF.get(folder.name.lower())
-    paths = names.maps_in(names.subfolder(folder.parent, labels)) if labels else []
-    return {names.split_ending(path)[0] for path in paths}
+    places = {images.lower(): labels for layout in LAYOUTS for images, labels in layout.labels_of.items()}
+    labels = places.get(folder.name.lower())
+    return set(names.labels_in(names.subfolder(folder.parent, labels))) if labels else set()
 
 
 def _images_below(path: Path) -> str:

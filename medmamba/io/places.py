@@ -12,14 +12,12 @@ from pathlib import Path
 
 from medmamba.case import Dataset
 from medmamba.files import OutputError
+from medmamba.io import layouts
+from medmamba.io.images import suffixes
 from medmamba.io.manifest import MANIFEST
 
-#: Where the layouts of datasets.md keep images and labels: beside a dataset.json, or both beside each other.
-#: In lower case, as layouts are recognised whatever the case.
-_DESCRIBED = frozenset(("imagestr", "labelstr", "imagests", "labelsts", "imagesval", "labelsval"))
-_PLAIN = frozenset(("images", "labels"))
 #: What names of files end in; a folder is not called so.
-_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
+_ENDINGS = (*suffixes(), ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
 
 
 def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Iterable[Path] = ()) -> None:
@@ -93,8 +91,8 @@ def _check_inside(folder: Path, read: Iterable[Path], output: Path | None = None
     for path in read:
         if _identity(path) in identities:
             raise OutputError(f"{lies} {path}, which this command reads; give another folder")
-    if what := _data_set(place):
-        raise OutputError(f"{here} {what}, and data sets are only read; give another folder")
+    if layouts.folders_in(place, layouts.LAYOUTS):
+        raise OutputError(f"{here} a data set, and data sets are only read; give another folder")
     if place.is_dir() and next(place.glob("*.b2nd"), None):
         raise OutputError(f"{here} a folder of cases prepared for training; give another folder")
     if (place / "run.json").is_file() and (place / "plan.json").is_file():
@@ -104,21 +102,9 @@ def _check_inside(folder: Path, read: Iterable[Path], output: Path | None = None
             raise OutputError(f"{lies} {outer}, among the images or labels of a data set; give another folder")
 
 
-def _data_set(folder: Path) -> str | None:
-    below = _folders_in(folder)
-    described = (folder / "dataset.json").is_file() and not below.isdisjoint(_DESCRIBED)
-    return "a data set" if described or below >= _PLAIN else None
-
-
-def _folders_in(folder: Path) -> set[str]:
-    return {path.name.lower() for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-
-
 def _holds_images_or_labels(folder: Path) -> bool:
-    name = folder.name.lower()
-    described = name in _DESCRIBED and (folder.parent / "dataset.json").is_file()
-    plain = name in _PLAIN and _folders_in(folder.parent) >= _PLAIN
     # Segmentations may become the labels of a new data set, one after the other.
-    if not (described or plain) or not folder.is_dir() or (folder / MANIFEST).is_file():
+    if not folder.is_dir() or (folder / MANIFEST).is_file():
         return False
-    return any(not path.name.startswith(".") for path in folder.iterdir())
+    known = folder.name.lower() in layouts.folders_in(folder.parent, layouts.LAYOUTS)
+    return known and any(not path.name.startswith(".") for path in folder.iterdir())

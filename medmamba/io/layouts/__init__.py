@@ -8,12 +8,12 @@ from medmamba.io.errors import DatasetError
 from medmamba.io.layouts.description import splits
 from medmamba.io.layouts.folders import PlainFolders
 from medmamba.io.layouts.hints import no_layout
-from medmamba.io.layouts.layout import Folder, Layout, Survey
+from medmamba.io.layouts.layout import Folder, Layout, Survey, folders_in
 from medmamba.io.layouts.msd import Decathlon
 from medmamba.io.layouts.names import split_ending
 from medmamba.io.layouts.nnunet import NnUNet
 
-__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "split_ending", "survey"]
+__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "split_ending", "survey"]
 
 #: The first that recognises a folder surveys it.
 LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders())
@@ -38,7 +38,8 @@ def survey(path: Path) -> Survey:
     folder = Folder(path.resolve())
     layout = next((known for known in LAYOUTS if known.recognises(folder)), None)
     if layout is None:
-        raise DatasetError(no_layout(folder.root))
+        raise DatasetError(no_layout(folder.root, LAYOUTS))
     found = layout.survey(folder)
+    found.is_described = layout.is_described
     found.splits = found.attempt(lambda: splits(folder.root / "splits_final.json"), ())
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from medmamba.case import Case
 from medmamba.errors import DataError
@@ -17,13 +18,16 @@ from medmamba.io.layouts.layout import Folder, Survey, sorted_cases
 class PlainFolders:
     """Folders without a description; headers alone tell how many channels a file holds."""
 
+    labels_of: ClassVar = {"images": "labels"}
+    is_described = False
+
     def recognises(self, folder: Folder) -> bool:
         """By the folder of images."""
         return folder.within("images").is_dir()
 
     def survey(self, folder: Folder) -> Survey:
         """Images with a label of their name to learn from, and those without to predict."""
-        found = Survey(name=folder.root.name, root=folder.root, layout="folders", is_described=False)
+        found = Survey(name=folder.root.name, root=folder.root, layout="folders")
         images, masks = folder.within("images"), folder.within("labels")
         paths, labels, maps = names.images_in(images), names.labels_in(masks), names.maps_in(masks)
         found.attempt(lambda: names.refuse_doubles(masks, maps, names.by_case(maps, numbered=False)), None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from medmamba.case import some
 from medmamba.io.errors import DatasetError
+from medmamba.io.layouts.layout import Layout, folders_in, folders_of
 from medmamba.io.layouts.names import images_in, maps_in, split_ending
 
-#: Folders of a data set, which are given in place of it.
-_INSIDE = ("imagestr", "labelstr", "imagests", "labelsts", "images", "labels")
 #: What people call label maps.
 _LABEL_FOLDERS = ("masks", "mask", "segmentations", "segmentation", "segs", "seg", "label", "gt", "groundtruth")
 _IMAGE_FOLDERS = ("image", "imgs", "img", "scans", "volumes", "data")
@@ -20,17 +19,21 @@ _KINDS = r"(?:seg|segs|segmentation|label|labels|lbl|mask|masks|gt|groundtruth|i
 _AFFIX = re.compile(rf"^{_KINDS}[-_. ]+|[-_. ]+{_KINDS}$", re.IGNORECASE)
 
 
-def no_layout(path: Path) -> str:
-    """Why a folder is no data set, and what to give or to rename."""
+def no_layout(path: Path, layouts: Collection[Layout]) -> str:
+    """Why a folder is no data set of these layouts, and what to give or to rename."""
+
+    def is_dataset(folder: Path) -> bool:
+        return (folder / "dataset.json").is_file() or bool(folders_in(folder, layouts))
+
     wanted = (
         f"{path} is no data set: it has neither a dataset.json (nnU-Net raw, Medical Segmentation Decathlon) nor "
         "folders images/ and labels/"
     )
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    inside = [folder for folder in folders if _is_dataset(folder)]
+    inside = [folder for folder in folders if is_dataset(folder)]
     # nnU-Net v1 kept them one folder deeper.
-    inside = inside or [below for folder in folders for below in sorted(folder.iterdir()) if _is_dataset(below)]
-    if path.name.lower() in _INSIDE and _is_dataset(path.parent):
+    inside = inside or [below for folder in folders for below in sorted(folder.iterdir()) if is_dataset(below)]
+    if any(path.name.lower() in folders_of(layout) for layout in layouts) and is_dataset(path.parent):
         return f"{wanted}; it is a folder of one: give {path.parent}"
     if inside:
         return f"{wanted}; data sets lie in it, give one of them: {some([str(folder) for folder in inside])}"
@@ -96,12 +99,3 @@ def likely_pairs(stems: Iterable[str], cases: Iterable[str]) -> list[tuple[str, 
     """Names of labels and the case that each likely belongs to, such as ``anna_seg`` and ``anna``."""
     bare = {_AFFIX.sub("", case): case for case in cases}
     return [(stem, bare[_AFFIX.sub("", stem)]) for stem in sorted(stems) if _AFFIX.sub("", stem) in bare]
-
-
-def _is_dataset(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    if (folder / "dataset.json").is_file():
-        return True
-    names = {entry.name.lower() for entry in folder.iterdir() if entry.is_dir()}
-    return {"images", "labels"} <= names

@@ -18,6 +18,8 @@ from medmamba.records import read_json
 T = TypeVar("T")
 #: Files of a case by channel.
 Numbered = dict[int | None, Path]
+#: Folders of images and of their labels, where nnU-Net and the Decathlon keep them.
+DESCRIBED_FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs", "imagesVal": "labelsVal"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,18 @@ class Folder:
 
 
 class Layout(Protocol):
-    """A way to lay out images and labels in a folder."""
+    """A way to lay out images and labels in a folder.
+
+    Its folders are recognised whatever the case of their names. No command writes into them, nor beside them.
+    """
+
+    @property
+    def labels_of(self) -> Mapping[str, str]:
+        """Names of its folders of images, and of those of their labels, where these have names of their own."""
+
+    @property
+    def is_described(self) -> bool:
+        """Whether it has a dataset.json, beside which one of these folders makes a data set; without, it takes all."""
 
     def recognises(self, folder: Folder) -> bool:
         """Whether a folder is laid out so, however faulty, which `survey` tells."""
@@ -123,6 +136,23 @@ class Survey:
                 parts.append(f"{has} ({remedy})")
             if parts:
                 self.incomplete[case] = ", ".join(parts)
+
+
+def folders_of(layout: Layout) -> set[str]:
+    """Names of a layout's folders, in lower case."""
+    return {name.lower() for pair in layout.labels_of.items() for name in pair}
+
+
+def folders_in(root: Path, layouts: Iterable[Layout]) -> set[str]:
+    """Names, in lower case, that folders of the data set in ``root`` may have; none if that holds no data set."""
+    below = {path.name.lower() for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    found = set[str]()
+    for layout in layouts:
+        own = folders_of(layout)
+        whole = (root / "dataset.json").is_file() if layout.is_described else own <= below
+        if own & below and whole:
+            found |= own
+    return found
 
 
 def sorted_cases(cases: Iterable[Case]) -> tuple[Case, ...]:

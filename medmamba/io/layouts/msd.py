@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from medmamba.io.layouts.description import Entry, described, labels_by_value, test_entries, training_entries
-from medmamba.io.layouts.layout import Folder, Survey, sorted_cases
+from medmamba.io.layouts.layout import DESCRIBED_FOLDERS, Folder, Survey, sorted_cases
 from medmamba.io.layouts.listed import Locator
 from medmamba.io.layouts.names import split_ending
 
 
 class Decathlon:
     """A dataset.json with labels from value to name and a list of files."""
+
+    labels_of = DESCRIBED_FOLDERS
+    is_described = True
 
     def recognises(self, folder: Folder) -> bool:
         """By the list; nnU-Net v2 may carry it along, which then names files that are not there."""

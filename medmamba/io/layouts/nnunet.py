@@ -9,12 +9,15 @@ from medmamba.case import Case, some
 from medmamba.io.errors import DatasetError
 from medmamba.io.layouts import hints, names
 from medmamba.io.layouts.description import described, file_ending, labels_by_value, nnunet_cases
-from medmamba.io.layouts.layout import Folder, Numbered, Survey, sorted_cases
+from medmamba.io.layouts.layout import DESCRIBED_FOLDERS, Folder, Numbered, Survey, sorted_cases
 from medmamba.io.layouts.listed import Locator
 
 
 class NnUNet:
     """A dataset.json beside imagesTr and labelsTr, or with a list of files."""
+
+    labels_of = DESCRIBED_FOLDERS
+    is_described = True
 
     def recognises(self, folder: Folder) -> bool:
         """By the description; a Decathlon's list was looked for before."""

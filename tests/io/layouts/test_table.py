@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from medmamba import io
 from medmamba.case import Case
+from medmamba.files import OutputError
 from medmamba.io import layouts
 from medmamba.io.check import check_dataset
 from medmamba.io.layouts import LAYOUTS, Folder, Layout, Survey
+from medmamba.io.places import check_output_folder
 from medmamba.volume import Geometry, Volume
 
 
 class Patients:
-    """A toy: a folder for each patient, with scan and mask in it."""
+    """A toy: a folder for each patient, with scan and mask in it, beside one of scans that nobody has outlined yet."""
+
+    labels_of: ClassVar = {"waiting": "outlined"}
+    is_described = False
 
     def recognises(self, folder: Folder) -> bool:
         return any(folder.root.glob("*/mask.nii"))
@@ -30,7 +36,6 @@ class Patients:
             layout="patients",
             channels=("MR",),
             training=cases,
-            is_described=False,
             listed=True,
         )
 
@@ -51,3 +56,11 @@ def test_new_layout_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [label.name for label in dataset.labels.foreground] == ["label_1", "label_2"]
     assert dataset.splits[0].validation == ("ben",)
     assert not [found for found in check_dataset(tmp_path) if found.severity == "error"]
+    for name in ("waiting", "Outlined"):
+        check_output_folder(tmp_path)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clara.nii").touch()
+    with pytest.raises(OutputError, match="is a data set"):
+        check_output_folder(tmp_path)
+    with pytest.raises(OutputError, match="among the images or labels"):
+        check_output_folder(tmp_path / "Outlined" / "new")
