@@ -94,6 +94,7 @@ class Dataset:
         test: cases without.
         file_ending: ending of the image files, such as ``.nii.gz``; predictions get the same.
         splits: folds the author fixed, or empty.
+        is_described: a dataset.json says what there should be; without, the label maps alone tell of labels.
 
     Raises:
         DataError: if the folds cannot be trained with, see `split_problems`.
@@ -108,6 +109,7 @@ class Dataset:
     test: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
     splits: tuple[Split, ...] = ()
+    is_described: bool = True
 
     def __post_init__(self) -> None:
         problems = split_problems(self.splits, {case.id for case in self.training})

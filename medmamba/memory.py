@@ -107,16 +107,15 @@ def _of_process(proc: Path) -> Iterator[float]:
 
 def _of_cgroups(proc: Path, cgroups: Path) -> Iterator[float]:
     """What is left in each group around the process; pages of files that nobody uses count as free."""
-    names = (("memory.max", "memory.current", "inactive_file"),)
-    old = (("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),)
+    names = ("memory.max", "memory.current", "inactive_file")
+    old = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     for line in _text(proc / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         root = cgroups / "memory" if controllers else cgroups
         group = root / path.lstrip("/")
-        for limit, usage, unused in old if controllers else names:
-            yield from _rooms([group, *group.parents], root, limit, usage, unused)
+        yield from _rooms([group, *group.parents], root, *(old if controllers else names))
 
 
 def _rooms(groups: Iterable[Path], root: Path, limit: str, usage: str, unused: str) -> Iterator[float]:

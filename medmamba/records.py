@@ -86,12 +86,11 @@ def _build_dataclass(cls: type[Any], data: Any, where: str) -> Any:
     unknown = sorted(set(data) - set(fields))
     if unknown:
         raise RecordError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(fields)}")
-    required = [
+    missing = [
         name
         for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING
     ]
-    missing = [name for name in required if name not in data]
     if missing:
         raise RecordError(f"{where}: missing key {', '.join(missing)}")
     try:

@@ -170,7 +170,7 @@ def planned_dataset(plan: Plan, data: Path | None = None) -> Dataset:
     channels = tuple(channel.name for channel in plan.channels)
     # In plain folders labels are the values that occur, of which a part of the cases may lack some.
     known = set(dataset.labels.values) <= set(plan.labels.values)
-    if dataset.channels != channels or not (known if dataset.layout == "folders" else dataset.labels == plan.labels):
+    if dataset.channels != channels or not (dataset.labels == plan.labels if dataset.is_described else known):
         ours, theirs = ([label.name for label in labels.foreground] for labels in (plan.labels, dataset.labels))
         raise DatasetError(
             f"{data} is not the data set of the plan: that has channels {', '.join(channels)} and labels "

@@ -24,7 +24,8 @@ from medmamba.errors import DataError
 from medmamba.evaluation.metrics import METRICS, Masks, Metric
 from medmamba.evaluation.report import CaseScore, LabelScore, Report
 from medmamba.files import in_words
-from medmamba.io.layouts import split_ending, survey
+from medmamba.io.layouts import survey
+from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Label, Labels
@@ -94,7 +95,8 @@ def match_files(prediction: Path, reference: Path) -> Matches:
     if prediction.is_dir() != reference.is_dir():
         raise DataError(f"compare two files or two folders, got {prediction} and {reference}")
     if reference.is_file():
-        return Matches(pairs=_different((Match(id=_id(reference), reference=reference, prediction=prediction),)))
+        alone = Match(id=split_ending(reference)[0], reference=reference, prediction=prediction)
+        return Matches(pairs=_different([alone]))
     references, predictions = _references(reference), _label_files(prediction)
     if not references.keys() & predictions.keys():
         raise DataError(
@@ -372,21 +374,14 @@ def _references(folder: Path) -> dict[str, Path]:
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
+    """The label maps in a folder by id."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(io.suffixes()):
-            continue
-        name = _id(path)
+    for path in maps_in(folder):
+        name = split_ending(path)[0]
         if name in files:
             raise DataError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
         files[name] = path
     return files
-
-
-def _id(path: Path) -> str:
-    """What a label map is called; 3D Slicer's ``.seg.nrrd`` is one ending."""
-    stem, ending = split_ending(path)
-    return stem.removesuffix(".seg") if ending.lower() == ".nrrd" else stem
 
 
 def _examples(files: dict[str, Path]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +44,9 @@ def open_dataset(path: Path) -> Dataset:
         more = f" ({len(errors) - 1} more errors: medmamba dataset check {found.root})" if len(errors) > 1 else ""
         raise DatasetError(errors[0].in_words + more)
     tell(found.remarks)
-    assert found.channels is not None  # unknown only with a problem
-    return Dataset(
-        name=found.name,
-        root=found.root,
-        layout=found.layout,
-        channels=found.channels,
-        labels=found.labels if found.labels is not None else _labels_of_maps(found),
-        training=found.training,
-        test=found.test,
-        file_ending=found.file_ending,
-        splits=found.splits,
-    )
+    if found.labels is None:
+        found.labels = _labels_of_maps(found)
+    return Dataset(**{each.name: getattr(found, each.name) for each in fields(Dataset)})
 
 
 def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> list[Case]:

@@ -18,15 +18,10 @@ def lost_values(regions: Sequence[Label], paints: Sequence[int]) -> dict[str, di
         For each region that reads otherwise afterwards, what its values, or those of others that become its own, turn
         into.
     """
-    values = sorted({value for region in regions for value in region.values})
-    painted = {
-        value: next(
-            paint for region, paint in zip(reversed(regions), reversed(paints), strict=True) if value in region.values
-        )
-        for value in values
-    }
+    painted = {value: paint for region, paint in zip(regions, paints, strict=True) for value in region.values}
+    by_value = sorted(painted.items())
     lost = {
-        region.name: {v: paint for v, paint in painted.items() if (v in region.values) != (paint in region.values)}
+        region.name: {v: paint for v, paint in by_value if (v in region.values) != (paint in region.values)}
         for region in regions
     }
     return {name: changed for name, changed in lost.items() if changed}

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 MAGIC = b"\x1f\x8b"
 #: Window size 2^15, and a header and checksum as gzip or zlib has them.
@@ -33,12 +31,8 @@ class Gunzip:
         self.has_trailing_bytes = False
         self._ended = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def read(self, size: int) -> bytearray:

@@ -7,7 +7,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -269,7 +269,7 @@ def _check_voxels(header: TextHeader, promised_bytes: int) -> None:
     if not compressed or not header.fields.keys().isdisjoint(("headersize", "line skip", "byte skip")):
         return
     try:
-        with Gunzip(file, start) as voxels:
+        with closing(Gunzip(file, start)) as voxels:
             while voxels.read(_STEP):
                 pass
     except (EOFError, zlib.error) as error:

@@ -10,7 +10,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,7 +122,7 @@ def _open(path: Path) -> Iterator[Gunzip | IO[bytes]]:
             yield plain
             return
     try:
-        with Gunzip(path) as file:
+        with closing(Gunzip(path)) as file:
             yield file
     except (EOFError, zlib.error) as error:
         damage = f"the compressed data is damaged or cut short at {path.stat().st_size} bytes ({error})"

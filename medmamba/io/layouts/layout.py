@@ -81,14 +81,13 @@ class Survey:
     """What can be told of a data set without reading voxels, also when something is wrong with its description.
 
     Args:
-        name: as in `medmamba.case.Dataset`; so are ``root``, ``layout``, ``training``, ``test``, ``file_ending`` and
-            ``splits``.
+        name: as in `medmamba.case.Dataset`; so are ``root``, ``layout``, ``training``, ``test``, ``file_ending``,
+            ``splits`` and ``is_described``.
         channels: None if they are not known.
         labels: None if they are not known: in plain folders only the label maps tell.
         incomplete: cases whose files are not those of the channels, and what is wrong with them.
         announced: how many training cases the description speaks of, as it says so; None if it does not.
         listed: the description names each file, so that others in the same folders mean nothing.
-        is_described: a dataset.json says what there should be; without, the label maps alone tell of labels.
         problems: all that is wrong; when there are any, the fields concerned hold a guess.
         remarks: how something unusual was taken.
     """

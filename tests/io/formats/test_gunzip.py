@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import nibabel
@@ -80,8 +81,8 @@ def test_pieces_of_any_size_add_up(tmp_path: Path) -> None:
     path = tmp_path / "a.gz"
     path.write_bytes(members(content[:1_234_567], content[1_234_567:]))
     for size in (1000, 2**20, 10**7):
-        with Gunzip(path) as file:
+        with closing(Gunzip(path)) as file:
             assert b"".join(iter(lambda: bytes(file.read(size)), b"")) == content  # noqa: B023
     path.write_bytes(path.read_bytes()[:-4000])
-    with Gunzip(path) as file, pytest.raises((EOFError, zlib.error)):
+    with closing(Gunzip(path)) as file, pytest.raises((EOFError, zlib.error)):
         file.read(10**7)
