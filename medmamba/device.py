@@ -14,15 +14,11 @@ Precision = Literal["fp32", "bf16"]
 log = logging.getLogger(__name__)
 
 
-class DeviceError(MachineError):
-    """The machine does not have what was asked for."""
-
-
 def choose_device(name: str) -> torch.device:
     """A device by name; ``auto`` takes a CUDA GPU if there is one that works, else the CPU, and says so.
 
     Raises:
-        DeviceError: if the named device is not there.
+        MachineError: if the named device is not there.
     """
     if name == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,7 +29,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise DeviceError(f"no device {name!r} on this machine ({reason}); use --device cpu or auto") from error
+        raise MachineError(f"no device {name!r} on this machine ({reason}); use --device cpu or auto") from error
     return device
 
 

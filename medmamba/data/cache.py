@@ -85,11 +85,6 @@ class Cache:
         self._records: dict[str, Record] = {}
         self._foreground: dict[str, NDArray[np.int32]] = {}
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Ids of finished cases, sorted."""
-        return tuple(sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json")))
-
     def record(self, case: str) -> Record:
         """What is known of a case."""
         if case not in self._records:
@@ -101,19 +96,11 @@ class Cache:
         """Voxels of a case, network axis order."""
         return self.record(case).shape[1:]
 
-    def trail(self, case: str) -> Trail:
-        """The way back to the case's grid."""
-        return self.record(case).trail
-
     def foreground(self, case: str) -> NDArray[np.int32]:
         """(n, 4): structure (or `ANNOTATED`) and position of sampled foreground voxels, sorted by structure."""
         if case not in self._foreground:
             self._foreground[case] = blosc2.open(str(self.folder / f"{case}.foreground.b2nd"), mode="r")[:]
         return self._foreground[case]
-
-    def load(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.signedinteger[Any]]]:
-        """A whole case: image (C, *S) and label (*S)."""
-        return self.patch(case, (0, 0, 0), self.shape(case))
 
     def patch(
         self, case: str, start: Sequence[int], stop: Sequence[int]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ from medmamba.errors import DataError
 from medmamba.intensity import measured, no_data_remark, unusable
 from medmamba.labels import Labels, integer_type
 from medmamba.memory import check_memory, grid
-from medmamba.plans.plan import ChannelPlan, Plan, Resampling
+from medmamba.plans.plan import ChannelPlan, Plan
 from medmamba.volume import Volume, bounding_box
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,13 @@ class Preprocessor:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._order = (0, *(axis + 1 for axis in plan.axes))
+        #: Of (C, *S), the new shape, the spacing before and after; the order of splines, and whether it is a label.
+        self._resample: Callable[..., NDArray[Any]] = partial(
+            resample_data_or_seg_to_shape,
+            order_z=plan.resampling.coarse_axis_order,
+            force_separate_z=None,
+            separate_z_anisotropy_threshold=plan.resampling.anisotropy_threshold,
+        )
 
     def forward(
         self,
@@ -224,9 +232,9 @@ class Preprocessor:
         coarse, _ = determine_do_sep_z_and_axis(None, before, after, settings.anisotropy_threshold)
         needed = resampling_bytes(len(image), size, shape, coarse=coarse, labelled=bool((label > 0).any()))
         check_memory(needed, f"resampling {grid(size, before)} to {grid(shape, after)}")
-        image = _resample(image, shape, before, after, settings, order=settings.image_order)
+        image = self._resample(image, shape, before, after, order=settings.image_order)
         if labelled:
-            label = _resample(label, shape, before, after, settings, order=settings.label_order, is_label=True)
+            label = self._resample(label, shape, before, after, order=settings.label_order, is_seg=True)
         return image, label
 
     def restoring_bytes(self, shape: Sequence[int], trail: Trail) -> float:
@@ -287,7 +295,7 @@ class Preprocessor:
         order = self.plan.resampling.logits_order
         # Channel by channel: a hundred classes at full size in the function's float64 would not fit into memory.
         channels = [
-            _resample(channel[None], trail.cropped_shape, spacing, trail.spacing_mm, self.plan.resampling, order=order)
+            self._resample(channel[None], trail.cropped_shape, spacing, trail.spacing_mm, order=order)
             for channel in logits
         ]
         return np.concatenate(channels).astype(np.float32, copy=False)
@@ -356,30 +364,6 @@ def _check_unit(planned: tuple[float, ...], case: tuple[float, float, float]) ->
 
 def _target_spacing(planned: tuple[float, ...], case: tuple[float, float, float]) -> tuple[float, ...]:
     return planned if len(planned) == 3 else (case[0], *planned)
-
-
-def _resample(
-    array: NDArray[Any],
-    shape: tuple[int, ...],
-    before: tuple[float, ...],
-    after: tuple[float, ...],
-    settings: Resampling,
-    *,
-    order: int,
-    is_label: bool = False,
-) -> NDArray[Any]:
-    resampled = resample_data_or_seg_to_shape(
-        array,
-        shape,
-        before,
-        after,
-        is_seg=is_label,
-        order=order,
-        order_z=settings.coarse_axis_order,
-        force_separate_z=None,
-        separate_z_anisotropy_threshold=settings.anisotropy_threshold,
-    )
-    return np.asarray(resampled)
 
 
 def _finite(

@@ -39,7 +39,7 @@ FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SurfaceDistances:
     """From every element of one surface to the nearest element of the other, ascending.
 
@@ -117,16 +117,8 @@ def surface_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[fl
     either = prediction | reference
     box = bounding_box(either) if either.any() else (slice(0, 0),) * either.ndim
     areas = _element_areas(spacing)
-    element_areas = [areas[_neighbourhoods(mask[box])] for mask in (prediction, reference)]
-    surfaces = [area > 0 for area in element_areas]
-    from_prediction = _distances(surfaces[0], element_areas[0], surfaces[1], spacing)
-    from_reference = _distances(surfaces[1], element_areas[1], surfaces[0], spacing)
-    return SurfaceDistances(
-        prediction_to_reference_mm=from_prediction[0],
-        prediction_areas=from_prediction[1],
-        reference_to_prediction_mm=from_reference[0],
-        reference_areas=from_reference[1],
-    )
+    ours, theirs = (areas[_neighbourhoods(mask[box])] for mask in (prediction, reference))
+    return SurfaceDistances(*_distances(ours, theirs, spacing), *_distances(theirs, ours, spacing))
 
 
 def hausdorff(distances: SurfaceDistances, percentile: float = 95) -> float:
@@ -235,15 +227,17 @@ def _percentile(values: FloatArray, areas: FloatArray, percentile: float) -> flo
     return float(values[min(int(np.searchsorted(share, percentile / 100)), len(values) - 1)])
 
 
-def _distances(
-    source: Mask, areas: FloatArray, target: Mask, spacing: tuple[float, ...]
-) -> tuple[FloatArray, FloatArray]:
-    """Distance from each element of ``source`` to the nearest of ``target``, ascending, and the elements' areas."""
-    source_areas = areas[source]
+def _distances(source: FloatArray, target: FloatArray, spacing: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
+    """Distance from each element of ``source`` to the nearest of ``target``, ascending, and the elements' areas.
+
+    Both surfaces are given by the area at each grid corner, 0 where there is no element.
+    """
+    surface = source > 0
+    source_areas = source[surface]
     if not target.any():
         return np.full(source_areas.shape, np.inf), source_areas
     # Distances come in float32: good to one part in ten million, far below any voxel.
-    values = edt.edt(np.ascontiguousarray(~target), anisotropy=spacing)[source].astype(np.float64)
+    values = edt.edt(np.ascontiguousarray(target == 0), anisotropy=spacing)[surface].astype(np.float64)
     order = np.lexsort((source_areas, values))
     return values[order], source_areas[order]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medmamba.data.cache import Cache
 from medmamba.labels import Label, Labels
 from medmamba.plans.plan import (
     ChannelPlan,
@@ -94,3 +96,13 @@ def make_volumes(
     label[0, 4:9, 4:9, 4:9] = 1
     label[0, 6:8, 5:8, 6:12] = 2
     return Volume(image, geometry), Volume(label, geometry)
+
+
+def finished(cache: Cache) -> tuple[str, ...]:
+    """Ids of the cases in a cache, sorted."""
+    return tuple(sorted(path.name.removesuffix(".json") for path in cache.folder.glob("*.json")))
+
+
+def loaded(cache: Cache, case: str) -> tuple[NDArray[np.float32], NDArray[np.signedinteger[Any]]]:
+    """A whole case: image (C, *S) and label (*S)."""
+    return cache.patch(case, (0, 0, 0), cache.shape(case))

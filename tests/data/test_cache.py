@@ -25,7 +25,7 @@ from medmamba.data.preprocess import Preprocessor
 from medmamba.engines import Processes
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
-from tests.data.factory import ATLAS, CLASSES, REGIONS, channel, make_plan
+from tests.data.factory import ATLAS, CLASSES, REGIONS, channel, finished, loaded, make_plan
 
 PLAN = make_plan()
 
@@ -37,14 +37,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_cache_holds_what_preprocessing_gives(cases: list[Case], tmp_path: Path) -> None:
     cache = prepare(cases, PLAN, tmp_path / "cache", workers=0)
-    assert cache.ids == ("case0", "case1", "case2")
+    assert finished(cache) == ("case0", "case1", "case2")
     for case in cases:
         assert case.label is not None
         sample = Preprocessor(PLAN).forward(io.read_case(case), io.read_label(case.label))
-        image, label = cache.load(case.id)
+        image, label = loaded(cache, case.id)
         np.testing.assert_array_equal(image, sample.image)
         np.testing.assert_array_equal(label, sample.label)
-        assert cache.trail(case.id) == sample.trail
+        assert cache.record(case.id).trail == sample.trail
         part, _ = cache.patch(case.id, (1, 2, 3), (4, 6, 8))
         np.testing.assert_array_equal(part, sample.image[:, 1:4, 2:6, 3:8])
 
@@ -97,11 +97,11 @@ def test_exchanged_source_of_the_same_size_and_date_is_prepared_again(cases: lis
     image = io.read(cases[0].images[0])
     io.write(image, plain.images[0])
     folder, state = tmp_path / "cache", plain.images[0].stat()
-    before, _ = prepare([plain], PLAN, folder, workers=0).load("case0")
+    before, _ = loaded(prepare([plain], PLAN, folder, workers=0), "case0")
     io.write(image.with_array(image.array[:, ::-1].copy()), plain.images[0])
     os.utime(plain.images[0], ns=(state.st_atime_ns, state.st_mtime_ns))
     assert plain.images[0].stat().st_size == state.st_size
-    after, _ = prepare([plain], PLAN, folder, workers=0).load("case0")
+    after, _ = loaded(prepare([plain], PLAN, folder, workers=0), "case0")
     assert not np.array_equal(before, after)
 
 
@@ -114,7 +114,7 @@ def test_moved_sources_are_not_prepared_again(
     moved = replace(cases[0], images=(tmp_path / "moved.nii.gz",))
     monkeypatch.delattr(module, "_prepare_case")
     for _ in range(2):
-        assert prepare([moved], PLAN, folder, workers=0).ids == ("case0",)
+        assert finished(prepare([moved], PLAN, folder, workers=0)) == ("case0",)
 
 
 def test_cache_of_the_first_version_is_not_made_again(
@@ -126,7 +126,7 @@ def test_cache_of_the_first_version_is_not_made_again(
     del record["touched"], record["content"]
     (folder / "case0.json").write_text(json.dumps(record))
     monkeypatch.delattr(module, "_prepare_case")
-    assert prepare(cases[:1], PLAN, folder, workers=0).ids == ("case0",)
+    assert finished(prepare(cases[:1], PLAN, folder, workers=0)) == ("case0",)
 
 
 def test_broken_cases_are_listed_after_all_others_were_prepared(cases: list[Case], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_broken_cases_are_listed_after_all_others_were_prepared(cases: list[Case
     cases[1].label.unlink()
     with pytest.raises(ValueError, match=r"2 of 3 cases.*case0: .*empty.*case1: .*no such file"):
         prepare(cases, PLAN, tmp_path / "cache", workers=0)
-    assert Cache(tmp_path / "cache").ids == ("case2",)
+    assert finished(Cache(tmp_path / "cache")) == ("case2",)
 
 
 def test_label_without_meaning_and_case_without_label_are_refused(cases: list[Case], tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_a_second_process_waits_for_the_first(cases: list[Case], tmp_path: Path)
     thread.start()
     thread.join(timeout=0.3)
     assert thread.is_alive()
-    assert not Cache(folder).ids
+    assert not finished(Cache(folder))
     lock.release()
     thread.join(timeout=30)
-    assert len(Cache(folder).ids) == 3
+    assert len(finished(Cache(folder))) == 3
 
 
 def test_foreground_table_holds_positions_of_each_structure() -> None:
@@ -197,7 +197,7 @@ def atlas(cases: list[Case]) -> list[Case]:
 def test_large_label_values_are_kept(cases: list[Case], tmp_path: Path) -> None:
     cache = prepare(atlas(cases), make_plan(labels=ATLAS), tmp_path / "cache", workers=0)
     for case in cases:
-        _, label = cache.load(case.id)
+        _, label = loaded(cache, case.id)
         assert set(np.unique(label).tolist()) - {-1} == {0, 40_000, 2**24 + 1}
         places = cache.foreground(case.id)
         assert set(places[:, 0].tolist()) == {ANNOTATED, 0, 1}
@@ -210,10 +210,10 @@ def test_labels_that_version_0_1_0_cut_to_16_bits_are_prepared_again(cases: list
         plan, folder = make_plan(labels=labels), tmp_path / f"cache_{again}"
         if again:
             atlas(cases)
-        _, sound = prepare(cases, plan, folder, workers=0).load("case0")
+        _, sound = loaded(prepare(cases, plan, folder, workers=0), "case0")
         blosc2.asarray(sound.astype(np.int16), urlpath=str(folder / "case0.label.b2nd"), mode="w")
         before = (folder / "case0.label.b2nd").stat().st_mtime_ns
-        _, label = prepare(cases, plan, folder, workers=0).load("case0")
+        _, label = loaded(prepare(cases, plan, folder, workers=0), "case0")
         assert ((folder / "case0.label.b2nd").stat().st_mtime_ns != before) == again
         np.testing.assert_array_equal(label, sound)
         for case in cases if again else ():
@@ -230,7 +230,7 @@ def test_case_without_enough_memory_fails_alone(cases: list[Case], tmp_path: Pat
     folder = tmp_path / "cache"
     with pytest.raises(ValueError, match=r"1 of 3 cases.*case1: resampling .* of 5000 x 5000 x 1 mm.*GB are free"):
         prepare(cases, PLAN, folder, workers=0)
-    assert Cache(folder).ids == ("case0", "case2")
+    assert finished(Cache(folder)) == ("case0", "case2")
 
 
 def test_errors_for_users_reach_them_from_inside_the_steps(cases: list[Case], tmp_path: Path) -> None:
@@ -287,6 +287,6 @@ def test_preparation_goes_on_after_the_disk_was_full(
     assert str(caught.value.filename).startswith(str(folder / "case1"))
     assert not list(folder.glob(".*.tmp"))
     monkeypatch.undo()
-    assert prepare(cases, PLAN, folder, workers=0).ids == ("case0", "case1", "case2")
+    assert finished(prepare(cases, PLAN, folder, workers=0)) == ("case0", "case1", "case2")
     prepare(cases, PLAN, tmp_path / "whole", workers=0)
     assert contents(folder) == contents(tmp_path / "whole")

@@ -27,7 +27,7 @@ from medmamba.data.cache import prepare
 from medmamba.data.patches import Batch, PatchSampler, stream, usual_workers
 from medmamba.plans.plan import Plan
 from medmamba.tasks.segmentation import Segmentation
-from tests.data.factory import ATLAS, make_plan
+from tests.data.factory import ATLAS, finished, make_plan
 
 PLAN = make_plan()
 SLICES = make_plan(patch=(12, 10), spacing=(1.0, 1.0))
@@ -36,7 +36,7 @@ SLICES = make_plan(patch=(12, 10), spacing=(1.0, 1.0))
 def sampler(cases: list[Case], folder: Path, plan: Plan = PLAN) -> PatchSampler:
     """Over all cases."""
     cache = prepare(cases, plan, folder / "cache", workers=0)
-    return PatchSampler(cache, cache.ids, plan)
+    return PatchSampler(cache, finished(cache), plan)
 
 
 def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:

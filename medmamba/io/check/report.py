@@ -14,7 +14,7 @@ from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
 from medmamba.io.check.findings import Facts, Finding
 from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
-from medmamba.io.check.scan import Declared, scan, some_values
+from medmamba.io.check.scan import scan, some_values
 from medmamba.io.layouts import Survey, split_ending, survey
 from medmamba.io.layouts.hints import likely_pairs
 from medmamba.io.layouts.names import maps_in
@@ -66,10 +66,11 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
 def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
     """What is found in each case; in one that cannot be looked at, the reason."""
     cases = dataset.training
-    declared = Declared(dataset.channels or (), dataset.labels, frozenset(dataset.incomplete))
+    channels, incomplete = dataset.channels or (), frozenset(dataset.incomplete)
+    function = partial(scan, declared=channels, labels=dataset.labels, incomplete=incomplete)
     size = CASE_BYTES * largest_voxels([case.images[0] for case in cases])
-    engine = suited(len(cases), at_most=workers, case_bytes=size * max(1, len(declared.channels)))
-    outcomes = map_cases(partial(scan, declared=declared), cases, engine, title="Checking cases", progress=progress)
+    engine = suited(len(cases), at_most=workers, case_bytes=size * max(1, len(channels)))
+    outcomes = map_cases(function, cases, engine, title="Checking cases", progress=progress)
     facts = []
     for case, outcome in zip(cases, outcomes, strict=True):
         facts.append(Facts(case.id) if isinstance(outcome, Failure) else outcome)

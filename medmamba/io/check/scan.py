@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +24,17 @@ from medmamba.volume import Geometry, Volume
 NOT_HOUNSFIELD = (0.0, 255.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """What a data set says of each of its cases.
+def scan(case: Case, *, declared: tuple[str, ...], labels: Labels | None, incomplete: Collection[str]) -> Facts:
+    """Read all files of a case and judge them.
 
     Args:
-        channels: their names, none if they are not known.
-        labels: None if they are not known.
+        case: to look at.
+        declared: names of the data set's channels, none if they are not known.
+        labels: of the data set, None if they are not known.
         incomplete: ids of cases that lack files, of which is told already: no image is needed for it.
     """
-
-    channels: tuple[str, ...]
-    labels: Labels | None
-    incomplete: frozenset[str]
-
-
-def scan(case: Case, declared: Declared) -> Facts:
-    """Read all files of a case and judge them."""
     facts = Facts(case.id)
-    names = () if case.id in declared.incomplete else declared.channels
+    names = () if case.id in incomplete else declared
     channels = unreadable = 0
     for file in case.images:
         volume = _read(read_with_remarks, file, facts)
@@ -61,7 +52,7 @@ def scan(case: Case, declared: Declared) -> Facts:
         facts.add("error", "channels", f"has {channels} channels, {wanted}; add or remove channels")
     if len(set(facts.digests)) < len(facts.digests):
         facts.add("warning", "same-channels", "two channels are the same image; was one copied under a wrong name?")
-    _check_label(case, declared.labels, facts)
+    _check_label(case, labels, facts)
     return facts
 
 
