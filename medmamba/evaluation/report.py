@@ -242,15 +242,14 @@ class Report:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["case", "label", "status", *self.metrics, "prediction_ml", "reference_ml"])
+        undefined = (math.nan,) * len(self.metrics)
+        nothing = [LabelScore(label=label.name, values=undefined) for label in self.labels.foreground]
         for case in self.cases:
-            for score in case.scores:
+            for score in case.scores or nothing:  # a case that has no line would not be missed
                 values = ["" if math.isnan(value) else value for value in score.values]
                 writer.writerow(
                     [case.id, score.label, _WRITTEN[case.status], *values, score.prediction_ml, score.reference_ml]
                 )
-            if not case.scores:  # a case that has no line would not be missed
-                for label in self.labels.foreground:
-                    writer.writerow([case.id, label.name, _WRITTEN[case.status], *("" for _ in self.metrics), "", ""])
         return text.getvalue()
 
 

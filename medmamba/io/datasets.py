@@ -68,12 +68,12 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
     """
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
-    folder = path if path.is_dir() else path.parent
-    found = names.images_in(path) if path.is_dir() else [path]
-    images = _without_segmentations(path, found) if path.is_dir() else found
-    named = names.digits_are_names(images, {*known, *_labels_beside(folder)})
     if path.is_file():
+        named = names.digits_are_names([path], {*known, *_labels_beside(path.parent)})
         return [_single_input(path, channels, named)]
+    found = names.images_in(path)
+    images = _without_segmentations(path, found)
+    named = names.digits_are_names(images, {*known, *_labels_beside(path)})
     if not images:
         kind = "no images but segmentations that `medmamba predict` made" if found else "no images"
         raise DatasetError(f"{path} holds {kind}; images end in {', '.join(names.ENDINGS)}{_images_below(path)}")

@@ -15,9 +15,9 @@ from medmamba.errors import DataError
 from medmamba.io.check.findings import Facts, Finding
 from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
 from medmamba.io.check.scan import scan, some_values
-from medmamba.io.layouts import Survey, split_ending, survey
+from medmamba.io.layouts import Survey, survey
 from medmamba.io.layouts.hints import likely_pairs
-from medmamba.io.layouts.names import maps_in
+from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
 from medmamba.progress import Progress, silent

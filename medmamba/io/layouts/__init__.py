@@ -10,10 +10,9 @@ from medmamba.io.layouts.folders import PlainFolders
 from medmamba.io.layouts.hints import no_layout
 from medmamba.io.layouts.layout import Folder, Layout, Survey, folders_in
 from medmamba.io.layouts.msd import Decathlon
-from medmamba.io.layouts.names import split_ending
 from medmamba.io.layouts.nnunet import NnUNet
 
-__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "split_ending", "survey"]
+__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "survey"]
 
 #: The first that recognises a folder surveys it.
 LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders())
