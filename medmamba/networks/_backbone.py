@@ -5,6 +5,7 @@ Letters: B batch, L tokens, C channels, S spatial axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -127,8 +128,4 @@ def check_dims(x: Tensor, channels: int, dims: int) -> None:
 
 def accumulate(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Total stride at each level, per axis, from the strides between levels."""
-    total, levels = (1,) * len(strides[0]), []
-    for row in strides:
-        total = tuple(t * s for t, s in zip(total, row, strict=True))
-        levels.append(total)
-    return tuple(levels)
+    return tuple(tuple(map(math.prod, zip(*strides[: level + 1], strict=True))) for level in range(len(strides)))

@@ -6,7 +6,7 @@ Letters: B batch, C channels, S spatial axes, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +26,6 @@ from medmamba.networks._blocks import (
 )
 from medmamba.plans.plan import Topology
 
-#: What `make_decoder` knows.
-DecoderName = Literal["unet", "upernet"]
-
 #: UPerNet looks at the coarsest map in so many parts along each axis.
 POOLS = (1, 2, 3, 6)
 _LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -41,7 +38,7 @@ def make_decoder(
     """A decoder from maps of all levels, finest first, with the topology's features, to logits.
 
     Args:
-        name: one of `DecoderName`.
+        name: "unet" or "upernet".
         out_channels: channels of the logits.
         topology: of the encoder.
         deep_supervision: return logits of all resolutions but the coarsest; an attribute that may be set at any time.
@@ -50,11 +47,10 @@ def make_decoder(
     Raises:
         UsageError: for an unknown name.
     """
-    if name == "unet":
-        return UNetDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
-    if name == "upernet":
-        return UPerDecoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
-    raise UsageError(f"decoder must be 'unet' or 'upernet', got {name!r}")
+    decoders: dict[str, type[nn.Module]] = {"unet": UNetDecoder, "upernet": UPerDecoder}
+    if name not in decoders:
+        raise UsageError(f"decoder must be 'unet' or 'upernet', got {name!r}")
+    return decoders[name](out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
 
 
 class SkipStages(nn.Module):
@@ -63,7 +59,7 @@ class SkipStages(nn.Module):
     Args:
         topology: of the encoder.
         up: makes what upsamples, of channels before and after and the stride.
-        stage: makes what refines, of channels before and after, the kernel and a number of blocks.
+        stage: makes what refines, of channels before and after, the kernel, no stride and a number of blocks.
         counts: those numbers, coarsest first.
         joins_finest: whether there is a skip connection at full resolution.
         deep_supervision: return logits of all resolutions; may be set at any time.
@@ -74,7 +70,7 @@ class SkipStages(nn.Module):
         self,
         topology: Topology,
         up: Callable[[int, int, Sequence[int]], nn.Module],
-        stage: Callable[[int, int, Sequence[int], int], nn.Module],
+        stage: Callable[[int, int, Sequence[int], None, int], nn.Module],
         counts: Sequence[int],
         *,
         joins_finest: bool = True,
@@ -89,7 +85,7 @@ class SkipStages(nn.Module):
             up(features[level + 1], features[level], topology.strides[level + 1]) for level in levels
         )
         self.stages = nn.ModuleList(
-            stage((2 if level or joins_finest else 1) * features[level], features[level], kernels[level], count)
+            stage((2 if level or joins_finest else 1) * features[level], features[level], kernels[level], None, count)
             for level, count in zip(levels, counts, strict=True)
         )
 
@@ -134,33 +130,12 @@ class UNetDecoder(SkipDecoder):
         out_channels: of the logits.
         topology: of the encoder.
         convs: of each stage, coarsest first, see `Counts`; empty: two each.
-        deep_supervision: see `SkipStages`.
-        checkpointing: see `SkipStages`.
+        options: deep_supervision and checkpointing, see `SkipStages`.
     """
 
-    def __init__(
-        self,
-        out_channels: int,
-        topology: Topology,
-        *,
-        convs: Counts = (),
-        deep_supervision: bool,
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, out_channels: int, topology: Topology, *, convs: Counts = (), **options: Any) -> None:
         counts = block_counts("decoder_blocks", convs, (CONVS,) * (len(topology.features) - 1))
-        super().__init__(
-            out_channels,
-            topology,
-            transposed_conv,
-            _plain_stage,
-            counts,
-            deep_supervision=deep_supervision,
-            checkpointing=checkpointing,
-        )
-
-
-def _plain_stage(in_channels: int, out_channels: int, kernel: Sequence[int], count: int) -> nn.Module:
-    return plain_stage(in_channels, out_channels, kernel, convs=count)
+        super().__init__(out_channels, topology, transposed_conv, plain_stage, counts, **options)
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:

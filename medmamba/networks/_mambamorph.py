@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medmamba.networks._backbone import channels_first, channels_last, run
+from medmamba.networks._backbone import accumulate, channels_first, channels_last, run
 from medmamba.networks._blocks import check_size, conv, merging_conv
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
@@ -130,8 +130,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         widths = topology.features[CONV_LEVELS:]
-        patch = [math.prod(steps) for steps in zip(*topology.strides[: CONV_LEVELS + 1], strict=True)]
-        self.patches = merging_conv(in_channels, widths[0], patch)
+        self.patches = merging_conv(in_channels, widths[0], accumulate(topology.strides)[CONV_LEVELS])
         self.patch_norm = nn.LayerNorm(widths[0])
         merging: list[PatchMerging | None] = [
             PatchMerging(before, after, stride)

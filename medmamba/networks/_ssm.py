@@ -113,7 +113,72 @@ def draw_decays(channels: int, states: int) -> Tensor:
     return torch.log(torch.arange(1, states + 1, dtype=torch.float32)).repeat(channels, 1)
 
 
-class GridMamba(KeepsFloat32):
+class ScansInOrders(KeepsFloat32):
+    """What reads a grid of tokens in several orders; the parameters of its scans, and the scans.
+
+    Args:
+        width: d.
+        orders: K orders.
+        states: N.
+        expand: e over d.
+        rank: R; 0: a sixteenth of the width, rounded up.
+    """
+
+    float32_parameters = ("A_log", "D", "step_bias")
+    marks: ClassVar[Mapping[str, str]] = {"A_log": NO_WEIGHT_DECAY, "D": NO_WEIGHT_DECAY, "step_bias": NO_REINIT}
+
+    def __init__(self, width: int, orders: Sequence[ScanOrder], *, states: int, expand: float, rank: int) -> None:
+        super().__init__()
+        check_least(1, states=states)
+        self.orders, self.states = tuple(orders), states
+        self.inner, self.rank = inner_width(width, expand), rank or math.ceil(width / 16)
+
+    def add_scans(self, own: int) -> None:
+        """Add the parameters; how the step sizes begin is the subclass's affair.
+
+        Args:
+            own: how many step sizes, B, C and D there are: one of each for each order, or one for all.
+        """
+        bound = self.inner**-0.5
+        self.x_proj = nn.Parameter(torch.empty(own, self.rank + 2 * self.states, self.inner).uniform_(-bound, bound))
+        self.step_weight = nn.Parameter(torch.empty(own, self.inner, self.rank))
+        self.step_bias = nn.Parameter(torch.empty(own, self.inner))
+        self.A_log = nn.Parameter(draw_decays(self.inner, self.states).repeat(len(self.orders), 1, 1))
+        self.D = nn.Parameter(torch.ones(own, self.inner))
+
+    def scan(self, u: Tensor, projected: Tensor, z: Tensor | None, grid: Sequence[int], scale: float = 1.0) -> Tensor:
+        """The sum of all orders.
+
+        Args:
+            u: (B, K, e, L), or (B, e, L) for all orders.
+            projected: (B, K, L, R + 2 N) or (B, 1, L, R + 2 N), what ``x_proj`` makes of it.
+            z: (B, e, L) gate of the sum.
+            grid: sizes that multiply to L, last axis fastest.
+            scale: of the sum.
+
+        Returns:
+            (B, L, e).
+        """
+        step, B, C = projected.split([self.rank, self.states, self.states], dim=-1)
+        each = (-1, len(self.orders), -1, -1)  # copies nothing; changes nothing unless the orders share
+        y, _ = multi_scan(
+            u,
+            torch.matmul(step, self.step_weight.mT).mT.expand(each),
+            -torch.exp(self.A_log),
+            B.mT.expand(each),
+            C.mT.expand(each),
+            self.D.expand(len(self.orders), -1),
+            z,
+            self.step_bias.expand(len(self.orders), -1),  # added inside the scan, in float32
+            delta_softplus=True,
+            orders=self.orders,
+            grid=grid,
+            scale=scale,
+        )
+        return y.mT
+
+
+class GridMamba(ScansInOrders):
     """Mix a grid of tokens: a Mamba block that reads it in several orders and adds up what they give.
 
     The orders share the projections at entry and exit and the gate; each has its own convolution, step size, B, C, A
@@ -139,9 +204,6 @@ class GridMamba(KeepsFloat32):
         al., "SegMamba", 2024 (three, sum); Yang et al., "Vivim", 2024 (three, mean).
     """
 
-    float32_parameters = ("A_log", "D", "step_bias")
-    marks: ClassVar[Mapping[str, str]] = {"A_log": NO_WEIGHT_DECAY, "D": NO_WEIGHT_DECAY, "step_bias": NO_REINIT}
-
     def __init__(
         self,
         width: int,
@@ -158,22 +220,15 @@ class GridMamba(KeepsFloat32):
         shared: bool = False,
         layer_scale: float | None = None,
     ) -> None:
-        super().__init__()
-        check_least(1, states=states, taps=taps)
-        self.orders, self.states = tuple(orders), states
-        self.inner, self.rank = inner_width(width, expand), rank or math.ceil(width / 16)
+        super().__init__(width, orders, states=states, expand=expand, rank=rank)
+        check_least(1, taps=taps)
         self.scale = 1 / len(self.orders) if mean else 1.0
         own = 1 if shared else len(self.orders)
         self.in_proj = nn.Linear(width, 2 * self.inner, bias=bias)
         self.conv_weight = nn.Parameter(torch.empty(own, self.inner, taps).uniform_(-(taps**-0.5), taps**-0.5))
         drawn = torch.empty(own, self.inner).uniform_(-(taps**-0.5), taps**-0.5)
         self.conv_bias = nn.Parameter(drawn) if conv_bias else None
-        bound = self.inner**-0.5
-        self.x_proj = nn.Parameter(torch.empty(own, self.rank + 2 * states, self.inner).uniform_(-bound, bound))
-        self.step_weight = nn.Parameter(torch.empty(own, self.inner, self.rank))
-        self.step_bias = nn.Parameter(torch.empty(own, self.inner))
-        self.A_log = nn.Parameter(draw_decays(self.inner, states).repeat(len(self.orders), 1, 1))
-        self.D = nn.Parameter(torch.ones(own, self.inner))
+        self.add_scans(own)
         self.out_proj = nn.Linear(self.inner, width, bias=bias)
         self.gamma = nn.Parameter(torch.full((width,), float(layer_scale))) if layer_scale is not None else None
         each: Sequence[StepStart] = [starts] * own if isinstance(starts, str) else starts
@@ -185,23 +240,8 @@ class GridMamba(KeepsFloat32):
         """(B, L, d) to (B, L, d), for tokens of a grid whose sizes multiply to L, last axis fastest."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = causal_conv(u.mT, self.conv_weight, self.conv_bias, orders=self.orders[: len(self.conv_weight)], grid=grid)
-        # Tokens first in memory: every product below reads and writes whole rows of channels.
-        parts = [self.rank, self.states, self.states]
-        step, B, C = torch.matmul(u.mT, self.x_proj.mT).split(parts, dim=-1)
-        each = (-1, len(self.orders), -1, -1)  # copies nothing; changes nothing unless the orders share
-        y, _ = multi_scan(
-            u.expand(each),
-            torch.matmul(step, self.step_weight.mT).mT.expand(each),
-            -torch.exp(self.A_log),
-            B.mT.expand(each),
-            C.mT.expand(each),
-            self.D.expand(len(self.orders), -1),
-            z.mT,
-            self.step_bias.expand(len(self.orders), -1),  # added inside the scan, in float32
-            delta_softplus=True,
-            orders=self.orders,
-            grid=grid,
-            scale=self.scale,
-        )
-        out = cast(Tensor, self.out_proj(y.mT))
+        # Tokens first in memory: every product reads and writes whole rows of channels.
+        projected = torch.matmul(u.mT, self.x_proj.mT)
+        y = self.scan(u.expand(-1, len(self.orders), -1, -1), projected, z.mT, grid, self.scale)
+        out = cast(Tensor, self.out_proj(y))
         return out if self.gamma is None else out * self.gamma

@@ -9,25 +9,24 @@ References:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, cast, get_args
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medmamba.kernels import cross, multi_scan
-from medmamba.networks._backbone import DropPath, channels_first, channels_last, check_least, draw_linear
+from medmamba.kernels import cross
+from medmamba.networks._backbone import DropPath, channels_first, channels_last, draw_linear
 from medmamba.networks._blocks import conv, merging_conv
 from medmamba.networks._mixers import TokenMixer
-from medmamba.networks._ssm import NO_REINIT, NO_WEIGHT_DECAY, KeepsFloat32, draw_decays, draw_step_size, inner_width
+from medmamba.networks._ssm import ScansInOrders, draw_step_size
 
 Stem = Literal["plain", "deep"]
 Downsampling = Literal["merge", "patch", "conv"]
 
 
-class SS2D(KeepsFloat32):
+class SS2D(ScansInOrders):
     """Mix a map: depthwise convolution, then one scan along each axis and back, added up and normalised.
 
     Every order has its own step size, B, C, A and D, over the same input. The name is the authors'; in 3D it scans
@@ -45,9 +44,6 @@ class SS2D(KeepsFloat32):
         bias: whether the projections at entry and exit have one.
     """
 
-    float32_parameters = ("A_log", "D", "step_bias")
-    marks: ClassVar[Mapping[str, str]] = {"A_log": NO_WEIGHT_DECAY, "D": NO_WEIGHT_DECAY, "step_bias": NO_REINIT}
-
     def __init__(
         self,
         width: int,
@@ -61,20 +57,12 @@ class SS2D(KeepsFloat32):
         gate: bool = False,
         bias: bool = False,
     ) -> None:
-        super().__init__()
-        check_least(1, states=states)
-        self.orders, self.states, self.gate = cross(dims), states, gate
-        self.inner, self.rank = inner_width(width, ratio), rank or math.ceil(width / 16)
-        count = len(self.orders)
+        super().__init__(width, cross(dims), states=states, expand=ratio, rank=rank)
+        self.gate = gate
         self.in_proj = nn.Linear(width, (2 if gate else 1) * self.inner, bias=bias)
         taps = (kernel,) * dims if isinstance(kernel, int) else kernel
         self.conv = conv(self.inner, self.inner, taps, groups=self.inner, bias=conv_bias)
-        bound = self.inner**-0.5
-        self.x_proj = nn.Parameter(torch.empty(count, self.rank + 2 * states, self.inner).uniform_(-bound, bound))
-        self.step_weight = nn.Parameter(torch.empty(count, self.inner, self.rank))
-        self.step_bias = nn.Parameter(torch.empty(count, self.inner))
-        self.A_log = nn.Parameter(draw_decays(self.inner, states).repeat(count, 1, 1))
-        self.D = nn.Parameter(torch.ones(count, self.inner))
+        self.add_scans(len(self.orders))
         self.out_norm = nn.LayerNorm(self.inner)
         self.out_proj = nn.Linear(self.inner, width, bias=bias)
         for weight, step_bias in zip(self.step_weight, self.step_bias, strict=True):
@@ -88,30 +76,11 @@ class SS2D(KeepsFloat32):
         if self.gate:
             u, z = u.chunk(2, dim=-1)
         u = channels_last(F.silu(self.conv(channels_first(u))))
-        grid = u.shape[1:-1]
-        y = self.out_norm(self._scan(u.flatten(1, -2), grid)).unflatten(1, grid)
-        return cast(Tensor, self.out_proj(y * F.silu(z) if self.gate else y))
-
-    def _scan(self, u: Tensor, grid: Sequence[int]) -> Tensor:
-        """The sum of all orders, (B, L, e) to (B, L, e)."""
-        parts = [self.rank, self.states, self.states]
+        grid, tokens = u.shape[1:-1], u.flatten(1, -2)
         # One product for all orders reads the tokens once.
-        projected = F.linear(u, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2]).transpose(1, 2)
-        step, B, C = projected.split(parts, dim=-1)
-        y, _ = multi_scan(
-            u.mT,
-            torch.matmul(step, self.step_weight.mT).mT,
-            -torch.exp(self.A_log),
-            B.mT,
-            C.mT,
-            self.D,
-            None,
-            self.step_bias,  # added inside the scan, in float32
-            delta_softplus=True,
-            orders=self.orders,
-            grid=grid,
-        )
-        return y.mT
+        projected = F.linear(tokens, self.x_proj.flatten(0, 1)).unflatten(-1, self.x_proj.shape[:2]).transpose(1, 2)
+        y = self.out_norm(self.scan(tokens.mT, projected, None, grid)).unflatten(1, grid)
+        return cast(Tensor, self.out_proj(y * F.silu(z) if self.gate else y))
 
 
 class MapMixer(TokenMixer):

@@ -100,17 +100,10 @@ class MambaBlock(KeepsFloat32):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, d) to (B, L, d)."""
-        return self._mix(x, None)[0]
+        return self.prefill(x)[0]
 
     def prefill(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         """As `forward`, and the state to go on from; with the state after earlier tokens, these follow them."""
-        return self._mix(x, state)
-
-    def step(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """One more token: (B, 1, d) and the state before it, to (B, 1, d) and the state after."""
-        return self._mix(x, state)
-
-    def _mix(self, x: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
         # Tokens first in memory: every product reads and writes whole rows of channels, and nothing is transposed.
         u, z = self.in_proj(x).chunk(2, dim=-1)
         taken = u.mT

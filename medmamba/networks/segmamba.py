@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.errors import UsageError
-from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
+from medmamba.kernels import interleaved
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import SLOPE, conv, merging_conv, norm, pointwise, transposed_conv
 from medmamba.networks._decoders import SkipStages
-from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
+from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer, orders_of
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks._ssm import GridMamba, StepStart
@@ -66,8 +66,7 @@ class MambaLayer(nn.Module):
         mixer: Mixer = "tri",
     ) -> None:
         super().__init__()
-        across = ScanOrder(axes=(*range(1, dims), 0))
-        orders = interleaved(slices) if slices else (FORWARD, BACKWARD, across)
+        orders = interleaved(slices) if slices else orders_of("tri", dims)
         self.norm = nn.LayerNorm(width)
         self.mamba: nn.Module
         # The published block by itself, so that weights have the published names.
@@ -220,7 +219,7 @@ class Decoder(SkipStages):
         super().__init__(
             topology,
             partial(transposed_conv, bias=False),
-            lambda before, after, kernel, _: ResBlock(before, after, kernel),
+            lambda before, after, kernel, *_: ResBlock(before, after, kernel),
             (1,) * (len(features) - 1),
             deep_supervision=deep_supervision,
             checkpointing=checkpointing,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.errors import DataError
-from medmamba.networks._backbone import run
+from medmamba.networks._backbone import accumulate, run
 from medmamba.networks._blocks import (
     Counts,
     Upsample,
@@ -164,7 +164,7 @@ class UMamba(SegmentationNetwork):
             out_channels,
             topology,
             Upsample,
-            _residual_stage,
+            residual_stage,
             decoder,
             joins_finest=topology.dims == 3,  # the authors' 2D networks have no skip connection at full resolution
             deep_supervision=deep_supervision,
@@ -195,10 +195,6 @@ class UMamba(SegmentationNetwork):
         return [*maps, run(self.mamba_layer, coarsest, checkpointing=self.checkpointing)]
 
 
-def _residual_stage(in_channels: int, out_channels: int, kernel: Sequence[int], count: int) -> nn.Module:
-    return residual_stage(in_channels, out_channels, kernel, None, count)
-
-
 def shallower(counts: Sequence[int], stages: int) -> tuple[int, ...]:
     """Numbers of blocks as the authors' code builds them from those of the plan: one each in the coarser half.
 
@@ -227,7 +223,7 @@ def _layer_at(stage: int, topology: Topology, mixer: Mixer) -> MambaLayer | None
     stages = len(topology.features)
     if topology.dims == 2 and stage % 2 == stages % 2:
         return None  # in 2D only the last stage and every second one before it
-    strides = [math.prod(row[axis] for row in topology.strides[: stage + 1]) for axis in range(topology.dims)]
+    strides = accumulate(topology.strides)[stage]
     voxels = math.prod(size // stride for size, stride in zip(topology.patch_size, strides, strict=True))
     if voxels <= topology.features[stage]:
         return MambaLayer(voxels, topology.dims, channel_tokens=True, mixer=mixer)

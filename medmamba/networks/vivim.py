@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.errors import UsageError
-from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, interleaved
+from medmamba.kernels import interleaved
 from medmamba.networks import _segformer as segformer
 from medmamba.networks._backbone import accumulate, channels_first, check_least, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
-from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
+from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer, orders_of
 from medmamba.networks._registry import register
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.plans.plan import Topology
@@ -62,7 +62,7 @@ class MambaLayer(nn.Module):
         mixer: Mixer = "tri",
     ) -> None:
         super().__init__()
-        orders = interleaved(pieces) if pieces else (FORWARD, BACKWARD, ScanOrder(axes=(1, 2, 0)))
+        orders = interleaved(pieces) if pieces else orders_of("tri", 3)
         self.mamba: nn.Module | None = None
         if mixer != "none":
             self.norm1 = nn.LayerNorm(width)

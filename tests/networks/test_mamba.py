@@ -35,7 +35,7 @@ def test_steps_after_a_prompt_give_what_the_whole_sequence_gives(options: dict[s
         output, state = block.prefill(x[:, :prompt])
         outputs = [output]
         for token in x[:, prompt:].split(1, dim=1):
-            output, state = block.step(token, state)
+            output, state = block.prefill(token, state)
             outputs.append(output)
     torch.testing.assert_close(torch.cat(outputs, dim=1), whole)
 
@@ -120,7 +120,7 @@ def test_golden_mamba_block_steps_continue_the_sequence(path: Path) -> None:
         check(state.ssm, "output/ssm_state_prefill")
         outputs = []
         for index, token in enumerate(file.tensors["input/steps"].split(1, dim=1)):
-            output, state = block.step(token, state)
+            output, state = block.prefill(token, state)
             outputs.append(output)
             check(state.conv, f"output/conv_state_step{index}")
             check(state.ssm, f"output/ssm_state_step{index}")
