@@ -115,6 +115,17 @@ def check_least(least: int, **values: float) -> None:
             raise UsageError(f"{name} must be at least {least}, got {value}")
 
 
+def check_row(rule: str, given: Any, count: int, least: int, *, may_lack: bool = True) -> None:
+    """Refuse an option that is no list of so many numbers, none too small; empty it may be, where it may lack.
+
+    Raises:
+        UsageError: with the rule and what is given.
+    """
+    is_row = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_row or ((given or not may_lack) and (len(given) != count or min(given) < least)):
+        raise UsageError(f"{rule}, but are {tuple(given) if is_row else repr(given)}")
+
+
 def check_dims(x: Tensor, channels: int, dims: int) -> None:
     """Refuse an input that is not (B, channels, *S) with ``dims`` spatial axes.
 

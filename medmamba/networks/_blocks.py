@@ -18,6 +18,8 @@ from medmamba.errors import DataError, UsageError
 CONVS = 2
 #: Negative slope of every LeakyReLU, here and in the initialisation that compensates for it.
 SLOPE = 0.01
+#: What reads and makes feature maps.
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 _CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -46,9 +48,11 @@ def conv(
     )
 
 
-def merging_conv(in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:
-    """Downsampling by exactly the stride, with bias: the counterpart of `transposed_conv`."""
-    return _CONV[len(stride)](in_channels, out_channels, tuple(stride), stride=tuple(stride))
+def merging_conv(
+    in_channels: int, out_channels: int, stride: Sequence[int], kernel: Sequence[int] | None = None
+) -> nn.Module:
+    """Convolution with bias that does not pad; without a kernel of its own the counterpart of `transposed_conv`."""
+    return _CONV[len(stride)](in_channels, out_channels, tuple(kernel or stride), stride=tuple(stride))
 
 
 def pointwise(
@@ -204,7 +208,7 @@ def initialise(module: nn.Module) -> None:
 
     For ``network.apply``; linear layers, 1D convolutions and everything inside a Mamba block keep their own.
     """
-    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+    if isinstance(module, CONVOLUTIONS):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -138,7 +138,7 @@ class UNetDecoder(SkipDecoder):
         super().__init__(out_channels, topology, transposed_conv, plain_stage, counts, **options)
 
 
-def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+def enlarge(x: Tensor, like: Tensor) -> Tensor:
     """Linear interpolation to the size of another map."""
     return F.interpolate(x, like.shape[2:], mode=_LINEAR[x.dim() - 2], align_corners=False)
 
@@ -175,14 +175,14 @@ class UPerDecoder(nn.Module):
         """Maps of all levels, finest first, to logits (B, K, *S), or a list of them, finest first."""
         top = maps[-1]
         pool = _POOL[top.dim() - 2]
-        parts = [_enlarge(stage(pool(top, size)), top) for size, stage in zip(POOLS, self.pooled, strict=True)]
+        parts = [enlarge(stage(pool(top, size)), top) for size, stage in zip(POOLS, self.pooled, strict=True)]
         sums = [self._run(self.context, torch.cat([top, *parts], dim=1))]
         for lateral, x in zip(reversed(self.lateral), reversed(maps[:-1]), strict=True):
             y = self._run(lateral, x)
-            sums.append(y + _enlarge(sums[-1], y))
+            sums.append(y + enlarge(sums[-1], y))
         *levels, coarsest = reversed(sums)
         pyramid = [self._run(smooth, y) for smooth, y in zip(self.smooth, levels, strict=True)]
-        joined = torch.cat([pyramid[0], *(_enlarge(y, pyramid[0]) for y in (*pyramid[1:], coarsest))], dim=1)
+        joined = torch.cat([pyramid[0], *(enlarge(y, pyramid[0]) for y in (*pyramid[1:], coarsest))], dim=1)
         finest: Tensor = self.seg_layers[0](self._run(self.join, joined))
         if not self.deep_supervision:
             return finest

@@ -60,19 +60,17 @@ class TokenMixer(nn.Module):
     def __init__(self, name: Mixer, width: int, dims: int) -> None:
         super().__init__()
         check_mixer(name)
-        self.mamba = _mamba(name, width, dims)
+        self.mamba: nn.Module
+        if name in ("mamba", "moe"):
+            self.mamba = MambaBlock(width)
+        else:
+            self.mamba = GridMamba(width, orders_of(name, dims), mean=name == "bimamba")
         self.experts = _Experts(width) if name == "moe" else nn.Identity()
 
     def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         """(B, L, d) to (B, L, d), for tokens of a grid, last axis fastest."""
         mixed = self.mamba(x) if isinstance(self.mamba, MambaBlock) else self.mamba(x, grid)
         return cast(Tensor, self.experts(mixed))
-
-
-def _mamba(name: Mixer, width: int, dims: int) -> nn.Module:
-    if name in ("mamba", "moe"):
-        return MambaBlock(width)
-    return GridMamba(width, orders_of(name, dims), mean=name == "bimamba")
 
 
 class _Experts(nn.Module):

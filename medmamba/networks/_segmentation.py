@@ -10,21 +10,25 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from medmamba.networks._blocks import check_size
-
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from medmamba.networks._blocks import CONVOLUTIONS, check_size
+from medmamba.plans.plan import Topology
 
 
 class SegmentationNetwork(nn.Module):
     """A network from images (B, C, *S) to logits, whose ``decoder.deep_supervision`` says of which resolutions.
 
     The first convolution that a subclass registers is one that reads the image.
+
+    Args:
+        topology: shape of the network.
+        checkpointing: compute blocks again in the backward pass rather than keep their activations.
     """
 
     decoder: nn.Module
-    checkpointing: bool
-    #: Voxels of the input per voxel of the coarsest map, per axis.
-    _total_stride: Sequence[int]
+
+    def __init__(self, topology: Topology, checkpointing: bool) -> None:
+        super().__init__()
+        self.checkpointing, self._total_stride = checkpointing, topology.total_stride
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S), whose size the strides divide, to what the decoder reads: maps of all levels, finest first."""
@@ -56,7 +60,7 @@ class SegmentationNetwork(nn.Module):
         Raises:
             ValueError: if the network cannot take such an image.
         """
-        convolutions = [module for module in self.modules() if isinstance(module, _CONVOLUTIONS)]
+        convolutions = [module for module in self.modules() if isinstance(module, CONVOLUTIONS)]
         first = convolutions[0]
         dims = first.weight.dim() - 2
         if len(input_size) != dims:

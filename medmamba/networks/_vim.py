@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from medmamba.errors import UsageError
 from medmamba.kernels import bidirectional
 from medmamba.networks._backbone import DropPath, check_dims, check_least, drop_rates, run
+from medmamba.networks._blocks import merging_conv
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._ssm import GridMamba, StepStart
 from medmamba.networks.mamba import MambaBlock
 
-#: A convolution that does not pad: it makes the patches.
-_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _INTERPOLATION = {2: "bicubic", 3: "trilinear"}
 
 
@@ -44,6 +43,21 @@ OfWidth = Callable[[int], nn.Module]
 def token_places(kind: ClassTokens, patches: int) -> tuple[int, ...]:
     """Where in the sequence the class tokens stand, first to last."""
     return {"none": (), "middle": (patches // 2,), "first": (0,), "ends": (0, patches + 1)}[kind]
+
+
+def split_tokens(kind: ClassTokens, y: Tensor) -> tuple[Tensor, Tensor]:
+    """A stream (B, L, d) as patches and class tokens, (B, T, d) each."""
+    places = token_places(kind, y.shape[1] - len(token_places(kind, 0)))
+    parts = y.tensor_split([cut for place in places for cut in (place, place + 1)], dim=1)
+    return torch.cat(parts[::2], dim=1), torch.cat(parts[1::2] or (y[:, :0],), dim=1)
+
+
+def insert_tokens(kind: ClassTokens, patches: Tensor, tokens: Tensor) -> Tensor:
+    """The stream of patches and class tokens: the inverse of `split_tokens`."""
+    cuts = [place - before for before, place in enumerate(token_places(kind, patches.shape[1]))]
+    first, *others = patches.tensor_split(cuts, dim=1)
+    pairs = zip(tokens[:, :, None].unbind(1), others, strict=True)
+    return torch.cat([first, *(part for pair in pairs for part in pair)], dim=1)
 
 
 def make_norm(width: int, kind: VimNorm = "rms", eps: float = 1e-5) -> nn.Module:
@@ -136,13 +150,13 @@ class Column(nn.Module):
         super().__init__()
         self.in_channels, self.checkpointing, self.tokens = in_channels, checkpointing, tokens
         self.patch, self.stride = tuple(patch), tuple(stride)
-        if len(size) not in _CONV or not len(self.patch) == len(self.stride) == len(size):
+        if len(size) not in _INTERPOLATION or not len(self.patch) == len(self.stride) == len(size):
             raise ValueError(
                 f"Vim: size {tuple(size)}, patch {self.patch} and stride {self.stride} must all be 2D or 3D"
             )
         check_least(1, depth=depth, width=width)
         self.grid = self.grid_of(size)
-        self.patches = _CONV[len(size)](in_channels, width, self.patch, stride=self.stride)
+        self.patches = merging_conv(in_channels, width, self.stride, self.patch)
         count = len(token_places(tokens, math.prod(self.grid)))
         self.position = nn.Parameter(torch.empty(1, *self.grid, width)) if positions else None
         self.class_token = nn.Parameter(torch.empty(1, count, width)) if count else None
@@ -191,7 +205,7 @@ class Column(nn.Module):
             x = x + self._positions(self.position, grid).flatten(1, -2)
         if self.class_token is not None:
             token = self.class_token if self.class_position is None else self.class_token + self.class_position
-            x = self._insert(x, token.expand(x.shape[0], -1, -1))
+            x = insert_tokens(self.tokens, x, token.expand(x.shape[0], -1, -1))
         depth = len(self.blocks)
         taps = tuple(min(count, depth) for count in taps) or (depth,)
         streams = {0: x} if 0 in taps else {}
@@ -210,18 +224,7 @@ class Column(nn.Module):
 
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """A stream (B, L, d) as patches and class tokens, (B, T, d) each."""
-        count = 0 if self.class_token is None else self.class_token.shape[1]
-        places = token_places(self.tokens, y.shape[1] - count)
-        starts, ends = [0, *(place + 1 for place in places)], [*places, y.shape[1]]
-        patches = torch.cat([y[:, start:end] for start, end in zip(starts, ends, strict=True)], dim=1)
-        return patches, torch.cat([y[:, :0], *(y[:, place : place + 1] for place in places)], dim=1)
-
-    def _insert(self, patches: Tensor, tokens: Tensor) -> Tensor:
-        """The stream of patches (B, L, d) and class tokens (B, T, d)."""
-        ends = [place - index for index, place in enumerate(token_places(self.tokens, patches.shape[1]))]
-        starts = [0, *ends]
-        parts = [part for i, end in enumerate(ends) for part in (patches[:, starts[i] : end], tokens[:, i : i + 1])]
-        return torch.cat([*parts, patches[:, starts[-1] :]], dim=1)
+        return split_tokens(self.tokens, y)
 
     def _grid(self, x: Tensor) -> tuple[int, ...]:
         check_dims(x, self.in_channels, len(self.patch))

@@ -21,12 +21,8 @@ from torch import Tensor, nn
 from medmamba.errors import UsageError
 from medmamba.networks._backbone import check_dims, check_least, run
 from medmamba.networks._blocks import activation, check_size, conv, norm
-from medmamba.networks._mambamorph import (
-    CONV_LEVELS,
-    FeatureExtractor,
-    Trunk,
-    feature_conv,
-)
+from medmamba.networks._decoders import enlarge
+from medmamba.networks._mambamorph import CONV_LEVELS, FeatureExtractor, Trunk, feature_conv
 from medmamba.networks._registry import register
 from medmamba.plans.plan import Topology
 from medmamba.warp import integrate, warp
@@ -152,10 +148,8 @@ class MambaMorph(nn.Module):
         full, half = self.skips
         skips = [full(pair), half(self._pooled(pair)), *maps[:-1]]
         x = maps[-1]
-        mode = "bilinear" if x.dim() == 4 else "trilinear"
         for up, skip in zip(self.ups, reversed(skips), strict=True):
-            x = F.interpolate(x, size=skip.shape[2:], mode=mode)
-            x = run(up, torch.cat([x, skip], dim=1), checkpointing=self.checkpointing)
+            x = run(up, torch.cat([enlarge(x, skip), skip], dim=1), checkpointing=self.checkpointing)
         # Eight bits of a bfloat16 are too few for the place of a voxel, and the head's first weights too small for
         # float16.
         with torch.autocast(x.device.type, enabled=False):

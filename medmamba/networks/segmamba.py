@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medmamba.errors import UsageError
 from medmamba.kernels import interleaved
-from medmamba.networks._backbone import run
+from medmamba.networks._backbone import check_row, run
 from medmamba.networks._blocks import SLOPE, conv, merging_conv, norm, pointwise, transposed_conv
 from medmamba.networks._decoders import SkipStages
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer, orders_of
@@ -282,16 +281,12 @@ class SegMamba(SegmentationNetwork):
         mixer: Mixer = "tri",
         checkpointing: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(topology, checkpointing)
         check_mixer(mixer)
         features, stages = topology.features, len(topology.features) - 1
         for name, given, least in (("depths", depths, 0), ("slices", slices, 1)):
-            is_row = isinstance(given, Sequence) and not isinstance(given, str)
-            if not is_row or (given and (len(given) != stages or min(given) < least)):
-                raise UsageError(
-                    f"{name} must be {stages} numbers of at least {least}, one less than there are features "
-                    f"{features}, but are {tuple(given) if is_row else repr(given)}"
-                )
+            rule = f"{name} must be {stages} numbers of at least {least}, one less than there are features {features}"
+            check_row(rule, given, stages, least)
         self.trunk = Trunk(
             in_channels,
             topology,
@@ -307,8 +302,6 @@ class SegMamba(SegmentationNetwork):
             for source, width, kernel in zip(sources, features, topology.kernel_sizes, strict=True)
         )
         self.decoder = Decoder(out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing)
-        self.checkpointing = checkpointing
-        self._total_stride = topology.total_stride
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) to skips of all levels, finest first."""

@@ -150,8 +150,7 @@ class UMamba(SegmentationNetwork):
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
-        self.checkpointing = checkpointing
+        super().__init__(topology, checkpointing)
         check_mixer(mixer)
         stages = len(topology.features)
         encoder = block_counts("blocks", blocks, shallower((BLOCKS,) * stages, stages))
@@ -170,7 +169,6 @@ class UMamba(SegmentationNetwork):
             deep_supervision=deep_supervision,
             checkpointing=checkpointing,
         )
-        self._total_stride = topology.total_stride
         tied = any(getattr(layer, "channel_tokens", False) for layer in self.encoder.mamba_layers)
         self._only_size = topology.patch_size if tied else None
         self.apply(initialise)

@@ -53,8 +53,7 @@ class UNet(SegmentationNetwork):
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
-        self.checkpointing = checkpointing
+        super().__init__(topology, checkpointing)
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
         self.stem = residual_stage(in_channels, features[0], kernels[0], None, 1) if residual else nn.Identity()
         widths = [features[0] if residual else in_channels, *features]
@@ -70,7 +69,6 @@ class UNet(SegmentationNetwork):
             deep_supervision=deep_supervision,
             checkpointing=checkpointing,
         )
-        self._total_stride = topology.total_stride
         self.apply(initialise)
 
     def encode(self, x: Tensor) -> list[Tensor]:

@@ -182,7 +182,7 @@ class VimUNet(SegmentationNetwork):
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(topology, checkpointing)
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
         self.pyramid = Pyramid(features, accumulate(strides))
         level = max(1, sum(max(row) <= patch for row in self.pyramid.strides) - 1)
@@ -216,7 +216,6 @@ class VimUNet(SegmentationNetwork):
         self.decoder = make_decoder(
             decoder, out_channels, topology, deep_supervision=deep_supervision, checkpointing=checkpointing
         )
-        self.checkpointing, self._total_stride = checkpointing, topology.total_stride
         for part in (self.image_stage, self.upsample_layers, self.coarse_stages, self.decoder):
             part.apply(initialise)
 

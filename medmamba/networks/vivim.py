@@ -15,10 +15,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medmamba.errors import UsageError
 from medmamba.kernels import interleaved
 from medmamba.networks import _segformer as segformer
-from medmamba.networks._backbone import accumulate, channels_first, check_least, draw_linear, drop_rates, run
+from medmamba.networks._backbone import accumulate, channels_first, check_least, check_row, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer, orders_of
 from medmamba.networks._registry import register
@@ -173,12 +172,8 @@ class Vivim(nn.Module):
         check_least(0, mamba_layers=mamba_layers, pieces=pieces)
         widths, strides = topology.features, topology.strides
         for name, given in (("depths", depths), ("heads", heads), ("reductions", reductions)):
-            is_row = isinstance(given, Sequence) and not isinstance(given, str)
-            if not is_row or ((given or name == "depths") and (len(given) != len(widths) or min(given) < 1)):
-                raise UsageError(
-                    f"{name} must be positive numbers, one for each of the {len(widths)} stages of the topology, but "
-                    f"are {tuple(given) if is_row else repr(given)}"
-                )
+            rule = f"{name} must be positive numbers, one for each of the {len(widths)} stages of the topology"
+            check_row(rule, given, len(widths), 1, may_lack=name != "depths")
         heads = heads or [max(1, width // HEAD_WIDTH) for width in widths]
         total = topology.total_stride
         coarser: Sequence[tuple[int, ...]] = [(factor, factor) for factor in reductions] or [

@@ -197,13 +197,12 @@ class VMambaUNet(SegmentationNetwork):
         checkpointing: bool = False,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(topology, checkpointing)
         check_mixer(mixer)
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
         check_least(1, conv_levels=conv_levels, depth=depth)
         first = min(conv_levels, len(features) - 1)
         self.pyramid = Pyramid(features, accumulate(strides))
-        self.checkpointing, self._total_stride = checkpointing, topology.total_stride
         self.conv_stages = nn.ModuleList(
             plain_stage(source, width, kernel, stride)
             for source, width, kernel, stride in zip(

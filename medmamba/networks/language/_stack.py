@@ -9,29 +9,18 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmamba.networks._backbone import run
+from medmamba.networks.experts import SwitchFeedForward
 from medmamba.networks.mamba import MambaBlock, MambaState
 
 #: "rms": `torch.nn.RMSNorm`; "layer": layer norm with weight and bias; "rms_bias": RMS norm with a bias, too.
 NormKind = Literal["rms", "layer", "rms_bias"]
-
-
-class FeedForward(Protocol):
-    """A layer between Mamba blocks that mixes channels only, and is wanted in balance, such as `SwitchFeedForward`."""
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L, d) to (B, L, d), and how far the layer is out of balance, a scalar."""
-        ...
-
-    def serve_all(self, x: Tensor) -> Tensor:
-        """(B, L, d) to (B, L, d), each token's answer independent of all other tokens."""
-        ...
 
 
 class Norm(nn.Module):
@@ -73,7 +62,7 @@ class ResidualLayer(nn.Module):
         self.norm, self.mixer = norm, mixer
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, L, d) to (B, L, d), from a `FeedForward` with how far it is out of balance."""
+        """(B, L, d) to (B, L, d), from a `SwitchFeedForward` with how far it is out of balance."""
         return cast("Tensor | tuple[Tensor, Tensor]", self.mixer(self.norm(x)))
 
 
@@ -89,7 +78,7 @@ class MambaStack(nn.Module):
         norm: of each layer.
         eps: of the norms.
         block: makes a Mamba block of width d; ``partial(MambaBlock, d_state=8)`` for another than the usual one.
-        feed_forward: makes a `FeedForward` layer of width d; None: Mamba blocks only.
+        feed_forward: makes a layer of experts of width d; None: Mamba blocks only.
         float32_residual: add in float32 even if the weights are of 16 bits; deep stacks drift otherwise.
         checkpointing: compute layers a second time in the backward pass instead of keeping their insides.
     """
@@ -102,7 +91,7 @@ class MambaStack(nn.Module):
         norm: NormKind = "rms",
         eps: float = 1e-5,
         block: Callable[[int], MambaBlock] = MambaBlock,
-        feed_forward: Callable[[int], nn.Module] | None = None,
+        feed_forward: Callable[[int], SwitchFeedForward] | None = None,
         float32_residual: bool = True,
         checkpointing: bool = False,
     ) -> None:
@@ -141,7 +130,7 @@ class MambaStack(nn.Module):
                 y, state = layer.mixer.prefill(layer.norm(x), None if states is None else states[len(after)])
                 after.append(state)
             else:
-                y = cast(FeedForward, layer.mixer).serve_all(layer.norm(x))
+                y = cast(SwitchFeedForward, layer.mixer).serve_all(layer.norm(x))
             x = x + y
         return x, tuple(after)
 

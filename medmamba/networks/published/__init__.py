@@ -1,6 +1,6 @@
 """Networks with published weights: from the original's arguments and state dict to a module of ours.
 
-A system is one file beside this one and one line in `SYSTEMS`.
+A system is one file beside this one, with a table of its modules, and one word below.
 """
 
 from __future__ import annotations
@@ -26,34 +26,13 @@ from medmamba.networks.published import (
 from medmamba.networks.published._blocks import says
 from medmamba.networks.published._system import Family, System, UpstreamError, load
 
-__all__ = ["FAMILIES", "SYSTEMS", "Family", "System", "UpstreamError", "find_system", "from_upstream", "says"]
+__all__ = ["FAMILIES", "SYSTEMS", "Family", "System", "UpstreamError", "from_upstream", "says"]
 
+_FILES = (unet, umamba, mamba, mambabyte, moe_mamba, mambamorph, segmamba, vivim, vim, vmamba)
 #: What can be loaded.
-SYSTEMS: dict[str, System] = {
-    **unet.SYSTEMS,
-    **umamba.SYSTEMS,
-    **mamba.SYSTEMS,
-    **mambabyte.SYSTEMS,
-    **moe_mamba.SYSTEMS,
-    **mambamorph.SYSTEMS,
-    **segmamba.SYSTEMS,
-    **vivim.SYSTEMS,
-    **vim.SYSTEMS,
-    **vmamba.SYSTEMS,
-}
+SYSTEMS: dict[str, System] = {name: system for file in _FILES for name, system in file.SYSTEMS.items()}
 #: Names for several systems at once, which the weights tell apart.
 FAMILIES: dict[str, Family] = {"umamba": umamba.FAMILY, "mamba": mamba.FAMILY, "mambamorph": mambamorph.FAMILY}
-
-
-def find_system(name: str) -> System:
-    """A system by its name.
-
-    Raises:
-        UsageError: if there is none, naming those there are.
-    """
-    if name not in SYSTEMS:
-        raise UsageError(f"no weights of {name!r} are known; choose one of {', '.join(SYSTEMS)}")
-    return SYSTEMS[name]
 
 
 def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -81,7 +60,9 @@ def from_upstream(system: str, config: Mapping[str, Any], state_dict: Mapping[st
         >>> block = MambaBlock(8)
         >>> network = from_upstream("mamba", {"d_model": 8}, block.state_dict())
     """
-    known = find_system(system)
+    if system not in SYSTEMS:
+        raise UsageError(f"no weights of {system!r} are known; choose one of {', '.join(SYSTEMS)}")
+    known = SYSTEMS[system]
     config = known.translate(config)
     known.check(system, config)
     try:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medmamba.kernels import FORWARD, bidirectional
 from medmamba.networks._ssm import GridMamba
-from medmamba.networks._vim import ClassTokens, Column, token_places
+from medmamba.networks._vim import ClassTokens, Column, insert_tokens, split_tokens, token_places
 from medmamba.networks.published._blocks import (
     BLOCK,
     PLACE,
@@ -126,20 +126,14 @@ def _fit_positions(config: Config, state_dict: Weights) -> tuple[Config, Weights
             f"pos_embed has {count} positions of patches, and an img_size of {list(size)} has {math.prod(grid)}; of a "
             "grid that is not square, img_size must be the one that the weights were trained for"
         )
-    places = token_places(tokens, count)
     log.warning(
         "positions of %d x %d patches are interpolated to %d x %d, for img_size %s, patch_size %s and stride %s",
         *(side, side, *grid, list(size), list(patch), list(stride)),
     )
-    kept = positions[:, list(places)]
-    learned = positions[:, [place for place in range(positions.shape[1]) if place not in places]]
+    learned, kept = split_tokens(tokens, positions)
     maps = learned.mT.unflatten(2, (side, side)).float()
     resized = F.interpolate(maps, grid, mode="bicubic", align_corners=False).flatten(2).mT.to(positions.dtype)
-    places = token_places(tokens, resized.shape[1])
-    whole = resized.new_empty(1, resized.shape[1] + len(places), resized.shape[2])
-    whole[:, list(places)] = kept
-    whole[:, [place for place in range(whole.shape[1]) if place not in places]] = resized
-    return config, {**state_dict, "pos_embed": whole}
+    return config, {**state_dict, "pos_embed": insert_tokens(tokens, resized, kept)}
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -259,9 +253,10 @@ SYSTEMS = {
             rate="drop_path_rate",
         ),
         # These two count for if_rope; what concerns fusion and residuals changes the rounding of 16 bits only.
-        knows=arguments(any="ft_seq_len pt_hw_seq_len initializer_cfg fused_add_norm residual_in_fp32")
-        | arguments(any="flip_img_sequences_ratio")
-        | PLACE,
+        knows=PLACE
+        | arguments(
+            any="ft_seq_len pt_hw_seq_len initializer_cfg fused_add_norm residual_in_fp32 flip_img_sequences_ratio"
+        ),
         only={"if_rope": False, "if_rope_residual": False, "if_bidirectional": False, "drop_rate": 0.0},
         marks=(r"patch_embed\.proj\.weight", r"layers\.0\.mixer\.A(_b)?_log"),
         tell=_tell,
