@@ -59,7 +59,7 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
             dataset.json is not there is taken from the checkpoint.
         output: becomes the folder of our plan, with a run folder for each fold.
         overwrite: replace all folds that are there.
-        trust_pickle: see `medmamba.exchange.pretrained.read_checkpoint`.
+        trust_pickle: see `medmamba.exchange.weight_files.read_checkpoint`.
 
     Returns:
         The runs, one for each fold.

@@ -26,8 +26,6 @@ from medmamba.networks.published import FAMILIES, SYSTEMS, UpstreamError, from_u
 from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.training.weights import write_tensors
 
-__all__ = ("CheckpointError", "Description", "find_weights", "import_weights", "load", "read_checkpoint", "system_of")
-
 log = logging.getLogger(__name__)
 
 

@@ -133,17 +133,14 @@ def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tu
     tensors = {
         key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         for key, value in content.items()
-        if isinstance(key, str) and (isinstance(value, Tensor) or _is_array(value))
+        if isinstance(key, str)
+        and (isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind == "f"))
     }
     if tensors:
         yield place, _unwrapped(tensors)
     for key, value in content.items():
         yield from _state_dicts(value, (*place, str(key)))
     yield from _nameless(content, place)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
 def _nameless(
@@ -178,7 +175,6 @@ def _weights_of(system: str, places: Mapping[tuple[str, ...], dict[str, Tensor]]
         for prefix in places_in:
             within = any(whole != prefix and prefix.startswith(whole) for whole in wholes)
             own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            own = {key: tensor for key, tensor in own.items() if not _COUNTERS.fullmatch(key)}
             known = tuple(place for place in places_in if place)
             others = tuple(
                 key
@@ -186,7 +182,9 @@ def _weights_of(system: str, places: Mapping[tuple[str, ...], dict[str, Tensor]]
                 if _LOSSES.fullmatch(key.removeprefix(prefix))
                 or not (key.startswith((prefix, *known)) or _COUNTERS.fullmatch(key))
             )
-            own = {key: tensor for key, tensor in own.items() if not _LOSSES.fullmatch(key)}
+            own = {
+                key: tensor for key, tensor in own.items() if not (_COUNTERS.fullmatch(key) or _LOSSES.fullmatch(key))
+            }
             steps = (*place, *(part for part in prefix.split(".") if part))
             weights = Found(steps, system, own, looks_like(tensors) if within else None, others)
             if not any(_same(weights.tensors, other.tensors) for other in found):
@@ -223,16 +221,12 @@ def _chosen(found: Sequence[Found], family: str, where: Path) -> Found:
         )
     averaged = [weights for weights in first if weights.averaged]
     others = [weights for weights in first if not weights.averaged and not weights.current]
-    if len(averaged) == 1 and len(others) <= 1:
-        chosen = averaged[0]
-    elif not averaged and len(others) == 1:
-        chosen = others[0]
-    elif len(first) == 1:
-        chosen = first[0]
-    else:
+    best = averaged or others or first
+    if len(best) > 1 or (averaged and len(others) > 1):
         raise CheckpointError(
             f"{where} holds several weights of {family}: {_list(first)}; choose one with --entry NAME"
         )
+    chosen = best[0]
     if rest := [weights for weights in first if weights is not chosen]:
         log.warning(
             "%s holds several weights; taken are %s%s. --entry chooses others: %s",

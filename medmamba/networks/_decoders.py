@@ -16,7 +16,6 @@ from medmamba.errors import UsageError
 from medmamba.networks._backbone import run
 from medmamba.networks._blocks import (
     CONVS,
-    ConvNorm,
     Counts,
     activation,
     block_counts,
@@ -161,14 +160,10 @@ class UPerDecoder(nn.Module):
         *finer, coarsest = topology.features
         # Without norms: a map of one voxel has no variance.
         self.pooled = nn.ModuleList(nn.Sequential(pointwise(coarsest, width, dims), activation()) for _ in POOLS)
-        self.context = nn.Sequential(ConvNorm(coarsest + len(POOLS) * width, width, kernels[-1]), activation())
-        self.lateral = nn.ModuleList(
-            nn.Sequential(ConvNorm(channels, width, (1,) * dims), activation()) for channels in finer
-        )
-        self.smooth = nn.ModuleList(
-            nn.Sequential(ConvNorm(width, width, kernel), activation()) for kernel in kernels[:-1]
-        )
-        self.join = nn.Sequential(ConvNorm(len(kernels) * width, width, kernels[0]), activation())
+        self.context = plain_stage(coarsest + len(POOLS) * width, width, kernels[-1], convs=1)
+        self.lateral = nn.ModuleList(plain_stage(channels, width, (1,) * dims, convs=1) for channels in finer)
+        self.smooth = nn.ModuleList(plain_stage(width, width, kernel, convs=1) for kernel in kernels[:-1])
+        self.join = plain_stage(len(kernels) * width, width, kernels[0], convs=1)
         self.seg_layers = nn.ModuleList(pointwise(width, out_channels, dims) for _ in finer)
 
     def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:

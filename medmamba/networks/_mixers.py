@@ -69,8 +69,7 @@ class TokenMixer(nn.Module):
 
     def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         """(B, L, d) to (B, L, d), for tokens of a grid, last axis fastest."""
-        mixed = self.mamba(x) if isinstance(self.mamba, MambaBlock) else self.mamba(x, grid)
-        return cast(Tensor, self.experts(mixed))
+        return cast(Tensor, self.experts(self.mamba(x, grid)))
 
 
 class _Experts(nn.Module):

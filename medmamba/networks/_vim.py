@@ -220,11 +220,7 @@ class Column(nn.Module):
     def maps(self, x: Tensor, taps: Sequence[int] = ()) -> list[Tensor]:
         """As `forward`, without the class tokens and as maps (B, d, *P)."""
         grid = self._grid(x)
-        return [self.split(y)[0].mT.unflatten(2, grid) for y in self(x, taps)]
-
-    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """A stream (B, L, d) as patches and class tokens, (B, T, d) each."""
-        return split_tokens(self.tokens, y)
+        return [split_tokens(self.tokens, y)[0].mT.unflatten(2, grid) for y in self(x, taps)]
 
     def _grid(self, x: Tensor) -> tuple[int, ...]:
         check_dims(x, self.in_channels, len(self.patch))

@@ -10,7 +10,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -98,8 +98,8 @@ class MambaBlock(KeepsFloat32):
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
         self.mark()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) to (B, L, d)."""
+    def forward(self, x: Tensor, grid: Sequence[int] = ()) -> Tensor:
+        """(B, L, d) to (B, L, d); the grid that the tokens are of, which other mixers need, changes nothing."""
         return self.prefill(x)[0]
 
     def prefill(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:

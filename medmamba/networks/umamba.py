@@ -19,13 +19,7 @@ from torch import Tensor, nn
 
 from medmamba.errors import DataError
 from medmamba.networks._backbone import accumulate, run
-from medmamba.networks._blocks import (
-    Counts,
-    Upsample,
-    block_counts,
-    initialise,
-    residual_stage,
-)
+from medmamba.networks._blocks import Counts, Upsample, block_counts, initialise, residual_stage
 from medmamba.networks._decoders import SkipDecoder
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer
 from medmamba.networks._registry import register
@@ -66,8 +60,7 @@ class MambaLayer(nn.Module):
             flat = x.to(self.norm.weight.dtype).flatten(2)
             tokens = flat if self.channel_tokens else flat.transpose(1, 2)
             grid = (tokens.shape[1],) if self.channel_tokens else x.shape[2:]
-            given = self.norm(tokens)
-            mixed = self.mamba(given) if isinstance(self.mamba, MambaBlock) else self.mamba(given, grid)
+            mixed = self.mamba(self.norm(tokens), grid)
             return cast(Tensor, (mixed if self.channel_tokens else mixed.transpose(1, 2)).reshape(x.shape))
 
 
@@ -93,8 +86,9 @@ class Encoder(nn.Module):
             for stage, count in enumerate(blocks)
         )
         has_layers = placement == "encoder" and mixer != "none"
-        layers = [_layer_at(stage, topology, mixer) if has_layers else None for stage in range(len(blocks))]
-        self.mamba_layers = nn.ModuleList(layer if layer is not None else nn.Identity() for layer in layers)
+        self.mamba_layers = nn.ModuleList(
+            _layer_at(stage, topology, mixer) if has_layers else nn.Identity() for stage in range(len(blocks))
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C_in, *S) to the feature maps of all stages, finest first."""
@@ -216,11 +210,11 @@ def block_options(network: UMamba) -> dict[str, list[int]]:
     }
 
 
-def _layer_at(stage: int, topology: Topology, mixer: Mixer) -> MambaLayer | None:
-    """U-Mamba Enc's Mamba layer after a stage, None where it has none."""
+def _layer_at(stage: int, topology: Topology, mixer: Mixer) -> nn.Module:
+    """U-Mamba Enc's Mamba layer after a stage, which in 2D not all have."""
     stages = len(topology.features)
     if topology.dims == 2 and stage % 2 == stages % 2:
-        return None  # in 2D only the last stage and every second one before it
+        return nn.Identity()  # in 2D only the last stage and every second one before it
     strides = accumulate(topology.strides)[stage]
     voxels = math.prod(size // stride for size, stride in zip(topology.patch_size, strides, strict=True))
     if voxels <= topology.features[stage]:

@@ -21,7 +21,7 @@ from medmamba.networks._mixers import Mixer
 from medmamba.networks._registry import register
 from medmamba.networks._segmentation import SegmentationNetwork
 from medmamba.networks._ssm import StepStart
-from medmamba.networks._vim import ClassTokens, Column, OfWidth, VimNorm, make_norm, mixer_of
+from medmamba.networks._vim import ClassTokens, Column, OfWidth, VimNorm, make_norm, mixer_of, split_tokens
 from medmamba.plans.plan import Topology
 
 #: What the logits are read from. "class_token": a token in the middle of the sequence; "first_token": a token before
@@ -123,7 +123,7 @@ class Vim(nn.Module):
         """(B, C, *S) to (B, d), or with a pooling of "max" or "all" to (B, L, d): what the head reads."""
         tokens = cast(Tensor, self.norm(self.column(x)[0]))
         if self.pooling in TOKENS:
-            return self.column.split(tokens)[1].mean(1)
+            return split_tokens(self.column.tokens, tokens)[1].mean(1)
         if self.pooling == "last":
             return tokens[:, -1]
         return tokens.mean(1) if self.pooling == "mean" else tokens

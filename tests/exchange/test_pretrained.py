@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medmamba.exchange.pretrained import CheckpointError, import_weights, load, system_of
+from medmamba.exchange.pretrained import import_weights, load, system_of
+from medmamba.exchange.weight_files import CheckpointError
 from medmamba.networks import UpstreamError, from_upstream
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.published import SYSTEMS

@@ -177,7 +177,7 @@ def _positions(column: Column, positions: Tensor) -> dict[str, Tensor]:
     if column.class_token is None:
         patches, ours = positions, {}
     else:
-        patches, own = column.split(positions)
+        patches, own = split_tokens(column.tokens, positions)
         ours = {"column.class_position": own}
     if patches.shape[1] == math.prod(column.grid):
         patches = patches.unflatten(1, column.grid)
