@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from torch import Tensor
@@ -75,8 +76,9 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
     folder = _model_folder(path)
     folds = _folds(path, folder, trust_pickle)
     _check_output(output, overwrite, path)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True) as scratch:
+        temporary = Path(scratch)
         for fold in folds:
             _convert(fold, folder, temporary / f"fold_{fold.name}", trust_pickle)
         Run(temporary / f"fold_{folds[0].name}").plan.save(temporary / "plan.json")
@@ -86,8 +88,6 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
         for done in sorted(temporary.glob("fold_*")):
             os.replace(done, output / done.name)
         os.replace(temporary / "plan.json", output / "plan.json")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return [Run(output / f"fold_{fold.name}") for fold in folds]
 
 
@@ -187,7 +187,6 @@ def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> Non
             f"{fold.checkpoint} was trained by {trainer}, whose network is not known here; known are "
             f"{', '.join(TRAINERS)} and what their names begin"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     plan = plan_from_nnunet(
         _described(folder, content, target.parent),
         content["init_args"]["configuration"],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medmamba.errors import UsageError
+from medmamba.plans.plan import Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +141,15 @@ def check_dims(x: Tensor, channels: int, dims: int) -> None:
 def accumulate(strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Total stride at each level, per axis, from the strides between levels."""
     return tuple(tuple(map(math.prod, zip(*strides[: level + 1], strict=True))) for level in range(len(strides)))
+
+
+def topology_of(
+    patch: Sequence[int], strides: Sequence[Sequence[int]], kernels: Sequence[Sequence[int]], features: Sequence[int]
+) -> Topology:
+    """A topology from the lists of a configuration."""
+    return Topology(
+        patch_size=tuple(patch),
+        strides=tuple(map(tuple, strides)),
+        kernel_sizes=tuple(map(tuple, kernels)),
+        features=tuple(features),
+    )

@@ -14,15 +14,7 @@ from torch import Tensor, nn
 
 from medmamba.errors import UsageError
 from medmamba.networks._backbone import run
-from medmamba.networks._blocks import (
-    CONVS,
-    Counts,
-    activation,
-    block_counts,
-    plain_stage,
-    pointwise,
-    transposed_conv,
-)
+from medmamba.networks._blocks import CONVS, Counts, activation, block_counts, plain_stage, pointwise, transposed_conv
 from medmamba.plans.plan import Topology
 
 #: UPerNet looks at the coarsest map in so many parts along each axis.

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from medmamba.networks import _registry
-from medmamba.plans.plan import Topology
+from medmamba.networks._backbone import topology_of
 
 
 def build(
@@ -39,12 +39,7 @@ def build(
     Raises:
         UsageError: as `medmamba.networks.create`.
     """
-    topology = Topology(
-        patch_size=tuple(patch_size),
-        strides=tuple(tuple(row) for row in strides),
-        kernel_sizes=tuple(tuple(row) for row in kernel_sizes),
-        features=tuple(features_per_stage),
-    )
+    topology = topology_of(patch_size, strides, kernel_sizes, features_per_stage)
     made = _registry.create(network, input_channels, num_classes, topology, **(options or {}))
     made.decoder.deep_supervision = deep_supervision  # type: ignore[union-attr]  # every segmentation network's
     return made

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medmamba.errors import DataError
+from medmamba.networks._backbone import topology_of
 from medmamba.networks.published._names import Shapes
 from medmamba.plans.plan import Topology
 
@@ -239,18 +240,6 @@ def check_only(what: str, config: Config, only: Config) -> None:
         given = config.get(name, value)
         if (list(given) if isinstance(given, tuple) else given) != value:
             raise UpstreamError(f"only {what} with {name}={value!r} is known here, got {given!r}")
-
-
-def topology_of(
-    patch: Sequence[int], strides: Sequence[Sequence[int]], kernels: Sequence[Sequence[int]], features: Sequence[int]
-) -> Topology:
-    """A topology from the lists of a configuration."""
-    return Topology(
-        patch_size=tuple(patch),
-        strides=tuple(map(tuple, strides)),
-        kernel_sizes=tuple(map(tuple, kernels)),
-        features=tuple(features),
-    )
 
 
 def halving_topology(features: Sequence[int]) -> Topology:

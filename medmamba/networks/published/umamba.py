@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from medmamba.networks._backbone import topology_of
 from medmamba.networks.published._names import Shapes, without_aliases
 from medmamba.networks.published._system import (
     Config,
@@ -22,7 +23,6 @@ from medmamba.networks.published._system import (
     Weights,
     arguments,
     check_kinds,
-    topology_of,
 )
 from medmamba.networks.umamba import BLOCKS, Placement, UMamba, shallower
 

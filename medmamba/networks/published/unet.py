@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from medmamba.networks._backbone import accumulate
+from medmamba.networks._backbone import accumulate, topology_of
 from medmamba.networks._blocks import CONVS, SLOPE
 from medmamba.networks.published._names import Renaming, Shapes, renamed, without_aliases
-from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments, topology_of
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
 from medmamba.networks.unet import UNet
 
 #: Arguments that are classes, by those of nnU-Net's names: of two dimensions and of three.

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medmamba.networks._backbone import topology_of
 from medmamba.networks._segformer import EXPANSION
 from medmamba.networks.published import _blocks as blocks
 from medmamba.networks.published._names import Shapes, renamed, without_prefix
@@ -27,7 +28,6 @@ from medmamba.networks.published._system import (
     check_known,
     check_only,
     load,
-    topology_of,
 )
 from medmamba.networks.vivim import MambaLayer, Vivim, published_topology
 from medmamba.plans.plan import Topology
