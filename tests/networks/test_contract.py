@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medmamba import kernels, networks
-from medmamba.networks import _ssm, _vss, mamba
+from medmamba.networks import _ssm, mamba
 from medmamba.networks._ssm import KeepsFloat32
 from medmamba.plans.plan import Topology
 
@@ -323,7 +323,7 @@ def test_recurrences_get_float32_under_autocast(name: str, topology: Topology, m
 
         return run
 
-    for module, scan in ((_ssm, "multi_scan"), (_vss, "multi_scan"), (mamba, "selective_scan")):
+    for module, scan in ((_ssm, "multi_scan"), (mamba, "selective_scan")):
         monkeypatch.setattr(module, scan, watched(getattr(module, scan)))
     network = build(name, topology)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
