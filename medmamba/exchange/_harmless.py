@@ -40,7 +40,6 @@ _TABLES = (
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
 )
-_RECORDS = ("mmengine.logging.history_buffer.HistoryBuffer",)
 _DTYPES = (np.float64, np.float32, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_)
 
 #: For `torch.serialization.safe_globals`.
@@ -63,5 +62,5 @@ KNOWN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
     ),
     *((collections.OrderedDict, name) for name in _TABLES),
-    *((Record, name) for name in _RECORDS),
+    (Record, "mmengine.logging.history_buffer.HistoryBuffer"),
 ]

@@ -113,22 +113,18 @@ def _folds(path: Path, folder: Path, trust_pickle: bool) -> list[_Fold]:
     """The checkpoints that are asked for: of each fold the final one, else the best."""
     if path.is_file():
         best = path.name == _FILES["best"]
-        name = _fold_name(path.parent)
-        if not path.parent.name.startswith("fold_"):
+        name = path.parent.name.removeprefix("fold_")
+        if name == path.parent.name:
             name = str(_checked(path, trust_pickle)["init_args"].get("fold", "0"))
         return [_Fold(name=name, checkpoint=path, weights="best" if best else "final")]
     found = []
     for place in sorted(folder.glob("fold_*")) if path == folder else [path]:
         present = [(weights, place / name) for weights, name in _FILES.items() if (place / name).is_file()]
         if present:
-            found.append(_Fold(name=_fold_name(place), checkpoint=present[0][1], weights=present[0][0]))
+            found.append(_Fold(name=place.name.removeprefix("fold_"), checkpoint=present[0][1], weights=present[0][0]))
     if not found:
         raise FileNotFoundError(f"{path} has no {' or '.join(_FILES.values())} in any fold; copy one there")
     return found
-
-
-def _fold_name(folder: Path) -> str:
-    return folder.name.removeprefix("fold_")
 
 
 def _check_output(output: Path, overwrite: bool, source: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medmamba.case import some
 from medmamba.errors import UsageError
 from medmamba.exchange.weight_files import CheckpointError
 from medmamba.networks.published import FAMILIES, SYSTEMS
@@ -94,7 +95,7 @@ def find_weights(content: Any, where: Path, family: str, *, entry: str | None = 
         raise CheckpointError(f"{where} holds no weights of {family}: {_described(places, family)}")
     weights = _named(found, entry, where) if entry is not None else _chosen(found, family, where)
     if weights.others:
-        log.warning("%s: left out, as no part of %s: %s", where.name, family, _some(weights.others))
+        log.warning("%s: left out, as no part of %s: %s", where.name, family, some(weights.others, 8))
     return weights.tensors
 
 
@@ -131,7 +132,7 @@ def _state_dicts(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tu
     if not isinstance(content, Mapping) or len(place) > _DEEPEST:
         return
     tensors = {
-        key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        key: torch.as_tensor(value)
         for key, value in content.items()
         if isinstance(key, str)
         and (isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind == "f"))
@@ -175,16 +176,14 @@ def _weights_of(system: str, places: Mapping[tuple[str, ...], dict[str, Tensor]]
         for prefix in places_in:
             within = any(whole != prefix and prefix.startswith(whole) for whole in wholes)
             own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            known = tuple(place for place in places_in if place)
+            own = {key: own[key] for key in own if not (_COUNTERS.fullmatch(key) or _LOSSES.fullmatch(key))}
+            known = (prefix, *filter(None, places_in))
             others = tuple(
                 key
                 for key in tensors
                 if _LOSSES.fullmatch(key.removeprefix(prefix))
-                or not (key.startswith((prefix, *known)) or _COUNTERS.fullmatch(key))
+                or not (key.startswith(known) or _COUNTERS.fullmatch(key))
             )
-            own = {
-                key: tensor for key, tensor in own.items() if not (_COUNTERS.fullmatch(key) or _LOSSES.fullmatch(key))
-            }
             steps = (*place, *(part for part in prefix.split(".") if part))
             weights = Found(steps, system, own, looks_like(tensors) if within else None, others)
             if not any(_same(weights.tensors, other.tensors) for other in found):
@@ -239,17 +238,13 @@ def _chosen(found: Sequence[Found], family: str, where: Path) -> Found:
 
 
 def _list(found: Sequence[Found]) -> str:
-    return _some([weights.name or "(the top)" for weights in found])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return some([weights.name or "(the top)" for weights in found], 8)
 
 
 def _instead(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f" but a {type(content).__name__}"
-    return f"; it has {_some([str(key) for key in content]) or 'nothing'}"
+    return f"; it has {some([str(key) for key in content], 8) or 'nothing'}"
 
 
 def _described(places: Mapping[tuple[str, ...], dict[str, Tensor]], family: str) -> str:
@@ -262,7 +257,7 @@ def _described(places: Mapping[tuple[str, ...], dict[str, Tensor]], family: str)
     lacking = [" and ".join(map(_plain, each)) for each in marks]
     return (
         f"no tensor is called {', nor '.join(part for part in lacking if part)}; {'.'.join(place) or 'the file'} has "
-        f"{len(largest)} others: {_some(list(largest))}"
+        f"{len(largest)} others: {some(list(largest), 8)}"
     )
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from medmamba.case import some
 from medmamba.errors import DataError
 from medmamba.exchange import _harmless
 from medmamba.records import read_json
@@ -117,15 +118,15 @@ def _in_folder(folder: Path) -> Path:
     indices = [path for path in files if path.name.endswith(_INDEX)]
     alone = [path for path in files if path.name.endswith(_SUFFIXES) and not _BESIDE.match(path.name)]
     found = indices or [path for path in alone if not _part(path)]
+    names = some([path.name for path in found or alone], 6)
     if len(found) == 1:
         log.info("%s: weights from %s", folder, found[0].name)
         return found[0]
     if found:
-        raise CheckpointError(f"{folder} holds several checkpoints, {_names(found)}; give the path of one of them")
+        raise CheckpointError(f"{folder} holds several checkpoints, {names}; give the path of one of them")
     if alone:
         raise CheckpointError(
-            f"{folder} holds parts of weights, {_names(alone)}, but no index of them; fetch the file that ends in "
-            f"{_INDEX} too"
+            f"{folder} holds parts of weights, {names}, but no index of them; fetch the file that ends in {_INDEX} too"
         )
     if list(folder.glob("*.distcp")):
         raise CheckpointError(
@@ -134,14 +135,9 @@ def _in_folder(folder: Path) -> Path:
         )
     if list(folder.glob("zero_to_fp32.py")):
         raise CheckpointError(f"{folder} is of DeepSpeed; run its `python zero_to_fp32.py . FILE` and give that file")
-    below = sorted(path for path in folder.glob("*/*") if path.name.endswith(_SUFFIXES))
-    remedy = f"below it are {_names(below, folder)}" if below else "give the folder or file that has them"
+    below = [str(path.relative_to(folder)) for path in sorted(folder.glob("*/*")) if path.name.endswith(_SUFFIXES)]
+    remedy = f"below it are {some(below, 6)}" if below else "give the folder or file that has them"
     raise CheckpointError(f"{folder} holds no weights ({', '.join(_SUFFIXES)}, or an index of them); {remedy}")
-
-
-def _names(paths: list[Path], above: Path | None = None) -> str:
-    names = [str(path.relative_to(above)) if above else path.name for path in paths]
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _shard_files(index: Path) -> list[Path]:
@@ -181,7 +177,10 @@ def _read(path: Path, trust_pickle: bool) -> Any:
     if wrong := _wrong(path, head):
         raise CheckpointError(f"{path} is no checkpoint, but {wrong}")
     if int.from_bytes(head[:8], "little") < 1e8 and head[8:9] == b"{":
-        return _read_safetensors(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is no safetensors file, or is damaged ({error}); fetch it again") from error
     if head[:1] not in (b"P", b"\x80"):  # as archives and pickles begin
         kind = "safetensors file" if path.suffix == ".safetensors" else "checkpoint of PyTorch"
         raise CheckpointError(f"{path} is no {kind}, or is damaged: it begins with {head[:16]!r}; fetch it again")
@@ -225,13 +224,6 @@ def _wrong_archive(path: Path) -> str | None:
         return "a network of Keras; take the weights that PyTorch wrote"
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return f"a zip archive of {shown or 'nothing'}; unpack it and give the file of the weights"
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged ({error}); fetch it again") from error
 
 
 def _read_pytorch(path: Path, trust_pickle: bool) -> Any:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from medmamba.case import some
 from medmamba.kernels import interleaved
 from medmamba.networks._ssm import GridMamba
 from medmamba.networks.published._names import Shapes
-from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments, some
+from medmamba.networks.published._system import Config, System, UpstreamError, Weights, arguments
 
 #: Arguments of a block, and their values as its authors' constructor has them.
 BLOCK = arguments(count="d_state d_conv", number="expand", rank="dt_rank", truth="conv_bias bias")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medmamba.case import some
 from medmamba.errors import DataError
 from medmamba.networks._backbone import topology_of
 from medmamba.networks.published._names import Shapes
@@ -193,7 +194,8 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     missing, unexpected = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if missing or unexpected:
         raise UpstreamError(
-            f"the weights do not fit {type(network).__name__}: missing {some(missing)}; unexpected {some(unexpected)}"
+            f"the weights do not fit {type(network).__name__}: missing {some(missing) or 'none'}; "
+            f"unexpected {some(unexpected) or 'none'}"
         )
     other = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]]
     if other:
@@ -202,11 +204,6 @@ def load(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         )
     network.load_state_dict(dict(tensors))
     return network
-
-
-def some(keys: Sequence[str]) -> str:
-    """The first of so many names."""
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "") if keys else "none"
 
 
 def check_kinds(what: str, config: Config, kinds: Kinds) -> None:

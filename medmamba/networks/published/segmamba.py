@@ -45,10 +45,6 @@ def _make(config: Config, weights: Weights) -> tuple[SegMamba, Weights]:
     return network, renamed(blocks.grid_mamba(without_prefix(weights, "module."), blocks.THREE_ORDERS), names)
 
 
-def _make_gsc(config: Config, weights: Weights) -> tuple[GatedConv, Weights]:
-    return GatedConv(config["in_channles"], (3, 3, 3)), weights
-
-
 def _make_layer(config: Config, weights: Weights) -> tuple[MambaLayer, Weights]:
     layer = MambaLayer(config["dim"], 3, slices=config["num_slices"] or 0, **blocks.layer_options(config))
     return layer, blocks.grid_mamba(weights, blocks.THREE_ORDERS)
@@ -79,7 +75,7 @@ SYSTEMS = {
     ),
     "segmamba_gsc": System(
         what="GSC",
-        make=_make_gsc,
+        make=lambda config, weights: (GatedConv(config["in_channles"], (3, 3, 3)), weights),
         needs=arguments(count="in_channles"),  # spelt like that
         marks=(r"proj4\.weight",),
         tell=lambda shapes: {"in_channles": shapes.size(r"proj4\.weight", 0)},
