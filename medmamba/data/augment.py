@@ -11,7 +11,7 @@
 | gamma 0.7 to 1.5 of the inverted image, p 0.1 | RandAdjustContrast | gamma evenly in its range |
 | gamma 0.7 to 1.5, p 0.3 | RandAdjustContrast | gamma evenly in its range |
 | mirroring, p 0.5 per axis | RandFlip | none |
-| zero outside the non-zero region again | `MaskOutsided` | none |
+| zero outside the non-zero region again | at the end of `Augmentation` | none |
 
 Source: nnunetv2 2.8, ``nnUNetTrainer.get_training_transforms``.
 """
@@ -66,7 +66,7 @@ class Augmentation:
         #: Voxels that a patch must have for a rotation to find something in its corners.
         self.initial_patch: tuple[int, ...] = (patch[0], *larger) if flat else larger
         three = len(patch) == 3
-        masked = [index for index, channel in enumerate(plan.channels) if channel.use_mask]
+        self._masked = [index for index, channel in enumerate(plan.channels) if channel.use_mask]
         self._transforms = Compose(
             [
                 RandRotateScaled(patch, angle, in_plane=flat),
@@ -80,7 +80,6 @@ class Augmentation:
                 RandAdjustContrastd("image", prob=0.1, gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
                 RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), invert_image=False, retain_stats=True),
                 *(RandFlipd(("image", "label"), prob=0.5, spatial_axis=axis) for axis in settings.mirror_axes),
-                MaskOutsided(masked),
             ]
         )
 
@@ -93,16 +92,17 @@ class Augmentation:
             seed: below 2^32.
 
         Returns:
-            Image (C, *patch) and label (*patch).
+            Image (C, *patch), zero again outside the non-zero region in channels that were normalised inside it, and
+            label (*patch), `OUTSIDE` in it being background.
         """
         self._transforms.set_random_state(seed=seed)
         done = self._transforms({"image": image, "label": label[None]})
-        return _plain(done["image"]), _plain(done["label"])[0].to(label.dtype)
-
-
-def augmentation(plan: Plan) -> Augmentation:
-    """The plan's augmentation."""
-    return Augmentation(plan)
+        image, label = _plain(done["image"]), _plain(done["label"])[0].to(label.dtype)
+        outside = label == OUTSIDE
+        for channel in self._masked:
+            image[channel][outside] = 0.0
+        label[outside] = 0
+        return image, label
 
 
 class RandRotateScaled(RandomizableTransform, MapTransform):
@@ -156,24 +156,6 @@ class RandRotateScaled(RandomizableTransform, MapTransform):
             )
             done[key] = affine(done[key].float() if key == "label" else done[key])
         return done
-
-
-class MaskOutsided(MapTransform):
-    """Zero again outside the non-zero region, in channels that were normalised inside it; the region's mark goes."""
-
-    def __init__(self, channels: list[int]) -> None:
-        super().__init__(("image", "label"))
-        self.channels = channels
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Mask the image; `OUTSIDE` in the label becomes background."""
-        done = dict(data)
-        image, label = _plain(done["image"]), _plain(done["label"])
-        outside = label[0] == OUTSIDE
-        for channel in self.channels:
-            image[channel][outside] = 0.0
-        label[0][outside] = 0
-        return {**done, "image": image, "label": label}
 
 
 def _plain(tensor: Tensor) -> Tensor:

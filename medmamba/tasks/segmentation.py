@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medmamba import networks
 from medmamba.case import Case, Split
-from medmamba.data.augment import augmentation
+from medmamba.data.augment import Augmentation
 from medmamba.data.cache import Cache, prepare
 from medmamba.data.patches import Batch, PatchSampler, stream
 from medmamba.data.preprocess import Preprocessor, Trail
@@ -58,7 +58,7 @@ class Segmentation:
         sampler = PatchSampler(self.cache, getattr(self.split, part), self.plan)
         if part == "validation":
             return stream(sampler, start, workers=0)  # a few patches as they are: starting processes would take longer
-        return stream(sampler, start, augment=augmentation(self.plan), workers=self.workers)
+        return stream(sampler, start, augment=Augmentation(self.plan), workers=self.workers)
 
     def noise(self, size: int) -> Batch:
         """A batch to measure the time of a step with."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmamba.data.augment import Augmentation, RandRotateScaled, augmentation
+from medmamba.data.augment import Augmentation, RandRotateScaled
 from medmamba.data.preprocess import OUTSIDE
 from tests.data.factory import channel, make_plan
 
@@ -24,7 +24,7 @@ def patch(augment: Augmentation, seed: int = 0) -> tuple[torch.Tensor, torch.Ten
 
 @pytest.mark.parametrize("size", [SIZE, SIZE[1:]], ids=["3d", "2d"])
 def test_same_seed_same_result_whatever_was_before(size: tuple[int, ...]) -> None:
-    augment = augmentation(make_plan(patch=size, spacing=(1.0,) * len(size)))
+    augment = Augmentation(make_plan(patch=size, spacing=(1.0,) * len(size)))
     image, label = patch(augment)
     first = [augment(image, label, seed) for seed in range(20)]
     np.random.seed(3)
@@ -38,7 +38,7 @@ def test_same_seed_same_result_whatever_was_before(size: tuple[int, ...]) -> Non
 
 
 def test_input_is_left_alone_and_output_is_finite() -> None:
-    augment = augmentation(make_plan(patch=SIZE))
+    augment = Augmentation(make_plan(patch=SIZE))
     image, label = patch(augment)
     before = image.clone(), label.clone()
     for seed in range(60):
@@ -52,7 +52,7 @@ def test_input_is_left_alone_and_output_is_finite() -> None:
 
 
 def test_label_follows_the_image() -> None:
-    augment = augmentation(make_plan(patch=SIZE))
+    augment = Augmentation(make_plan(patch=SIZE))
     image, label = patch(augment)
     agreements = []
     for seed in range(40):
@@ -79,7 +79,7 @@ def test_rotation_and_scaling_have_nnunets_probabilities() -> None:
 
 def test_in_plane_augmentation_leaves_slices_apart() -> None:
     plan = make_plan(patch=SIZE, in_plane_augmentation=True, mirror_axes=())
-    augment = augmentation(plan)
+    augment = Augmentation(plan)
     assert augment.initial_patch[0] == SIZE[0]
     image = torch.arange(SIZE[0], dtype=torch.float32)[:, None, None].expand(augment.initial_patch)[None].contiguous()
     transform = RandRotateScaled(SIZE, 3.0, in_plane=True)
@@ -92,7 +92,7 @@ def test_in_plane_augmentation_leaves_slices_apart() -> None:
 
 def test_outside_stays_zero_in_masked_channels_and_leaves_the_label() -> None:
     plan = make_plan(patch=SIZE, channels=(channel(use_mask=True), channel()))
-    augment = augmentation(plan)
+    augment = Augmentation(plan)
     image = torch.ones(2, *augment.initial_patch)
     label = torch.full(augment.initial_patch, OUTSIDE, dtype=torch.int16)
     for seed in range(30):

@@ -22,7 +22,7 @@ import torch
 
 from medmamba import io
 from medmamba.case import Case
-from medmamba.data.augment import Augmentation, augmentation
+from medmamba.data.augment import Augmentation
 from medmamba.data.cache import prepare
 from medmamba.data.patches import Batch, PatchSampler, stream, usual_workers
 from medmamba.plans.plan import Plan
@@ -50,7 +50,7 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
 @pytest.mark.parametrize("plan", [PLAN, SLICES], ids=["3d", "2d"])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_batches_have_the_planned_size(cases: list[Case], tmp_path: Path, plan: Plan, augmented: bool) -> None:
-    augment = augmentation(plan) if augmented else None
+    augment = Augmentation(plan) if augmented else None
     batch = sampler(cases, tmp_path, plan).batch(0, augment)
     assert batch.image.shape == (4, 1, *plan.topology.patch_size)
     assert batch.label.shape == (4, *plan.topology.patch_size)
@@ -60,8 +60,8 @@ def test_batches_have_the_planned_size(cases: list[Case], tmp_path: Path, plan: 
 
 def test_any_number_of_processes_gives_the_same_batches(cases: list[Case], tmp_path: Path) -> None:
     source = sampler(cases, tmp_path)
-    alone = list(islice(stream(source, augment=augmentation(PLAN)), 5))
-    batches = stream(source, augment=augmentation(PLAN), workers=2)
+    alone = list(islice(stream(source, augment=Augmentation(PLAN)), 5))
+    batches = stream(source, augment=Augmentation(PLAN), workers=2)
     together = list(islice(batches, 5))
     assert_same(alone, together)
     assert len(multiprocessing.active_children()) == 2
@@ -150,8 +150,8 @@ def test_signals_to_all_processes_and_kill_leave_no_process_and_no_noise(cases: 
 
 def test_a_stream_that_starts_later_goes_on_where_the_first_was(cases: list[Case], tmp_path: Path) -> None:
     source = sampler(cases, tmp_path)
-    whole = list(islice(stream(source, augment=augmentation(PLAN)), 5))
-    rest = list(islice(stream(source, 3, augment=augmentation(PLAN)), 2))
+    whole = list(islice(stream(source, augment=Augmentation(PLAN)), 5))
+    rest = list(islice(stream(source, 3, augment=Augmentation(PLAN)), 2))
     assert_same(whole[3:], rest)
     assert not torch.equal(whole[0].image, whole[1].image)
 
@@ -208,7 +208,7 @@ def test_large_label_values_are_learned_as_small_ones_are(cases: list[Case], tmp
     plan = make_plan(labels=replace(ATLAS, ignore=None))
     large = sampler(cases, tmp_path / "large", plan)
     for step in range(4):
-        ours, theirs = (each.batch(step, augmentation(plan) if augmented else None) for each in (large, small))
+        ours, theirs = (each.batch(step, Augmentation(plan) if augmented else None) for each in (large, small))
         assert torch.equal(ours.image, theirs.image)
         assert torch.equal(ours.label, theirs.label)
     logits = torch.randn(4, 3, *PLAN.topology.patch_size)
