@@ -237,6 +237,17 @@ def all_done(cases: Sequence[C], outcomes: Sequence[R | Failure], what: str, *, 
     return [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
 
 
+@contextmanager
+def signals_held(*numbers: signal.Signals) -> Iterator[None]:
+    """Processes that are started here get these signals when they let them through; none is lost to this one."""
+    resource_tracker.ensure_running()  # which would let signals through again when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -326,19 +337,17 @@ def _hire(function: Callable[[C], R], hired: list[_Worker], workers: dict[Any, _
 @contextmanager
 def _as_workers_need_it() -> Iterator[None]:
     """What a process takes over from the one that starts it: no interrupts, which are ours, and one thread."""
-    resource_tracker.ensure_running()  # which would let interrupts through again when it starts
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
-        yield
+        with signals_held(signal.SIGINT):
+            yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _end_of(worker: _Worker) -> Failure:

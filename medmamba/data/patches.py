@@ -13,7 +13,6 @@ import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from medmamba.data.cache import ANNOTATED, Cache
 from medmamba.data.preprocess import OUTSIDE
+from medmamba.engines import signals_held
 from medmamba.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -198,20 +198,9 @@ def _drawn(steps: _Steps, workers: int) -> Generator[Batch, None, None]:
         multiprocessing_context="spawn",
         worker_init_fn=_expect_signals,
     )
-    with _signals_held():
+    with signals_held(*_STOPS):  # until `_expect_signals`
         batches = iter(loader)
     yield from batches
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Processes that are started here get no signal before `_expect_signals`, and none is lost to this one."""
-    resource_tracker.ensure_running()  # which would let signals through when it is started together with them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _expect_signals(worker: int) -> None:
