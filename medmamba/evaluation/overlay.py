@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import cc3d
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -157,7 +156,6 @@ def _draw(
     # About 11 inches for all views side by side, and room for the words.
     inches = 11 / sum(widths)
     figure = Figure(figsize=(11.6, len(channels) * height * inches + 1.25), facecolor="black")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(channels), len(widths), squeeze=False, width_ratios=widths)
     total = float(figure.get_figheight())
     figure.subplots_adjust(0.03, 0.85 / total, 0.99, 1 - 0.4 / total, wspace=0.02, hspace=0.02)
