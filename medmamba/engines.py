@@ -182,7 +182,7 @@ def suited(cases: int, *, at_most: int | None = None, case_bytes: float = 0.0) -
         case_bytes: memory that one case takes, as far as known.
     """
     free = available_bytes()
-    wanted = min(_processors(), MOST_WORKERS) if at_most is None else at_most
+    wanted = min(processors(), MOST_WORKERS) if at_most is None else at_most
     count = int(min(wanted, cases, free / (WORKER_BYTES + case_bytes)))
     if count <= 1:
         return Here()
@@ -248,7 +248,7 @@ def signals_held(*numbers: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -151,7 +151,7 @@ def test_small_work_stays_here_and_long_work_goes_on_in_processes(work: Any, mon
 
 
 def test_engine_follows_processors_cases_and_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_processors", lambda: 16)
+    monkeypatch.setattr(engines, "processors", lambda: 16)
     monkeypatch.setattr(engines, "available_bytes", lambda: 10e9)
     assert suited(100) == Gradual(8)
     assert suited(3) == Gradual(3)

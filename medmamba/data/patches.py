@@ -7,7 +7,6 @@ of processes, and see the same patches.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from medmamba.data.cache import ANNOTATED, Cache
 from medmamba.data.preprocess import OUTSIDE
-from medmamba.engines import signals_held
+from medmamba.engines import processors, signals_held
 from medmamba.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ def stream(
 
 def usual_workers(batch_bytes: float) -> int:
     """How many processes draw batches of this size ahead on this machine; what they drew waits in shared memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processors()
     room = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else math.inf  # containers may have very little
     return int(min(MOST_WORKERS, cores // 2, room / (BATCHES_EACH * batch_bytes))) if cores > 2 else 0
 
