@@ -6,16 +6,15 @@ import logging
 import shlex
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.errors import DataError, MedMambaError, UsageError
+from medmamba.errors import DataError, MedMambaError, StoppedError, UsageError
 from medmamba.files import in_words, is_full
 
 T = TypeVar("T")
@@ -39,6 +38,7 @@ class Exit(IntEnum):
 #: How a command ends with an error that is no fault of the program, by its kind; the first that fits counts.
 ENDS: dict[type[Exception] | type[KeyboardInterrupt], Exit] = {
     KeyboardInterrupt: Exit.INTERRUPTED,
+    StoppedError: Exit.INTERRUPTED,
     UsageError: Exit.USAGE,
     DataError: Exit.DATA,
     MemoryError: Exit.ENVIRONMENT,
@@ -59,12 +59,6 @@ def say(text: str, style: str | None = None, *, end: str = "\n") -> None:
 def note(text: str, style: str | None = "yellow") -> None:
     """A line beside the result, on standard error: a remark, unless the style says otherwise."""
     err.print(text, style=style, markup=False, highlight=False)
-
-
-def fail(message: str, code: Exit = Exit.DATA) -> NoReturn:
-    """Say what is wrong in one paragraph and leave."""
-    note(f"error: {message}", "red")
-    raise typer.Exit(code)
 
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medmamba.cli._console import err
+from medmamba.cli._console import err, note
 from medmamba.training.pace import KNOWN_AFTER, SideJob
 
 if TYPE_CHECKING:
@@ -67,18 +67,17 @@ class TrainingDisplay:
 
         self._trainer, self._curves = trainer, Curves(trainer.task.measures, past)
         settings = trainer.settings
-        err.print(
+        note(
             f"Training {self.title}: {trainer.schedule}, batches of {settings.batch_size}, learning rate "
             f"{settings.learning_rate:g}, momentum {settings.momentum:g}, {trainer.run.info.precision} on "
             f"{trainer.device}",
-            markup=False,
-            highlight=False,
+            None,
         )
 
         def request_stop(number: int, frame: Any) -> None:
             for stop in STOPS:
                 signal.signal(stop, signal.SIG_DFL)
-            err.print("stopping after this step; once more stops at once", style="yellow")
+            note("stopping after this step; once more stops at once")
             trainer.stop()
 
         for number in STOPS:
@@ -105,11 +104,10 @@ class TrainingDisplay:
         each_s = (now.elapsed_s - first.elapsed_s) / (now.step - first.step)
         left_s = (steps - now.step) * each_s
         if left_s > SHORT_S:
-            err.print(
+            note(
                 f"this machine needs about {_span(left_s)} for the {steps - now.step} steps left, {each_s:.2g} s each; "
                 "stopped with Ctrl-C, the same command goes on",
-                markup=False,
-                highlight=False,
+                None,
             )
 
     def on_epoch(self, report: EpochReport) -> None:
@@ -119,11 +117,10 @@ class TrainingDisplay:
         measures = self._trainer.task.measures
         self._score = _mean(measures[0].title, report.scores[measures[0].name])
         scores = "; ".join(f"{measure.title} {_each(report.scores[measure.name])}" for measure in measures)
-        err.print(
+        note(
             f"epoch {report.epoch}/{report.epochs}, step {report.step}, {report.elapsed_s:.0f} s: "
             f"loss {report.loss:.3f}, validation {report.validation_loss:.3f}, {scores}",
-            markup=False,
-            highlight=False,
+            None,
         )
         if self._picture.affordable:
             with self._picture.timed():

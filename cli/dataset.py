@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmamba.cli._console import Exit, out, track
+from medmamba.cli._console import Exit, say, track
 
 if TYPE_CHECKING:
     from medmamba.io.check import Finding
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look after data sets.", no_args_is_help=True)
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
-#: Cases with the same finding are named up to here, and counted beyond.
-_NAMED = 5
 
 
 @app.callback()
@@ -50,25 +48,26 @@ def check(
     else:
         _show(findings)
         summary = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in counts.items() if number)
-        out.print(_printable(f"{path}: {summary or 'no problems found'}"), markup=False, highlight=False)
+        say(_printable(f"{path}: {summary or 'no problems found'}"))
     if counts["error"] or (strict and counts["warning"]):
         raise typer.Exit(Exit.DATA)
 
 
 def _show(findings: list[Finding]) -> None:
     """One line for each thing that is wrong, however many cases have it."""
+    from medmamba.case import some
+
     same: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         same.setdefault((finding.severity, finding.rule, finding.message), []).append(finding)
     for (severity, rule, message), group in same.items():
         cases = [finding.case for finding in group if finding.case]
         if len(group) > 1 and cases:
-            more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
-            place = f"{len(cases)} cases ({', '.join(cases[:_NAMED])}{more})"
+            place = f"{len(cases)} cases ({some(cases)})"
         else:
             place = " ".join(filter(None, (group[0].case, f"({group[0].file})" if group[0].file else "")))
-        out.print(f"{severity} [{rule}] ", style=_STYLES[severity], end="", markup=False, highlight=False)
-        out.print(_printable(f"{place}: {message}" if place else message), markup=False, highlight=False)
+        say(f"{severity} [{rule}] ", _STYLES[severity], end="")
+        say(_printable(f"{place}: {message}" if place else message))
 
 
 def _printable(text: str) -> str:

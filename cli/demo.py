@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmamba.cli._console import Exit, fail, out, track
+from medmamba.cli._console import command, say, track
+from medmamba.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def demo(
     busy it is. Interrupted, the same command goes on.
     """
     if steps is not None and budget is not None:
-        fail("--steps and --budget both say how long to train; give one of them", Exit.USAGE)
+        raise UsageError("--steps and --budget both say how long to train; give one of them")
 
     from medmamba.demo.demo import STEPS, Demo
     from medmamba.io.places import check_output_folder
@@ -48,29 +48,27 @@ def demo(
     shown = Demo(folder=output, seed=seed, device=device, steps=steps or STEPS, budget=budget)
     _announce("inventing scans: brains with a tumour, in two modalities")
     shown.invent(track)
-    for command in shown.commands():
-        _announce(shlex.join(["medmamba", *command]))
-        _run(context, command)
-    out.print(f"\nPicture of a typical case: {shown.draw()}", markup=False, highlight=False)
-    out.print(
+    for words in shown.commands():
+        _announce(command(*words))
+        _run(context, words)
+    say(f"\nPicture of a typical case: {shown.draw()}")
+    say(
         "\nNow with your own data: put images into my_data/images and labels of the same names into my_data/labels, or "
         "take a data set in the layout of nnU-Net or the Medical Segmentation Decathlon. Then\n"
         "  medmamba dataset check my_data\n"
         "  medmamba plan my_data\n"
         "  medmamba train my_data --budget 12h\n"
-        "and see `medmamba --help` for the rest.",
-        markup=False,
-        highlight=False,
+        "and see `medmamba --help` for the rest."
     )
 
 
 def _announce(words: str) -> None:
-    out.print(f"\n> {words}", style="bold", markup=False, highlight=False)
+    say(f"\n> {words}", "bold")
 
 
-def _run(context: typer.Context, command: Sequence[str]) -> None:
+def _run(context: typer.Context, words: Sequence[str]) -> None:
     """Another command of the same program, exactly as if it had been typed."""
-    name, *arguments = command
+    name, *arguments = words
     program = context.find_root()
     with program.command.commands[name].make_context(name, arguments, parent=program) as inner:  # type: ignore[attr-defined]  # a group
         inner.command.invoke(inner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.cli._console import Exit, err, fail, out, track
+from medmamba.cli._console import Exit, note, out, say, track
+from medmamba.errors import UsageError
 
 if TYPE_CHECKING:
     from medmamba.evaluation.report import Report, Summary
@@ -92,6 +92,7 @@ def evaluate(
 
         medmamba evaluate mine.nii.gz theirs.nii.gz --json
     """
+    from medmamba.case import some
     from medmamba.evaluation.evaluate import evaluate as score
     from medmamba.evaluation.evaluate import find_labels, labels_in, labels_of, match_files
     from medmamba.evaluation.metrics import METRICS
@@ -101,7 +102,7 @@ def evaluate(
     names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
     unknown = [name for name in names if name not in METRICS]
     if unknown:
-        fail(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}", Exit.USAGE)
+        raise UsageError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}")
     folder = output or (prediction if prediction.is_dir() else prediction.parent)
     read = [reference, labels] if labels else [reference]
     check_output_folder(
@@ -128,14 +129,14 @@ def evaluate(
         typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
         show_report(report)
-        out.print(f"report {paths[0]}\ntable  {paths[1]}", markup=False, highlight=False)
+        say(f"report {paths[0]}\ntable  {paths[1]}")
     if matches.not_asked_for:
-        _note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
+        note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
     if len(matches.by_maker) > 1:
         most, *others = matches.by_maker
-        _note(
+        note(
             f"predictions of {len(matches.by_maker)} models or sets of options, as after cross-validation: {len(most)} "
-            f"of one, {_few([name for group in others for name in group])} of others; if that is not meant, repeat "
+            f"of one, {some([name for group in others for name in group])} of others; if that is not meant, repeat "
             "`medmamba predict` with one for all"
         )
     _complain(report)
@@ -155,19 +156,18 @@ def show_report(report: Report) -> None:
         )
         out.print()
     if all(summary.n < MINIMUM_FOR_INTERVAL for summary in report.summaries):
-        out.print("No intervals: they need at least five cases.", style="dim")
+        say("No intervals: they need at least five cases.", "dim")
     if any(summary.infinite for summary in report.summaries):
-        out.print(
+        say(
             "A distance is infinite where one segmentation lacks the structure. The mean beside such a count is over "
             "the finite values alone: compare models by the median, or by Dice or nsd_2mm, which give such a case 0.",
-            style="dim",
-            highlight=False,
+            "dim",
         )
     worst = report.worst(3)
     if len(report.cases) > len(worst) > 0:
         words = ", ".join(f"{case} ({_figure(value)})" for case, value in worst)
         title = METRICS[report.metrics[0]].title
-        out.print(f"worst in {title}: {words}", markup=False, highlight=False)
+        say(f"worst in {title}: {words}")
 
 
 def _table(metric: str, summaries: list[Summary]) -> Table:
@@ -214,27 +214,21 @@ def _figure(value: float) -> str:
 
 def _complain(report: Report) -> None:
     """What is wrong with single cases, on standard error."""
+    from medmamba.case import some
+
     without = report.without_prediction
     if without:
         fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
-        names = _few([case.id for case in without])
-        _note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
+        names = some([case.id for case in without])
+        note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
     for case in report.failed:
         if case.status == "failed":
-            _note(f"failed {case.id}: {case.notes[0]}")
-    remarks = [f"{case.id}: {note}" for case in report.cases if case.status == "scored" for note in case.notes]
+            note(f"failed {case.id}: {case.notes[0]}")
+    remarks = [f"{case.id}: {text}" for case in report.cases if case.status == "scored" for text in case.notes]
     for remark in remarks[:20]:
-        _note(remark)
+        note(remark)
     if len(remarks) > 20:
-        _note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
+        note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
     if report.extra_predictions:
-        names = _few(report.extra_predictions)
-        _note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _note(message: str) -> None:
-    err.print(message, style="yellow", markup=False, highlight=False)
+        names = some(report.extra_predictions)
+        note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")

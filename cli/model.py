@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medmamba.cli._console import Exit, fail, out
+from medmamba.cli._console import command, say
+from medmamba.errors import UsageError
 
 app = typer.Typer(help="Look after trained networks.", no_args_is_help=True)
 
@@ -94,29 +94,20 @@ def import_(
     inputs = [path for path in (checkpoint, config) if path is not None]
     if family == "umamba" and output.suffix != ".safetensors":
         check_output_folder(output, inputs=inputs)
-    else:
-        check_output_files([output, output.with_suffix(".json")], inputs=inputs)
-    try:
-        if family == "umamba" and output.suffix != ".safetensors":
-            if config is not None:
-                fail("--config goes with a .safetensors output; a model folder has its plans.json", Exit.USAGE)
-            if entry is not None:
-                fail("--entry goes with a .safetensors output; a fold has one set of weights", Exit.USAGE)
-            runs = import_model(checkpoint, output, overwrite=overwrite, trust_pickle=trust_pickle)
-            plan = runs[0].plan
-            folds = ", ".join(run.info.fold for run in runs)
-            out.print(f"{output}: {plan.network.name} {plan.configuration}, fold {folds}", markup=False)
-            out.print(f"Next: medmamba predict -i IMAGES -o SEGMENTATIONS -m {shlex.quote(str(output))}", markup=False)
-            return
-        network = import_weights(
-            family, checkpoint, output, config, entry=entry, overwrite=overwrite, trust_pickle=trust_pickle
-        )
-    except FileExistsError as error:
-        fail(str(error), Exit.USAGE)
-    except (ValueError, FileNotFoundError) as error:
-        fail(str(error))
-    count = sum(parameter.numel() for parameter in network.parameters())
-    out.print(f"{output}: {type(network).__name__}, {count} parameters", markup=False)
-    out.print(
-        f"Next, in Python: medmamba.exchange.pretrained.load(Path({str(output)!r}))", markup=False, highlight=False
+        if config is not None:
+            raise UsageError("--config goes with a .safetensors output; a model folder has its plans.json")
+        if entry is not None:
+            raise UsageError("--entry goes with a .safetensors output; a fold has one set of weights")
+        runs = import_model(checkpoint, output, overwrite=overwrite, trust_pickle=trust_pickle)
+        plan = runs[0].plan
+        folds = ", ".join(run.info.fold for run in runs)
+        say(f"{output}: {plan.network.name} {plan.configuration}, fold {folds}")
+        say(f"Next: {command('predict', '-i', 'IMAGES', '-o', 'SEGMENTATIONS', '-m', output)}")
+        return
+    check_output_files([output, output.with_suffix(".json")], inputs=inputs)
+    network = import_weights(
+        family, checkpoint, output, config, entry=entry, overwrite=overwrite, trust_pickle=trust_pickle
     )
+    count = sum(parameter.numel() for parameter in network.parameters())
+    say(f"{output}: {type(network).__name__}, {count} parameters")
+    say(f"Next, in Python: medmamba.exchange.pretrained.load(Path({str(output)!r}))")

@@ -6,10 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from medmamba.cli._console import out
+from medmamba.cli._console import out, table
 
 
 def networks(
@@ -27,11 +25,11 @@ def networks(
         keys = ("name", "task", "dims", "summary", "source", "options")
         out.print_json(json.dumps([{key: getattr(entry, key) for key in keys} for entry in entries]))
         return
-    table = Table("network", "for", "what it is")
+    rows = []
     for entry in entries:
         dims = ", ".join(f"{count}D" for count in entry.dims)
         options = ", ".join(f"{name}={value}" for name, value in entry.options.items())
         # Lines below each other, because a terminal of 80 columns is not wide enough for more than three columns.
         about = [entry.summary, f"options: {options}" if options else "", entry.source]
-        table.add_row(entry.name, f"{entry.task}\n{dims}", Text("\n".join(line for line in about if line)))
-    out.print(table)
+        rows.append((entry.name, f"{entry.task}\n{dims}", "\n".join(filter(None, about))))
+    out.print(table(("network", "for", "what it is"), rows))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medmamba.cli._console import Exit, err, fail, out, track
+from medmamba.cli._console import command, note, say, track
 from medmamba.cli._training import TrainingDisplay
+from medmamba.errors import UsageError
 
 if TYPE_CHECKING:
     from medmamba.plans.workspace import PlannedResult
@@ -85,20 +85,19 @@ def train(
         medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --data /new/place/Task04_Hippocampus
     """
     if steps is not None and budget is not None:
-        fail("--steps and --budget both say how long to train; give one of them", Exit.USAGE)
+        raise UsageError("--steps and --budget both say how long to train; give one of them")
     if data is not None and source.is_dir():
-        fail("--data is for a plan whose data set was moved; of a data set, give its folder alone", Exit.USAGE)
+        raise UsageError("--data is for a plan whose data set was moved; of a data set, give its folder alone")
     budget_s = None if budget is None else parse_time(budget)
 
     from medmamba.device import choose_device
     from medmamba.io import open_dataset
     from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.plan import Plan
-    from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset
+    from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset, run_folder
     from medmamba.training.fold import FoldRequest, overridden, task_of, train_fold
-    from medmamba.training.plot import plot_progress
+    from medmamba.training.plot import Curves
     from medmamba.training.run import Schedule
-    from medmamba.training.trainer import StoppedError
 
     if source.is_dir():
         dataset = open_dataset(source)
@@ -114,10 +113,10 @@ def train(
     if data is not None:
         plan = replace(plan, dataset_root=str(dataset.root))
         plan.save(plan_path)
-    folder = plan_path.parent / f"fold_{fold}"
+    folder = run_folder(plan_path.parent, fold)
     check_output_folder(folder.parent, inputs=places_of(dataset))
     if not resume and folder.exists():
-        out.print(f"The run that was here is now {_set_aside(folder)}", markup=False)
+        say(f"The run that was here is now {_set_aside(folder)}")
     request = FoldRequest(
         plan=overridden(plan, dict(_parse_override(text) for text in set_ or [])),
         dataset=dataset,
@@ -130,13 +129,10 @@ def train(
         workers=workers,
     )
     with TrainingDisplay(f"{plan.network.name} {plan.configuration} fold {fold}") as display:
-        try:
-            run = train_fold(request, display, progress=track)
-        except StoppedError as stop:
-            fail(str(stop), Exit.INTERRUPTED)
-    plot_progress(run.read_log(), run.folder / "progress.png", display.title, task_of(run.plan).measures)
-    out.print(f"Finished: {run.folder}", markup=False)
-    out.print(f"Next: {_next_commands(run, dataset.root)}", markup=False, highlight=False)
+        run = train_fold(request, display, progress=track)
+    Curves(task_of(run.plan).measures, run.read_log()).draw(run.folder / "progress.png", display.title)
+    say(f"Finished: {run.folder}")
+    say(f"Next: {_next_commands(run, dataset.root)}")
 
 
 def _home(plan: Path) -> Path:
@@ -147,27 +143,21 @@ def _home(plan: Path) -> Path:
 
 def _tell_kept(planned: PlannedResult) -> None:
     """Training goes by the plan that is there; whoever changed the data set or the options must hear of it."""
-    err.print(
+    note(
         f"{planned.path} differs from what would be planned now, and is used as it is; `medmamba plan` with --force "
-        "replaces it:",
-        style="yellow",
-        markup=False,
-        highlight=False,
+        "replaces it:"
     )
     for line in planned.differences:
-        err.print(f"  {line}", markup=False, highlight=False)
+        note(f"  {line}", None)
 
 
 def _next_commands(run: Run, dataset: Path) -> str:
-    folder = shlex.quote(str(run.folder))
     if not run.info.split.held_out:
-        return f"medmamba predict -m {folder} -i IMAGES -o SEGMENTATIONS"
+        return command("predict", "-m", run.folder, "-i", "IMAGES", "-o", "SEGMENTATIONS")
     # Beside the weights, so that the folds do not write into one another's folder.
-    predictions = shlex.quote(str(run.folder / "predictions"))
-    return (
-        f"medmamba predict -m {folder} --validation -o {predictions} && "
-        f"medmamba evaluate {predictions} {shlex.quote(str(dataset))}"
-    )
+    predictions = run.folder / "predictions"
+    predict = command("predict", "-m", run.folder, "--validation", "-o", predictions)
+    return f"{predict} && {command('evaluate', predictions, dataset)}"
 
 
 def parse_time(text: str) -> float:
@@ -176,7 +166,7 @@ def parse_time(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
     seconds = sum(float(number) * units[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
-        fail(f"--budget must be a time such as 90s, 20m, 1h30m or 2d, got {text!r}", Exit.USAGE)
+        raise UsageError(f"--budget must be a time such as 90s, 20m, 1h30m or 2d, got {text!r}")
     return seconds
 
 
@@ -185,7 +175,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
     key, equals, value = text.partition("=")
     if not equals:
-        fail(f"--set needs KEY=VALUE, got {text!r}", Exit.USAGE)
+        raise UsageError(f"--set needs KEY=VALUE, got {text!r}")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:

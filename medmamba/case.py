@@ -92,7 +92,7 @@ class Dataset:
         labels: what the values in label maps mean.
         training: cases with a reference segmentation, sorted by id.
         test: cases without.
-        file_ending: ending of the image files, such as ``.nii.gz``; predictions get the same.
+        file_ending: ending of the image files, such as ``.nii.gz``.
         splits: folds the author fixed, or empty.
         is_described: a dataset.json says what there should be; without, the label maps alone tell of labels.
 

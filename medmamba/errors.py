@@ -20,3 +20,7 @@ class DataError(MedMambaError, ValueError):
 
 class MachineError(MedMambaError, OSError):
     """The machine lacks what was asked for."""
+
+
+class StoppedError(MedMambaError):
+    """What was under way was asked to stop, and did so in good order; the same command goes on."""

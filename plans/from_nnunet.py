@@ -16,17 +16,8 @@ from medmamba import io
 from medmamba.errors import DataError
 from medmamba.io.layouts.description import channel_names, nnunet_labels
 from medmamba.plans.nnunet import RESAMPLE, SCHEMES
-from medmamba.plans.plan import (
-    ChannelPlan,
-    IntensityStatistics,
-    NetworkPlan,
-    Normalization,
-    Plan,
-    Resampling,
-    Topology,
-    TrainSettings,
-)
-from medmamba.records import from_json, read_json
+from medmamba.plans.plan import Normalization, Plan
+from medmamba.records import from_json, read_json, to_json
 
 log = logging.getLogger(__name__)
 
@@ -63,33 +54,34 @@ def plan_from_nnunet(folder: Path, configuration: str, network: str, *, mirror_a
     plans, facts = _Facts(read_json(where), where), _Facts(read_json(described), described)
     settings = _Facts(_inherited(plans["configurations"], configuration, where), where)
     _check(plans, settings, where)
-    topology = _topology(settings)
-    return Plan(
-        dataset=plans["dataset_name"],
-        dataset_root=str(folder),
-        configuration="2d" if topology.dims == 2 else "3d_fullres",
-        channels=_channels(plans, settings, channel_names(described, facts["channel_names"])),
-        labels=nnunet_labels(described, facts),
-        # nnU-Net's arrays have the axes of ours reversed.
-        axes=(
-            2 - plans["transpose_forward"][0],
-            2 - plans["transpose_forward"][1],
-            2 - plans["transpose_forward"][2],
-        ),
-        spacing_mm=tuple(float(mm) for mm in settings["spacing"]),
-        median_shape=tuple(float(size) for size in settings["median_image_size_in_voxels"]),
-        resampling=Resampling(
-            image_order=settings["resampling_fn_data_kwargs"]["order"],
-            label_order=settings["resampling_fn_seg_kwargs"]["order"],
-            logits_order=settings["resampling_fn_probabilities_kwargs"]["order"],
-            coarse_axis_order=settings["resampling_fn_data_kwargs"]["order_z"],
-        ),
-        network=NetworkPlan(name=network),
-        topology=topology,
-        train=TrainSettings(
-            batch_size=settings["batch_size"], batch_dice=settings["batch_dice"], mirror_axes=tuple(mirror_axes)
-        ),
-        file_ending=_file_ending(facts["file_ending"]),
+    splines = {kind: settings[f"resampling_fn_{kind}_kwargs"] for kind in ("data", "seg", "probabilities")}
+    return from_json(
+        Plan,
+        {
+            "dataset": plans["dataset_name"],
+            "dataset_root": str(folder),
+            "configuration": "2d" if len(settings["patch_size"]) == 2 else "3d_fullres",
+            "channels": _channels(plans, settings, channel_names(described, facts["channel_names"])),
+            "labels": to_json(nnunet_labels(described, facts)),
+            "axes": [2 - axis for axis in plans["transpose_forward"]],  # nnU-Net's arrays have ours reversed
+            "spacing_mm": settings["spacing"],
+            "median_shape": settings["median_image_size_in_voxels"],
+            "resampling": {
+                "image_order": splines["data"]["order"],
+                "label_order": splines["seg"]["order"],
+                "logits_order": splines["probabilities"]["order"],
+                "coarse_axis_order": splines["data"]["order_z"],
+            },
+            "network": {"name": network},
+            "topology": {"patch_size": settings["patch_size"], **_stages(settings)},
+            "train": {
+                "batch_size": settings["batch_size"],
+                "batch_dice": settings["batch_dice"],
+                "mirror_axes": list(mirror_axes),
+            },
+            "file_ending": _file_ending(facts["file_ending"]),
+        },
+        str(where),
     )
 
 
@@ -127,7 +119,7 @@ def _check(plans: _Facts, settings: _Facts, where: Path) -> None:
             )
 
 
-def _topology(settings: _Facts) -> Topology:
+def _stages(settings: _Facts) -> dict[str, Any]:
     if "architecture" in settings:
         parts = _Facts(settings["architecture"]["arch_kwargs"], settings.where)
         strides, kernels, features = parts["strides"], parts["kernel_sizes"], parts["features_per_stage"]
@@ -135,15 +127,10 @@ def _topology(settings: _Facts) -> Topology:
         strides, kernels = settings["pool_op_kernel_sizes"], settings["conv_kernel_sizes"]
         first, largest = settings["UNet_base_num_features"], settings["unet_max_num_features"]
         features = [min(first * 2**stage, largest) for stage in range(len(kernels))]
-    return Topology(
-        patch_size=tuple(settings["patch_size"]),
-        strides=tuple(tuple(row) for row in strides),
-        kernel_sizes=tuple(tuple(row) for row in kernels),
-        features=tuple(features),
-    )
+    return {"strides": strides, "kernel_sizes": kernels, "features": features}
 
 
-def _channels(plans: _Facts, settings: _Facts, names: Sequence[str]) -> tuple[ChannelPlan, ...]:
+def _channels(plans: _Facts, settings: _Facts, names: Sequence[str]) -> list[dict[str, Any]]:
     schemes, masks = settings["normalization_schemes"], settings["use_mask_for_norm"]
     if not len(names) == len(schemes) == len(masks):
         raise DataError(
@@ -156,15 +143,15 @@ def _channels(plans: _Facts, settings: _Facts, names: Sequence[str]) -> tuple[Ch
             f"{', '.join(_NORMALIZATIONS)}"
         )
     statistics = _Facts(plans["foreground_intensity_properties_per_channel"], plans.where)
-    return tuple(
-        ChannelPlan(
-            name=name,
-            normalization=_NORMALIZATIONS[scheme],
-            use_mask=mask,
-            intensities=from_json(IntensityStatistics, statistics[str(index)], str(plans.where)),
-        )
+    return [
+        {
+            "name": name,
+            "normalization": _NORMALIZATIONS[scheme],
+            "use_mask": mask,
+            "intensities": statistics[str(index)],
+        }
         for index, (name, scheme, mask) in enumerate(zip(names, schemes, masks, strict=True))
-    )
+    ]
 
 
 def _file_ending(ending: str) -> str:

@@ -47,7 +47,7 @@ def _check(settings: Any, **rules: _Rule) -> None:
     """Refuse the fields that break their rule."""
     for name, rule in rules.items():
         if not rule.holds(getattr(settings, name)):
-            raise ValueError(f"{name} must be {rule.words}, got {getattr(settings, name)}")
+            raise DataError(f"{name} must be {rule.words}, got {getattr(settings, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class Topology:
         features: channels of each stage.
 
     Raises:
-        ValueError: if the lists do not fit together or the patch cannot be divided by the strides.
+        DataError: if the lists do not fit together or the patch cannot be divided by the strides.
     """
 
     patch_size: tuple[int, ...]
@@ -125,21 +125,21 @@ class Topology:
     def __post_init__(self) -> None:
         stages = len(self.features)
         if self.dims not in (2, 3) or stages < 2 or len(self.strides) != stages or len(self.kernel_sizes) != stages:
-            raise ValueError(
+            raise DataError(
                 f"a topology needs a 2D or 3D patch and the same number (two or more) of strides, kernel sizes and "
                 f"features, got patch {self.patch_size} and {len(self.strides)}, {len(self.kernel_sizes)}, {stages}"
             )
         if min(self.features) < 1:
-            raise ValueError(f"features must be 1 or more, got {self.features}")
+            raise DataError(f"features must be 1 or more, got {self.features}")
         for row in (*self.strides, *self.kernel_sizes):
             if len(row) != self.dims or min(row) < 1:
-                raise ValueError(f"strides and kernel sizes need {self.dims} positive entries, got {row}")
+                raise DataError(f"strides and kernel sizes need {self.dims} positive entries, got {row}")
         if any(size % 2 == 0 for row in self.kernel_sizes for size in row):
-            raise ValueError(f"kernel sizes must be odd, got {self.kernel_sizes}")
+            raise DataError(f"kernel sizes must be odd, got {self.kernel_sizes}")
         for axis, (size, divisor) in enumerate(zip(self.patch_size, self.total_stride, strict=True)):
             if size < 1 or size % divisor:
                 nearest = max(divisor, round(size / divisor) * divisor)
-                raise ValueError(
+                raise DataError(
                     f"patch size {self.patch_size} must be divisible by the product of strides {self.total_stride}; "
                     f"nearest for axis {axis} is {nearest}"
                 )
@@ -281,17 +281,17 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
-            raise ValueError(f"plan has schema {self.schema}, this version of medmamba reads {SCHEMA}")
+            raise DataError(f"plan has schema {self.schema}, this version of medmamba reads {SCHEMA}")
         if sorted(self.axes) != [0, 1, 2]:
-            raise ValueError(f"axes must be a permutation of 0, 1, 2, got {self.axes}")
+            raise DataError(f"axes must be a permutation of 0, 1, 2, got {self.axes}")
         if not self.channels:
-            raise ValueError("a plan needs at least one channel")
+            raise DataError("a plan needs at least one channel")
         if len(self.spacing_mm) != self.topology.dims or not all(map(_POSITIVE.holds, self.spacing_mm)):
-            raise ValueError(f"spacing needs {self.topology.dims} positive entries, got {self.spacing_mm}")
+            raise DataError(f"spacing needs {self.topology.dims} positive entries, got {self.spacing_mm}")
         if self.topology.dims != (2 if self.configuration == "2d" else 3):
-            raise ValueError(f"a {self.configuration} plan cannot have a patch of {self.topology.patch_size}")
+            raise DataError(f"a {self.configuration} plan cannot have a patch of {self.topology.patch_size}")
         if not set(self.train.mirror_axes) <= set(range(self.topology.dims)):
-            raise ValueError(f"mirror_axes must be of axes 0 to {self.topology.dims - 1}, got {self.train.mirror_axes}")
+            raise DataError(f"mirror_axes must be of axes 0 to {self.topology.dims - 1}, got {self.train.mirror_axes}")
 
     @classmethod
     def load(cls, path: Path) -> Plan:

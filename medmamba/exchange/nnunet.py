@@ -25,6 +25,7 @@ from torch import Tensor
 from medmamba.case import Split
 from medmamba.exchange.state_dicts import find_weights
 from medmamba.exchange.weight_files import CheckpointError, read_checkpoint
+from medmamba.files import OutputError
 from medmamba.networks import UpstreamError, from_upstream
 from medmamba.networks.umamba import UMamba, block_options
 from medmamba.plans.from_nnunet import plan_from_nnunet
@@ -67,9 +68,9 @@ def import_model(path: Path, output: Path, *, overwrite: bool = False, trust_pic
 
     Raises:
         CheckpointError: if a checkpoint cannot be read, or is not of U-Mamba.
-        FileExistsError: if there is something in ``output``, or, with ``overwrite``, something else than was imported.
+        OutputError: if there is something in ``output``, or, with ``overwrite``, something else than was imported.
         FileNotFoundError: if there is no model or no checkpoint.
-        ValueError: if its plan prepares images in a way that ours cannot.
+        DataError: if its plan prepares images in a way that ours cannot.
         UpstreamError: if the weights are of the first version of U-Mamba, or do not fit the plan.
     """
     path = path.resolve()  # what is above it is looked at
@@ -132,14 +133,14 @@ def _check_output(output: Path, overwrite: bool, source: Path) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
-        raise FileExistsError(f"{output} is already there; choose another output, or replace it with --overwrite")
+        raise OutputError(f"{output} is already there; choose another output, or replace it with --overwrite")
     places = list(output.glob("fold_*"))
     if other := [place for place in places if not Run.exists(place)] or ([] if places else [output]):
-        raise FileExistsError(f"{other[0]} cannot be replaced, because it is no run; choose another output")
+        raise OutputError(f"{other[0]} cannot be replaced, because it is no run; choose another output")
     if trained := [place for place in places if IMPORTED not in Run(place).info.versions]:
-        raise FileExistsError(f"{trained[0]} cannot be replaced, because it was trained here; choose another output")
+        raise OutputError(f"{trained[0]} cannot be replaced, because it was trained here; choose another output")
     if any(source.is_relative_to(place.resolve()) for place in places):
-        raise FileExistsError(f"{source} would be replaced by what is made of it; choose another output")
+        raise OutputError(f"{source} would be replaced by what is made of it; choose another output")
 
 
 def _checked(checkpoint: Path, trust_pickle: bool) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ import medmamba
 from medmamba.errors import DataError, UsageError
 from medmamba.exchange.state_dicts import check_family, find_weights, looks_like
 from medmamba.exchange.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
+from medmamba.files import OutputError
 from medmamba.networks.published import FAMILIES, SYSTEMS, UpstreamError, from_upstream, says
 from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.training.weights import write_tensors
@@ -86,7 +87,7 @@ def import_weights(
 
     Raises:
         CheckpointError: if the checkpoint cannot be read, or holds no such weights or several.
-        FileExistsError: if output is there, or is one of the files to read.
+        OutputError: if output is there, or is one of the files to read.
         FileNotFoundError: if the checkpoint is not.
         UsageError: if output has another suffix, or there is no such family.
         DataError: if the configuration is no JSON object.
@@ -100,9 +101,9 @@ def import_weights(
     sources = {path.resolve() for path in (*files_of(checkpoint), *([config_path] if config_path else []))}
     for path in (output, described):
         if path.resolve() in sources:
-            raise FileExistsError(f"{path} is read for this import and must not be written over; choose another output")
+            raise OutputError(f"{path} is read for this import and must not be written over; choose another output")
         if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} is already there; choose another output, or replace it with --overwrite")
+            raise OutputError(f"{path} is already there; choose another output, or replace it with --overwrite")
     arguments = _arguments(config_path) if config_path else dict(config or {})  # type: ignore[arg-type]  # no path
     tensors = find_weights(read_checkpoint(checkpoint, trust_pickle=trust_pickle), checkpoint, family, entry=entry)
     _check_numbers(tensors, checkpoint)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from medmamba.device import Precision
-from medmamba.errors import DataError, MedMambaError
+from medmamba.errors import DataError, StoppedError
 from medmamba.plans.plan import TrainSettings
 from medmamba.tasks import Batch, Scores, Task
 from medmamba.training.pace import Clock, Pace, SideJob, Speed
@@ -59,10 +59,6 @@ class Listener(Protocol):
     def on_epoch(self, report: EpochReport) -> None:
         """After each validation."""
         ...
-
-
-class StoppedError(MedMambaError):
-    """Training was asked to stop and saved a checkpoint; the same command goes on."""
 
 
 class DivergedError(DataError):

@@ -16,13 +16,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from medmamba.cli.main import app, main
 from medmamba.cli.train import parse_time
-from medmamba.errors import DataError, MachineError, UsageError
+from medmamba.errors import DataError, MachineError, StoppedError, UsageError
 from medmamba.files import OutputError
 from medmamba.memory import TooLittleMemoryError
 from tests.data_factory import write_dataset
@@ -299,7 +298,7 @@ def test_times_are_understood(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["20", "m", "-5m", "5 m", "0s", "5m!"])
 def test_times_that_are_not_are_refused(text: str) -> None:
-    with pytest.raises(typer.Exit):
+    with pytest.raises(UsageError):
         parse_time(text)
 
 
@@ -314,6 +313,7 @@ KINDS: list[tuple[BaseException, int, str]] = [
     (MemoryError("9 GB"), 4, "error: not enough memory: 9 GB"),
     (MemoryError(), 4, "error: not enough memory"),
     (TooLittleMemoryError("9 GB"), 4, "error: not enough memory: 9 GB"),
+    (StoppedError("stopped after step 7"), 5, "error: stopped after step 7"),
     (KeyboardInterrupt(), 5, "interrupted; the same command goes on"),
 ]
 

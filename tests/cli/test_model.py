@@ -82,6 +82,16 @@ def test_other_networks_become_a_pair_of_files(tmp_path: Path) -> None:
     assert run(*arguments, "--config", tmp_path / "config.json", "--overwrite")[0] == 0
 
 
+def test_mistake_of_the_program_is_not_told_as_one_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object, **__: object) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr("medmamba.exchange.pretrained.import_weights", wrong)
+    arguments = ["model", "import", "--from", "mamba", str(tmp_path), "-o", str(tmp_path / "ours.safetensors")]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ValueError), result.output
+
+
 @pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[1]", "must hold an object")])
 def test_broken_configurations_are_refused(tmp_path: Path, text: str, words: str) -> None:
     save_file({"D": torch.zeros(1)}, tmp_path / "theirs.safetensors")

@@ -19,6 +19,7 @@ from medmamba import io
 from medmamba.case import Case
 from medmamba.exchange.nnunet import import_model
 from medmamba.exchange.weight_files import CheckpointError
+from medmamba.files import OutputError
 from medmamba.networks import UpstreamError
 from medmamba.prediction.predictor import Predictor
 from medmamba.training.run import Run
@@ -151,7 +152,7 @@ def test_one_fold_or_one_checkpoint_may_be_asked_for(tmp_path: Path) -> None:
 def test_what_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
     folder, out = write_model(tmp_path / "model", Model()), tmp_path / "out"
     [run] = import_model(folder, out)
-    with pytest.raises(FileExistsError, match=r"already there.*--overwrite"):
+    with pytest.raises(OutputError, match=r"already there.*--overwrite"):
         import_model(folder, out)
     (run.folder / "log.jsonl").touch()
     shutil.copytree(run.folder, out / "fold_4")  # which would be averaged with what comes
@@ -165,12 +166,12 @@ def test_folder_that_is_no_run_is_never_replaced(tmp_path: Path) -> None:
     folder, out = write_model(tmp_path / "model", Model()), tmp_path / "out"
     (out / "fold_0").mkdir(parents=True)
     (out / "fold_0" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="it is no run"):
+    with pytest.raises(OutputError, match="it is no run"):
         import_model(folder, out, overwrite=True)
     assert (out / "fold_0" / "thesis.txt").read_text() == "mine"
-    with pytest.raises(FileExistsError, match="it is no run"):
+    with pytest.raises(OutputError, match="it is no run"):
         import_model(folder, folder, overwrite=True)
-    with pytest.raises(FileExistsError, match="it is no run"):
+    with pytest.raises(OutputError, match="it is no run"):
         import_model(folder, folder / "plans.json", overwrite=True)
     assert (folder / "fold_0" / "checkpoint_final.pth").is_file()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medmamba.exchange.pretrained import import_weights, load, system_of
 from medmamba.exchange.weight_files import CheckpointError
+from medmamba.files import OutputError
 from medmamba.networks import UpstreamError, from_upstream
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.published import SYSTEMS
@@ -90,7 +91,7 @@ def test_what_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path: Path, weigh
     save_file(weights, tmp_path / "theirs.safetensors")
     out = tmp_path / "block.safetensors"
     out.with_suffix(".json").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"block\.json is already there"):
+    with pytest.raises(OutputError, match=r"block\.json is already there"):
         import_weights("mamba", tmp_path / "theirs.safetensors", out, {"d_model": 8})
     assert not out.exists()
     import_weights("mamba", tmp_path / "theirs.safetensors", out, {"d_model": 8}, overwrite=True)
@@ -386,6 +387,6 @@ def test_files_of_an_import_are_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(HUGGING_FACE))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for output in ("model.safetensors", "config.safetensors"):
-        with pytest.raises(FileExistsError, match="is read for this import and must not be written over"):
+        with pytest.raises(OutputError, match="is read for this import and must not be written over"):
             import_weights("mamba", tmp_path, tmp_path / output, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from medmamba.errors import DataError
 from medmamba.io import open_dataset
 from medmamba.plans.fingerprint import fingerprint
 from medmamba.plans.from_nnunet import plan_from_nnunet
@@ -53,11 +54,12 @@ def test_exported_plan_comes_back(tmp_path: Path, configuration: Any) -> None:
         (lambda c, f: c["normalization_schemes"].pop(), "normalises 1 channels, but dataset.json names CT, T2"),
         (lambda c, f: c["_"].pop("transpose_forward"), r"plans\.json has no 'transpose_forward'"),
         (lambda c, f: f.pop("file_ending"), r"dataset\.json has no 'file_ending'"),
-        (lambda c, f: c["patch_size"].__setitem__(0, 15), "must be divisible"),
+        (lambda c, f: c["patch_size"].__setitem__(0, 15), r"plans\.json.topology: patch size .* must be divisible"),
+        (lambda c, f: c.update(batch_size="two"), r"plans\.json.train.batch_size: must be of type int, got 'two'"),
     ],
 )
 def test_what_is_done_otherwise_here_is_refused(tmp_path: Path, change: Change, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(DataError, match=words):
         plan_from_nnunet(written(tmp_path, change), "3d_fullres", "umamba_bot")
 
 
@@ -75,7 +77,7 @@ def test_other_configurations_are_refused(tmp_path: Path, key: str, value: str, 
     def change(configuration: dict[str, Any], facts: dict[str, Any]) -> None:
         configuration["_"]["configurations"]["parent"][key] = value
 
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(DataError, match=words):
         plan_from_nnunet(written(tmp_path, change), "3d_fullres", "umamba_bot")
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from medmamba import networks
 from medmamba.data.patches import Batch, PatchSampler, stream
-from medmamba.errors import UsageError
+from medmamba.errors import StoppedError, UsageError
 from medmamba.io import open_dataset
 from medmamba.plans.plan import NetworkPlan, Plan, Topology, TrainSettings
 from medmamba.plans.workspace import plan_dataset, planned_dataset
@@ -30,7 +30,7 @@ from medmamba.training.fold import FoldRequest, fit_recipe, fit_steps, train_fol
 from medmamba.training.pace import Speed
 from medmamba.training.reports import EpochReport, Record, StepReport
 from medmamba.training.run import WEIGHTS, Planned, Run, RunError, Schedule
-from medmamba.training.trainer import DivergedError, StoppedError, Trainer, build_optimizer
+from medmamba.training.trainer import DivergedError, Trainer, build_optimizer
 from medmamba.training.weights import WeightsError
 from tests.data_factory import write_dataset
 
