@@ -55,7 +55,6 @@ def test_exported_plan_comes_back(tmp_path: Path, configuration: Any) -> None:
         (lambda c, f: c["_"].pop("transpose_forward"), r"plans\.json has no 'transpose_forward'"),
         (lambda c, f: f.pop("file_ending"), r"dataset\.json has no 'file_ending'"),
         (lambda c, f: c["patch_size"].__setitem__(0, 15), r"plans\.json.topology: patch size .* must be divisible"),
-        (lambda c, f: c.update(batch_size="two"), r"plans\.json.train.batch_size: must be of type int, got 'two'"),
     ],
 )
 def test_what_is_done_otherwise_here_is_refused(tmp_path: Path, change: Change, words: str) -> None:
@@ -69,6 +68,7 @@ def test_what_is_done_otherwise_here_is_refused(tmp_path: Path, change: Change, 
         ("preprocessor_name", "Other", "only DefaultPreprocessor"),
         ("previous_stage", "3d_lowres", "cascade"),
         ("resampling_fn_data", "resample_torch", "resampling_fn_data resample_torch"),
+        ("batch_dice", "yes", r"plans\.json\.train\.batch_dice: must be of type bool, got 'yes'"),
         ("inherits_from", "3d_fullres", "no configuration '3d_fullres'"),
         ("inherits_from", "missing", "no configuration 'missing'; it has parent, 3d_fullres"),
     ],
