@@ -92,22 +92,17 @@ def foreseen(error: Exception | KeyboardInterrupt) -> tuple[str, Exit]:
     return f"error: {text}", code
 
 
-def bars() -> Progress:
-    """An empty set of progress bars on standard error; plain lines when that is not a terminal."""
-    return Progress(
+def track(items: Iterable[T], *, title: str, total: int) -> Iterator[T]:
+    """A loop with a bar and the time left, on standard error (a `medmamba.progress.Progress`)."""
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=err,
     )
-
-
-def track(items: Iterable[T], *, title: str, total: int) -> Iterator[T]:
-    """A loop with a bar and the time left (a `medmamba.progress.Progress`)."""
-    with bars() as progress:
+    with Progress(*columns, console=err) as progress:
         yield from progress.track(items, total=total, description=title)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+import medmamba
 from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
 from medmamba.cli._console import ENDS, Exit, foreseen, note, set_up_logging
 
@@ -44,14 +45,8 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"medmamba {_version()}")
+        typer.echo(f"medmamba {medmamba.__version__}")
         raise typer.Exit
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("medmamba")
 
 
 @app.callback()
@@ -86,8 +81,8 @@ def main() -> None:
         trace = traceback.format_exc()
     note(trace, None)
     note(
-        f"This is a bug of medmamba {_version()}. Please report it with the lines above and the command, after a look "
-        "for names of patients in them.",
+        f"This is a bug of medmamba {medmamba.__version__}. Please report it with the lines above and the command, "
+        "after a look for names of patients in them.",
         "red",
     )
     sys.exit(Exit.BUG)

@@ -16,7 +16,6 @@ from medmamba.cli._console import Exit, command, note, out, say, track
 from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from medmamba.plans.nnunet import Exported
     from medmamba.plans.workspace import PlannedResult
 
 #: What nnU-Net's environment variables name.
@@ -122,7 +121,7 @@ def plan(
     ]
     weights = [_weights(result) for result in results]
     if export_nnunet is not None:
-        exported = nnunet.export_nnunet(export_nnunet.resolve(), data, fingerprint, [each.plan for each in results])
+        number = nnunet.export_nnunet(export_nnunet.resolve(), data, fingerprint, [each.plan for each in results])
     if as_json:
         plans = [_as_json(result, n) for result, n in zip(results, weights, strict=True)]
         typer.echo(json.dumps({"dataset": data.name, "plans": plans}, indent=2))
@@ -130,19 +129,18 @@ def plan(
         for result, n in zip(results, weights, strict=True):
             _show(result, len(data.training), n)
         if export_nnunet is not None:
-            _show_nnunet(exported, chosen[-1])
+            _show_nnunet(export_nnunet.resolve(), number, chosen[-1])
     if any(result.outcome == "kept" for result in results):
         raise typer.Exit(Exit.USAGE)
 
 
-def _show_nnunet(exported: Exported, configuration: str) -> None:
+def _show_nnunet(folder: Path, number: int, configuration: str) -> None:
     """The commands with which stock nnU-Net goes on."""
     from medmamba.plans.nnunet import PLANS_NAME
 
-    folders = (f"nnUNet_{kind}={shlex.quote(str(exported.folder / f'nnUNet_{kind}'))}" for kind in _NNUNET_FOLDERS)
-    number = exported.number
+    folders = (f"nnUNet_{kind}={shlex.quote(str(folder / f'nnUNet_{kind}'))}" for kind in _NNUNET_FOLDERS)
     for line in (
-        f"for stock nnU-Net, in {exported.folder}:",
+        f"for stock nnU-Net, in {folder}:",
         f"  export {' '.join(folders)}",
         f"  nnUNetv2_preprocess -d {number} -plans_name {PLANS_NAME} -c {configuration}",
         f"  nnUNetv2_train {number} {configuration} 0 -p {PLANS_NAME}",

@@ -254,8 +254,6 @@ def _label_voxels(label: NDArray[Any]) -> dict[str, int]:
 def _check(case: Case, channels: tuple[str, ...], image: Volume, label: Volume) -> None:
     if image.channels != len(channels):
         raise DataError(f"it has {image.channels} channels, the data set has {len(channels)}: {', '.join(channels)}")
-    if label.channels != 1:
-        raise DataError(f"a label map holds one value per voxel, {case.label} holds {label.channels}")
     if apart := image.geometry.apart(label.geometry):
         raise DataError(f"image and label are not on the same grid: {apart}; resample {case.label} to the image's grid")
     if rounded := image.geometry.rounded(label.geometry):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,24 +40,6 @@ SCHEMES: dict[Normalization, str] = {
 NNUNET_LARGEST_VALUE = 32767
 #: Its function for resampling, which is ours, too.
 RESAMPLE = "resample_data_or_seg_to_shape"
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """Where nnU-Net finds what was written.
-
-    Args:
-        folder: holds nnUNet_raw, nnUNet_preprocessed and nnUNet_results.
-        name: of the data set, as nnU-Net wants it: DatasetNNN_Name.
-    """
-
-    folder: Path
-    name: str
-
-    @property
-    def number(self) -> int:
-        """What nnU-Net's ``-d`` is given."""
-        return int(self.name[7:10])
 
 
 def nnunet_name(name: str) -> str:
@@ -89,7 +71,7 @@ def check_export(folder: Path, dataset: Dataset) -> None:
             raise OutputError(f"{place} is nnU-Net's own and would be overwritten; export into another folder")
 
 
-def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan]) -> Exported:
+def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan]) -> int:
     """Write plans, measurements and a description of a data set where stock nnU-Net looks for them.
 
     Images stay where they are: the description names their paths.
@@ -100,6 +82,9 @@ def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plan
         fingerprint: its measurements.
         plans: one for each configuration, all for this data set.
 
+    Returns:
+        The number of the data set, which nnU-Net's ``-d`` is given.
+
     Raises:
         OutputError: if there is something else than an earlier export.
         DataError: if nnU-Net would make other values of the labels.
@@ -109,17 +94,16 @@ def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plan
             f"stock nnU-Net keeps labels as 16 bits, in which {largest} becomes another value; number them from 1"
         )
     check_export(folder, dataset)
-    exported = Exported(folder, nnunet_name(dataset.name))
-    description = _description(dataset)
-    raw, preprocessed = _places(folder, exported.name)
+    name, description = nnunet_name(dataset.name), _description(dataset)
+    raw, preprocessed = _places(folder, name)
     for place in (raw, preprocessed, folder / "nnUNet_results"):
         place.mkdir(parents=True, exist_ok=True)
     # The plans first: by them `check_export` knows the rest for ours when the export was interrupted.
-    write_json(_plans(exported.name, fingerprint, plans), preprocessed / f"{PLANS_NAME}.json")
+    write_json(_plans(name, fingerprint, plans), preprocessed / f"{PLANS_NAME}.json")
     write_json(description, raw / "dataset.json")
     write_json(description, preprocessed / "dataset.json")
     write_json(_measurements(fingerprint), preprocessed / "dataset_fingerprint.json")
-    return exported
+    return int(name.removeprefix("Dataset")[:3])
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

@@ -36,8 +36,6 @@ from medmamba.plans.plan import (
 )
 from medmamba.plans.topology import largest_topology, share_of_case
 
-__all__ = ["Decision", "make_plan", "possible_configurations"]
-
 #: Name of a channel, in any case -> its normalisation; every other name means z-score.
 NORMALIZATIONS: dict[str, Normalization] = {
     "ct": "ct",

@@ -29,17 +29,14 @@ def folds(dataset: Dataset) -> tuple[Split, ...]:
         )
     order = np.arange(len(ids))
     np.random.RandomState(SEED).shuffle(order)
-    parts = np.array_split(order, min(FOLDS, len(ids)))
-    splits = []
-    for part in parts:
-        judged = set(part.tolist())
-        splits.append(
-            Split(
-                train=tuple(case for index, case in enumerate(ids) if index not in judged),
-                validation=tuple(case for index, case in enumerate(ids) if index in judged),
-            )
+    parts = [set(part.tolist()) for part in np.array_split(order, min(FOLDS, len(ids)))]
+    return tuple(
+        Split(
+            train=tuple(case for index, case in enumerate(ids) if index not in judged),
+            validation=tuple(case for index, case in enumerate(ids) if index in judged),
         )
-    return tuple(splits)
+        for judged in parts
+    )
 
 
 def split(dataset: Dataset, fold: int | str) -> Split:

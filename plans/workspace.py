@@ -24,10 +24,10 @@ from medmamba.case import Dataset
 from medmamba.errors import DataError
 from medmamba.io import DatasetError, open_dataset
 from medmamba.plans.budget import GPU_MEMORY_GB
-from medmamba.plans.decisions import first_fold
+from medmamba.plans.decisions import Decision, first_fold
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
 from medmamba.plans.plan import Configuration, Plan
-from medmamba.plans.planner import Decision, make_plan, possible_configurations
+from medmamba.plans.planner import make_plan, possible_configurations
 from medmamba.progress import Progress, silent
 from medmamba.records import to_json
 

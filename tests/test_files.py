@@ -16,7 +16,7 @@ import torch
 from medmamba import io
 from medmamba.files import append, content_digest, in_words, is_full, replacing, replacing_all, write_bytes
 from medmamba.io.images import ImageFileError
-from medmamba.training.plot import plot_progress
+from medmamba.training.plot import Curves
 from medmamba.training.run import Run
 from medmamba.training.weights import write_tensors
 from medmamba.volume import Geometry, Volume
@@ -232,7 +232,7 @@ def test_log_and_picture_on_a_full_disk_keep_what_they_had(small_disk: Callable[
     assert lines.endswith(b"\n")
     assert all(json.loads(line) for line in lines.splitlines())
     with pytest.raises(OSError, match=r"No space left.*progress\.png"):
-        plot_progress(run.read_log(), disk / "progress.png", "title", ())
+        Curves((), run.read_log()).draw(disk / "progress.png", "title")
     assert sorted(path.name for path in disk.iterdir()) == ["log.jsonl", "taken"]
 
 

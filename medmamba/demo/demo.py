@@ -11,7 +11,7 @@ from medmamba.demo.phantom import cohort_seed, make_cohort
 from medmamba.errors import DataError
 from medmamba.evaluation.evaluate import evaluate, match_files
 from medmamba.evaluation.overlay import overlay
-from medmamba.plans.workspace import Workspace
+from medmamba.plans.workspace import Workspace, run_folder
 from medmamba.progress import Progress, silent
 
 NETWORK = "umamba_bot"
@@ -46,19 +46,9 @@ class Demo:
         return self.folder / DATASET
 
     @property
-    def work(self) -> Path:
-        """The work folder."""
-        return self.folder / "medmamba-work"
-
-    @property
     def predictions(self) -> Path:
         """Segmentations of scans that training never saw."""
         return self.folder / "predictions"
-
-    @property
-    def picture(self) -> Path:
-        """Overlay of a typical one of them."""
-        return self.folder / "overlay.png"
 
     def invent(self, progress: Progress = silent) -> None:
         """Make the cohort, unless it is there.
@@ -79,33 +69,29 @@ class Demo:
 
     def commands(self) -> list[list[str]]:
         """What to give to ``medmamba``, in this order, after `invent`."""
-        plan = Workspace(self.work, DATASET).plan("3d_fullres", NETWORK)
-        length = ["--steps", str(self.steps)] if self.budget is None else ["--budget", self.budget]
+        work = self.folder / "medmamba-work"
+        plan = Workspace(work, DATASET).plan("3d_fullres", NETWORK)
+        length = ["--steps", self.steps] if self.budget is None else ["--budget", self.budget]
         changes = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in SETTINGS.items()]
         settings = [word for change in changes for word in ("--set", change)]
-        predict = [
-            "-i",
-            str(self.dataset / "imagesTs"),
-            "-o",
-            str(self.predictions),
-            "-m",
-            str(plan.parent / "fold_all"),
-        ]
+        model = run_folder(plan.parent, "all")
         device = ["--device", self.device]
         # In float32 on every machine. Without mirroring, which takes eight times as long for a little more.
-        return [
-            ["plan", str(self.dataset), "--network", NETWORK, "--work", str(self.work)],
-            ["train", str(plan), "--fold", "all", *length, "--precision", "fp32", *device, *settings],
-            ["predict", *predict, "--no-mirror", *device],
-            ["evaluate", str(self.predictions), str(self.dataset / "labelsTs")],
+        commands = [
+            ["plan", self.dataset, "--network", NETWORK, "--work", work],
+            ["train", plan, "--fold", "all", *length, "--precision", "fp32", *device, *settings],
+            ["predict", "-i", self.dataset / "imagesTs", "-o", self.predictions, "-m", model, "--no-mirror", *device],
+            ["evaluate", self.predictions, self.dataset / "labelsTs"],
         ]
+        return [[str(word) for word in words] for words in commands]
 
     def draw(self) -> Path:
         """Draw the overlay of a typical unseen case, neither the best nor the worst.
 
         Returns:
-            `picture`.
+            The picture, ``overlay.png`` in the folder.
         """
+        picture = self.folder / "overlay.png"
         dataset = io.open_dataset(self.dataset)
         references = self.dataset / "labelsTs"
         pairs = match_files(self.predictions, references).pairs
@@ -118,9 +104,9 @@ class Demo:
                 "prediction": io.read_label(self.predictions / f"{case}{dataset.file_ending}"),
             },
             dataset.labels,
-            self.picture,
+            picture,
             title=f"{case}, Dice {dice:.2f}",
             channel_names=dataset.channels,
             channels=tuple(range(len(dataset.channels))),
         )
-        return self.picture
+        return picture

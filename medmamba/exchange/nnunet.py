@@ -203,7 +203,7 @@ def _convert(fold: _Fold, folder: Path, target: Path, trust_pickle: bool) -> Non
         overrides={},
         versions=versions() | {IMPORTED: trainer},
     )
-    Run.create(target, plan, info).save_weights(fold.weights, converted, Position())
+    Run.create(target, plan, info).save_weights(fold.weights, converted.state_dict(), Position())
     log.info("%s: fold %s of %s", fold.checkpoint, fold.name, trainer)
 
 

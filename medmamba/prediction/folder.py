@@ -267,7 +267,7 @@ def _written(target: Path) -> Iterable[Path]:
 
 def _read(case: Case) -> Iterable[Path]:
     """The files of a case that are there; those that are not fail later, case by case."""
-    for path in (*case.images, *((case.label,) if case.label else ())):
+    for path in case.files:
         yield from io.files(path) if path.is_file() else (path,)
 
 

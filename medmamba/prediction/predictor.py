@@ -30,7 +30,7 @@ from medmamba.memory import check_memory, check_reading, grid, memory_errors
 from medmamba.plans.plan import Plan
 from medmamba.prediction.folder import SegmentationFolder
 from medmamba.progress import Progress, silent
-from medmamba.tasks.segmentation import build_network, set_deep_supervision
+from medmamba.tasks.segmentation import Segmentation, build_network, set_deep_supervision
 from medmamba.training.run import Run, RunError, Weights
 from medmamba.training.trainer import autocast
 from medmamba.training.weights import weights_digest
@@ -154,7 +154,7 @@ class Predictor:
             f"{grid(image.geometry.shape, image.geometry.spacing_mm)}, into {self.plan.labels.output_channels} classes",
         )
         logits = self.logits(torch.from_numpy(np.ascontiguousarray(sample.image)))
-        labels = self.preprocessor.restore(logits.numpy(), sample.trail)
+        labels = Segmentation(self.plan).restore(logits.numpy(), sample.trail)
         return Volume(labels[None], image.geometry)
 
     @torch.inference_mode()

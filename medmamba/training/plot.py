@@ -75,11 +75,6 @@ class Curves:
             figure.savefig(temporary, format="png", dpi=100)
 
 
-def plot_progress(records: Iterable[Record], path: Path, title: str, measures: Sequence[Measure]) -> None:
-    """Draw a whole log; see `Curves`."""
-    Curves(measures, records).draw(path, title)
-
-
 def _draw_scores(axes: Axes, measure: Measure, epochs: Sequence[Record]) -> None:
     scores = [record.get(measure.name, {}) for record in epochs]
     for number, name in enumerate(sorted({name for values in scores for name in values})):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -240,7 +240,7 @@ class Run:
             for key, value in state.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
-        self._write(self.weights_path("checkpoint"), tensors, position)
+        self.save_weights("checkpoint", tensors, position)
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
         """Load the checkpoint into network and optimiser; None when there is none yet.
@@ -263,13 +263,15 @@ class Run:
         position = json.loads(metadata["position"])
         return from_json(Position, {_FORMER.get(key, key): value for key, value in position.items()}, str(path))
 
-    def save_weights(self, weights: Weights, network: nn.Module, position: Position) -> None:
-        """Write the network's weights alone."""
-        self.write_weights(weights, dict(network.state_dict()), position)
-
-    def write_weights(self, weights: Weights, tensors: dict[str, Tensor], position: Position) -> None:
-        """Write weights that a network had earlier, as its ``state_dict`` has them."""
-        self._write(self.weights_path(weights), tensors, position)
+    def save_weights(self, weights: Weights, tensors: Mapping[str, Tensor], position: Position) -> None:
+        """Write weights as a network's ``state_dict`` has them; of a checkpoint, what else there is, too."""
+        metadata = {
+            "plan": self.plan.digest(),
+            "position": json.dumps(asdict(position)),
+            "medmamba": medmamba.__version__,
+        }
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_tensors(contiguous, self.weights_path(weights), metadata, mode_like=self.folder / "run.json")
 
     def load_weights(self, network: nn.Module, weights: Weights | None = None) -> Weights:
         """Load weights for prediction: the final ones if there are, else the best, else the last checkpoint's.
@@ -328,15 +330,6 @@ class Run:
         if self.log_path.is_file():
             write_bytes("".join(json.dumps(record) + "\n" for record in records).encode(), self.log_path)
         return records
-
-    def _write(self, path: Path, tensors: dict[str, Tensor], position: Position) -> None:
-        metadata = {
-            "plan": self.plan.digest(),
-            "position": json.dumps(asdict(position)),
-            "medmamba": medmamba.__version__,
-        }
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_tensors(contiguous, path, metadata, mode_like=self.folder / "run.json")
 
 
 def versions() -> dict[str, str]:

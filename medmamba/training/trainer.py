@@ -137,7 +137,7 @@ class Trainer:
                 self._take_steps(batches)
             if self.position.lost:
                 raise self._diverged()
-            self.run.save_weights("final", self.network, self.position)
+            self.run.save_weights("final", self.network.state_dict(), self.position)
             log.info("%s", self._account(self.clock() - self._began))
 
     def _take_steps(self, batches: Iterator[Batch]) -> None:
@@ -193,8 +193,7 @@ class Trainer:
 
     def _save_best(self) -> None:
         if self._best is not None:
-            weights, position = self._best
-            self.run.write_weights("best", weights, position)
+            self.run.save_weights("best", *self._best)
             self._best = None
 
     def _account(self, whole_s: float) -> str:

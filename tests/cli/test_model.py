@@ -87,8 +87,9 @@ def test_mistake_of_the_program_is_not_told_as_one_of_the_data(tmp_path: Path, m
         raise ValueError("not enough values to unpack")
 
     monkeypatch.setattr("medmamba.exchange.pretrained.import_weights", wrong)
-    arguments = ["model", "import", "--from", "mamba", str(tmp_path), "-o", str(tmp_path / "ours.safetensors")]
-    result = CliRunner().invoke(app, arguments)
+    (tmp_path / "theirs.bin").touch()
+    arguments = ("--from", "mamba", tmp_path / "theirs.bin", "-o", tmp_path / "ours" / "mamba.safetensors")
+    result = CliRunner().invoke(app, ["model", "import", *map(str, arguments)])
     assert isinstance(result.exception, ValueError), result.output
 
 

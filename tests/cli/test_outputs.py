@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         run = Run.create(root / "model" / f"fold_{fold}", plan, info)
         torch.manual_seed(int(fold))
-        run.save_weights("final", build_network(plan), Position())
+        run.save_weights("final", build_network(plan).state_dict(), Position())
     save_file({"w": torch.zeros(3)}, root / "w.safetensors")
     (root / "w.json").write_text("{}")
     (root / "alias").symlink_to(root / "plain")

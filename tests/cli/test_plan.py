@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from medmamba import networks
 from medmamba.cli.main import app
 from medmamba.errors import DataError
-from medmamba.plans import Plan
 from medmamba.plans import fingerprint as fingerprint_module
+from medmamba.plans.plan import Plan
 
 
 @pytest.fixture

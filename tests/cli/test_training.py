@@ -135,7 +135,7 @@ def test_picture_of_a_resumed_run_is_that_of_its_whole_log_without_reading_it_ag
         display.on_step(reports[3])
         display.on_step(reports[4])
         display.on_epoch(reports[5])
-    plot.plot_progress([report.record() for report in reports], tmp_path / "whole.png", "test", MEASURES)
+    plot.Curves(MEASURES, [report.record() for report in reports]).draw(tmp_path / "whole.png", "test")
     assert (tmp_path / "progress.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
 

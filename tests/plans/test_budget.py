@@ -4,7 +4,8 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-from medmamba.plans import Topology, budget
+from medmamba.plans import budget
+from medmamba.plans.plan import Topology
 
 SMALL = Topology(
     patch_size=(20, 48, 40),

@@ -36,7 +36,8 @@ def test_exported_plan_comes_back(tmp_path: Path, configuration: Any) -> None:
     dataset = open_dataset(write_dataset(tmp_path / "Dataset042_Small"))
     measured = fingerprint(dataset)
     plan, _ = make_plan(measured, dataset, network="umamba_bot", configuration=configuration, gpu_memory_gb=4)
-    folder = export_nnunet(tmp_path, dataset, measured, [plan]).folder / "nnUNet_preprocessed" / "Dataset042_Small"
+    assert export_nnunet(tmp_path, dataset, measured, [plan]) == 42
+    folder = tmp_path / "nnUNet_preprocessed" / "Dataset042_Small"
     (folder / f"{PLANS_NAME}.json").rename(folder / "plans.json")
     back = plan_from_nnunet(folder, configuration, "umamba_bot", mirror_axes=plan.train.mirror_axes)
     assert back.preprocessing_digest() == plan.preprocessing_digest()

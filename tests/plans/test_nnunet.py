@@ -61,7 +61,7 @@ def test_stock_nnunet_trains_and_predicts_with(network: str, tmp_path: Path) -> 
     measured = fingerprint(dataset)
     plan, _ = make_plan(measured, dataset, network=network, configuration="3d_fullres", gpu_memory_gb=4)
     plan = replace(plan, topology=SMALL, train=replace(plan.train, batch_size=2))
-    exported = export_nnunet(tmp_path, dataset, measured, [plan])
+    number = export_nnunet(tmp_path, dataset, measured, [plan])
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "two_short_epochs.py").write_text(TRAINER)
     asked = ("3d_fullres", "-p", PLANS_NAME, "-tr", "TwoShortEpochs", "-device", "cpu")
@@ -73,7 +73,7 @@ def test_stock_nnunet_trains_and_predicts_with(network: str, tmp_path: Path) -> 
     for channel, image in enumerate(case.images):
         shutil.copy(image, images / f"{case.id}_{channel:04d}.nii.gz")
     options = ("-f", "0", "-i", str(images), "-o", str(tmp_path / "out"), "--disable_tta", "-npp", "1", "-nps", "1")
-    run("nnUNetv2_predict", tmp_path, "-d", str(exported.number), "-c", *asked, *options)
+    run("nnUNetv2_predict", tmp_path, "-d", str(number), "-c", *asked, *options)
     predicted, image = (nibabel.load(p) for p in (tmp_path / "out" / f"{case.id}.nii.gz", case.images[0]))
     assert predicted.shape == image.shape
     np.testing.assert_allclose(predicted.affine, image.affine, atol=1e-5)
@@ -96,8 +96,10 @@ def test_exported_plan_builds_the_planned_network(tmp_path: Path) -> None:
     dataset = open_dataset(write_dataset(tmp_path / "data"))
     measured = fingerprint(dataset)
     plan, _ = make_plan(measured, dataset, network="unet", configuration="3d_fullres", gpu_memory_gb=4)
-    exported = export_nnunet(tmp_path, dataset, measured, [plan])
-    written = json.loads((tmp_path / "nnUNet_preprocessed" / exported.name / f"{PLANS_NAME}.json").read_text())
+    assert export_nnunet(tmp_path, dataset, measured, [plan]) == 999
+    written = json.loads(
+        (tmp_path / "nnUNet_preprocessed" / nnunet_name(dataset.name) / f"{PLANS_NAME}.json").read_text()
+    )
     architecture = written["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     network = builder.build(len(plan.channels), plan.labels.output_channels, **architecture, deep_supervision=False)
     assert network.decoder.deep_supervision is False

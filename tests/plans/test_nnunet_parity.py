@@ -18,9 +18,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from medmamba import Dataset
 from medmamba.io import open_dataset
-from medmamba.plans import Plan
 from medmamba.plans.decisions import times
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
+from medmamba.plans.plan import Plan
 from medmamba.plans.planner import make_plan, possible_configurations
 
 NAME = "Dataset999_Parity"

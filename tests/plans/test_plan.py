@@ -10,7 +10,7 @@ import pytest
 
 from medmamba import Label, Labels
 from medmamba.errors import DataError
-from medmamba.plans import (
+from medmamba.plans.plan import (
     ChannelPlan,
     IntensityStatistics,
     NetworkPlan,

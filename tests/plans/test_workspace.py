@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medmamba.plans import Plan
 from medmamba.plans import fingerprint as fingerprint_module
+from medmamba.plans.plan import Plan
 from medmamba.plans.planner import make_plan
 from medmamba.plans.workspace import Workspace, differences, measured, plan_dataset, run_folder, run_folders, safe_name
 

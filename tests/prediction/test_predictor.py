@@ -161,7 +161,7 @@ def test_runs_of_different_plans_cannot_be_averaged(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="no final or best or checkpoint weights"):
             Predictor.from_runs([run], CPU)
         torch.manual_seed(0)
-        run.save_weights("final", build_network(run_plan), Position())
+        run.save_weights("final", build_network(run_plan).state_dict(), Position())
         runs.append(run)
     assert len(Predictor.from_runs(runs[:1], CPU).members) == 1
     with pytest.raises(RunError, match="cannot be averaged"):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from medmamba.tasks import Measure
-from medmamba.training.plot import MOST_POINTS, _thinned, plot_progress
+from medmamba.training.plot import MOST_POINTS, Curves, _thinned
 from medmamba.training.reports import EpochReport, Record, StepReport
 
 DICE = (Measure(name="dice", title="Dice", limits=(0.0, 1.0)),)
@@ -34,13 +34,13 @@ def test_points_of_a_long_run_are_thinned_out_evenly_up_to_the_latest() -> None:
 
 def test_lines_of_version_0_1_0_give_the_same_picture(tmp_path: Path) -> None:
     lines = [step(number) for number in range(1, 11)] + [epoch(1), epoch(2)]
-    plot_progress(lines, tmp_path / "now.png", "run", DICE)
+    Curves(DICE, lines).draw(tmp_path / "now.png", "run")
     old = [
         {key: value for key, value in line.items() if key not in ("parts", "validating_s", "saving_s")}
         for line in lines
     ]
     assert old[-1]["dice"] == {"block": 0.2}
-    plot_progress(old, tmp_path / "old.png", "run", DICE)
+    Curves(DICE, old).draw(tmp_path / "old.png", "run")
     assert (tmp_path / "old.png").read_bytes() == (tmp_path / "now.png").read_bytes()
-    plot_progress(lines[:-1], tmp_path / "other.png", "run", DICE)
+    Curves(DICE, lines[:-1]).draw(tmp_path / "other.png", "run")
     assert (tmp_path / "other.png").read_bytes() != (tmp_path / "now.png").read_bytes()

@@ -208,13 +208,13 @@ class FakeTime:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step_s: Callable[[int], float], file_s: float) -> None:
         self.now_s, self.training_s, self.step_s, self.file_s = 0.0, 0.0, step_s, file_s
-        write = Run._write
+        write = Run.save_weights
 
         def slow_write(run: Run, *arguments: Any) -> None:
             self.now_s += self.file_s
             write(run, *arguments)
 
-        monkeypatch.setattr(Run, "_write", slow_write)
+        monkeypatch.setattr(Run, "save_weights", slow_write)
 
     def __call__(self) -> float:
         return self.now_s
