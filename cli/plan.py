@@ -109,7 +109,7 @@ def plan(
     check_output_folder(workspace.folder, inputs=places_of(data))
     if export_nnunet is not None:
         nnunet.check_export(export_nnunet.resolve(), data)
-    fingerprint, _ = measured(data, workspace, track)
+    fingerprint = measured(data, workspace, track)
     possible = possible_configurations(fingerprint)
     chosen = possible if configuration == "all" else (configuration or possible[0],)
     options = {} if mixer is None else {"mixer": mixer}

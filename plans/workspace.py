@@ -78,10 +78,6 @@ class Workspace:
             parts.append(f"gpu-{gpu_memory_gb:g}GB")
         return self.folder / "__".join((configuration, *map(safe_name, parts))) / "plan.json"
 
-    def cache(self, plan: Plan) -> Path:
-        """Folder of the cases preprocessed as the plan says; plans that preprocess alike share it."""
-        return self.folder / "preprocessed" / plan.preprocessing_digest()
-
 
 def run_folder(folder: Path, fold: str) -> Path:
     """The training of a fold, beside its plan."""
@@ -107,7 +103,7 @@ def safe_name(name: str) -> str:
 
 def measured(
     dataset: Dataset, workspace: Workspace, progress: Progress = silent, *, workers: int | None = None
-) -> tuple[Fingerprint, bool]:
+) -> Fingerprint:
     """The data set's fingerprint: the one in the work folder if it still describes the data, else a new one.
 
     Args:
@@ -116,9 +112,6 @@ def measured(
         progress: told about each case that is measured.
         workers: see `medmamba.plans.fingerprint.fingerprint`.
 
-    Returns:
-        The fingerprint, and whether it was there already.
-
     Raises:
         DataError: if the data set cannot be measured, or the work folder belongs to another one of the same name.
     """
@@ -126,7 +119,7 @@ def measured(
     if path.is_file():
         kept = _kept(path)
         if kept and kept.describes(dataset):
-            return kept, True
+            return kept
         if kept and kept.dataset_root != str(dataset.root) and Path(kept.dataset_root).is_dir():
             raise DataError(
                 f"{workspace.folder} holds plans of another data set named {dataset.name!r}, in {kept.dataset_root}; "
@@ -135,7 +128,7 @@ def measured(
         log.info("%s no longer describes %s; measuring again", path, dataset.root)
     new = fingerprint(dataset, progress, workers=workers)
     new.save(path)
-    return new, False
+    return new
 
 
 def _kept(path: Path) -> Fingerprint | None:
@@ -193,7 +186,6 @@ class PlannedResult:
         fold: that can be trained first: ``all`` where there is a single case.
         path: of the plan.
         fingerprint_path: of the fingerprint.
-        fingerprint_reused: the data set was measured before and has not changed.
         outcome: the file was ``written`` new, was there and is ``unchanged``, was ``replaced``, or differs from the
             new plan and was ``kept``.
         differences: one line for each field in which the file differs, or differed, from the new plan.
@@ -204,7 +196,6 @@ class PlannedResult:
     fold: str
     path: Path
     fingerprint_path: Path
-    fingerprint_reused: bool
     outcome: Outcome
     differences: tuple[str, ...] = ()
 
@@ -241,7 +232,7 @@ def plan_dataset(
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     workspace = Workspace(work, data.name)
-    description, reused = measured(data, workspace, progress)
+    description = measured(data, workspace, progress)
     chosen = configuration or possible_configurations(description)[0]
     plan, decisions = make_plan(
         description,
@@ -259,7 +250,6 @@ def plan_dataset(
         fold=first_fold(data),
         path=path,
         fingerprint_path=workspace.fingerprint,
-        fingerprint_reused=reused,
         outcome=outcome,
         differences=changes,
     )
