@@ -151,8 +151,7 @@ def _fold_folders(path: Path) -> list[Path]:
     """The run folder itself, or those of all folds below the folder of a plan."""
     from medmamba.plans.workspace import run_folders
 
-    folders = [path] if (path / "run.json").is_file() else run_folders(path)
-    folds = [folder for folder in folders if (folder / "run.json").is_file()]
+    folds = [folder for folder in (path, *run_folders(path)) if (folder / "run.json").is_file()]
     if not folds:
         raise UsageError(f"{path} holds no training run; give a folder such as .../3d_fullres__umamba_bot/fold_0")
     return folds

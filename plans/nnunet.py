@@ -13,8 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from medmamba.case import Dataset
 from medmamba.errors import DataError
@@ -144,17 +145,13 @@ def _intensities(fingerprint: Fingerprint) -> dict[str, dict[str, float]]:
 
 def _plans(name: str, fingerprint: Fingerprint, plans: Sequence[Plan]) -> dict[str, Any]:
     forward = [2 - axis for axis in plans[0].axes]
-
-    def median_of(values: Sequence[Sequence[float]]) -> list[float]:
-        ordered = [median(column) for column in zip(*values, strict=True)]
-        return [ordered[axis] for axis in forward]
-
-    shapes = [case.cropped_shape[::-1] for case in fingerprint.cases]
+    spacing = np.median([case.spacing_mm[::-1] for case in fingerprint.cases], axis=0)[forward]
+    shape = np.median([case.cropped_shape[::-1] for case in fingerprint.cases], axis=0)[forward]
     return {
         "dataset_name": name,
         "plans_name": PLANS_NAME,
-        "original_median_spacing_after_transp": median_of([case.spacing_mm[::-1] for case in fingerprint.cases]),
-        "original_median_shape_after_transp": [round(size) for size in median_of(shapes)],
+        "original_median_spacing_after_transp": spacing.tolist(),
+        "original_median_shape_after_transp": [round(size) for size in shape.tolist()],
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": forward,
         "transpose_backward": sorted(range(3), key=forward.__getitem__),

@@ -152,10 +152,7 @@ class Topology:
     @property
     def total_stride(self) -> tuple[int, ...]:
         """Product of all strides, per axis."""
-        product = [1] * self.dims
-        for row in self.strides:
-            product = [p * s for p, s in zip(product, row, strict=True)]
-        return tuple(product)
+        return tuple(map(math.prod, zip(*self.strides, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
