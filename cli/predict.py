@@ -60,7 +60,8 @@ def predict(
         typer.Option(
             "--format",
             metavar="ENDING",
-            help="Write all segmentations so, for example .nrrd; a wrong one lists all.",
+            help="Write all segmentations so, for example .nrrd, into a folder that has none of these cases in another "
+            "format; a wrong one lists all.",
             show_default="that of each case's first image",
         ),
     ] = None,

@@ -392,7 +392,7 @@ def _dismiss(workers: Sequence[_Worker]) -> None:
 def _work(line: Connection, function: Callable[[Any], Any], level: int) -> None:
     """What a worker does: answer for one case after the other until the line ends."""
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     root = logging.getLogger()
     to_parent: Any = SimpleNamespace(put_nowait=line.send)  # as much of a queue as the handler needs
     root.handlers = [logging.handlers.QueueHandler(to_parent)]
@@ -417,9 +417,18 @@ def _answer(function: Callable[[Any], Any], case: Any) -> bytes:
         return pickle.dumps(WorkerError(f"case {case.id}: {traceback.format_exc()}"))
 
 
-def _end_with_parent() -> None:
-    """Leave no process behind when the parent is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
+def end_with_parent() -> None:
+    """Have this process, a worker, end when the one that started it does, however that ends.
+
+    Told to end first, and ended when it is not gone soon: it may be at something long, or not listen.
+    """
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

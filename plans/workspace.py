@@ -256,19 +256,27 @@ def plan_dataset(
 
 
 def _place(workspace: Workspace, plan: Plan, gpu_memory_gb: float) -> Path:
-    """Where a plan belongs; that of version 0.1.0, whose folders did not bear the options, stays where it is."""
+    """Where a plan belongs: a folder of its own, or one that holds the same plan without its options in the name.
+
+    So more memory that changes nothing makes no folder, and a plan of version 0.1.0, whose folders did not bear the
+    options, stays where it is.
+    """
     network = plan.network
     path = workspace.plan(plan.configuration, network.name, network.options, gpu_memory_gb)
-    earlier = workspace.plan(plan.configuration, network.name)
-    if path.is_file() or not earlier.is_file():
+    if path.is_file():
         return path
-    try:
-        old = Plan.load(earlier)
-    except DataError:
-        return path
-    # How much memory was planned for is not in a plan, but the options are, also in one that was edited since.
-    same_options = bool(network.options) and old.network.options == network.options
-    return earlier if same_options or old.digest() == plan.digest() else path
+    for options in (network.options, {}):
+        earlier = workspace.plan(plan.configuration, network.name, options)
+        try:
+            old = Plan.load(earlier)
+        except (DataError, FileNotFoundError):
+            continue
+        # How much memory was planned for is not in a plan, but the options are, also in one that was edited since.
+        if old.digest() == plan.digest() or (
+            not options and network.options and old.network.options == network.options
+        ):
+            return earlier
+    return path
 
 
 def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[str, ...]]:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from medmamba.data.cache import ANNOTATED, Cache
 from medmamba.data.preprocess import OUTSIDE
-from medmamba.engines import processors, signals_held
+from medmamba.engines import end_with_parent, processors, signals_held
 from medmamba.plans.plan import Plan
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ def _expect_signals(worker: int) -> None:
     for number in _STOPS:
         signal.signal(number, note)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    # PyTorch's own watch looks for another parent than at its start, by when the first may be gone.
+    end_with_parent()
 
 
 @contextmanager

@@ -148,6 +148,32 @@ def test_signals_to_all_processes_and_kill_leave_no_process_and_no_noise(cases: 
         time.sleep(0.05)
 
 
+@pytest.mark.slow  # a process that imports PyTorch, for a rare moment
+def test_worker_ends_when_training_is_killed_while_it_starts(cases: list[Case], tmp_path: Path) -> None:
+    tell = "threading.Thread(target=tell, daemon=True).start()"
+    early = f"""
+import threading, time
+
+def tell():
+    while not (started := multiprocessing.active_children()):
+        time.sleep(0.01)
+    print(started[0].pid, flush=True)
+
+if __name__ == "__main__":
+    {tell}
+"""
+    (tmp_path / "script.py").write_text(STREAM.replace('if __name__ == "__main__":', early, 1))
+    (tmp_path / "sampler").write_bytes(pickle.dumps(sampler(cases, tmp_path)))
+    command = [sys.executable, "-P", str(tmp_path / "script.py"), str(tmp_path / "sampler")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as main:
+        worker = int(main.stdout.readline())  # type: ignore[union-attr]
+        main.kill()
+    deadline = time.monotonic() + 120
+    while is_running(worker):
+        assert time.monotonic() < deadline, "the worker outlived the process that it was to draw for"
+        time.sleep(0.05)
+
+
 def test_a_stream_that_starts_later_goes_on_where_the_first_was(cases: list[Case], tmp_path: Path) -> None:
     source = sampler(cases, tmp_path)
     whole = list(islice(stream(source, augment=Augmentation(PLAN)), 5))

@@ -114,6 +114,14 @@ def test_planning_writes_a_plan_and_planning_again_leaves_it(
     assert first.path.stat().st_mtime_ns == before
 
 
+def test_more_memory_that_changes_nothing_makes_no_folder_whatever_the_options(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    for options in ({}, {"mixer": "none"}):
+        first = plan_dataset(dataset, "segmamba", work=work, network_options=options)
+        more = plan_dataset(dataset, "segmamba", work=work, network_options=options, gpu_memory_gb=8.5)
+        assert (more.path, more.outcome) == (first.path, "unchanged")
+
+
 def test_an_edited_plan_is_kept_unless_forced(balls: Any, tmp_path: Path) -> None:
     dataset, work = balls.dataset(), tmp_path / "work"
     path = plan_dataset(dataset, "segmamba", "2d", work=work).path
