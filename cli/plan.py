@@ -100,10 +100,14 @@ def plan(
     from medmamba.plans import nnunet
     from medmamba.plans.planner import possible_configurations
     from medmamba.plans.workspace import Workspace, measured, plan_dataset
+    from medmamba.training.fold import TASKS
 
-    known = networks.names("segmentation")
-    if network not in known:
-        raise UsageError(f"there is no segmentation network {network!r}; choose one of {', '.join(known)}")
+    tasks = {name: networks.describe(name).task for name in networks.names()}
+    if tasks.get(network) not in TASKS:
+        fault = f"there is no network {network!r}"
+        if network in tasks:
+            fault = f"network {network!r} is for {tasks[network]}, and training is for {', '.join(TASKS)}"
+        raise UsageError(f"{fault}; choose one of {', '.join(name for name in tasks if tasks[name] in TASKS)}")
     data = open_dataset(dataset)
     workspace = Workspace(work, data.name)
     check_output_folder(workspace.folder, inputs=places_of(data))
@@ -176,12 +180,12 @@ def _weights(result: PlannedResult) -> int:
     """How many weights the planned network has; finds out early when it cannot be built."""
     import torch
 
-    from medmamba.tasks.segmentation import build_network
+    from medmamba.training.fold import task_of
 
     # Without memory for the weights, which takes no time.
     with torch.device("meta"):
         try:
-            network = build_network(result.plan)
+            network = task_of(result.plan)(result.plan).network()
         except DataError as error:
             raise DataError(f"{result.path} was made, but its network cannot be built: {error}") from error
     return sum(parameter.numel() for parameter in network.parameters())

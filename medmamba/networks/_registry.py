@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -22,7 +22,6 @@ from medmamba.errors import UsageError
 from medmamba.plans.plan import Topology
 
 ENTRY_POINTS = "medmamba.networks"
-Task = Literal["segmentation", "video", "registration"]
 Factory = Callable[..., nn.Module]
 F = TypeVar("F", bound=Factory)
 
@@ -33,7 +32,7 @@ class Entry:
 
     Args:
         name: what plans and the command line call it.
-        task: what it is for.
+        task: what it is for, such as "segmentation".
         dims: the dimensions it can be built for.
         summary: one line.
         source: paper that describes it.
@@ -42,7 +41,7 @@ class Entry:
     """
 
     name: str
-    task: Task
+    task: str
     dims: tuple[int, ...]
     summary: str
     source: str
@@ -56,7 +55,7 @@ _entries: dict[str, Entry] = {}
 def register(
     name: str,
     *,
-    task: Task = "segmentation",
+    task: str = "segmentation",
     dims: tuple[int, ...] = (2, 3),
     source: str = "",
     summary: str = "",
@@ -69,7 +68,7 @@ def register(
 
     Args:
         name: what plans call it.
-        task: what it is for.
+        task: what it is for, such as "segmentation".
         dims: the dimensions it can be built for.
         source: the paper, as one would cite it in a line.
         summary: one line; empty: the first one of the docstring.
@@ -168,7 +167,7 @@ def _check(entry: Entry, topology: Topology, options: dict[str, Any]) -> None:
         raise UsageError(f"network {entry.name!r} is {can} only and cannot take patches of {topology.patch_size}")
 
 
-def names(task: Task | None = None) -> tuple[str, ...]:
+def names(task: str | None = None) -> tuple[str, ...]:
     """Names of all networks, or of those for a task, sorted."""
     _import_all()
     return tuple(sorted(name for name, entry in _entries.items() if task in (None, entry.task)))

@@ -19,18 +19,19 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
-from medmamba import io
+from medmamba import io, networks
 from medmamba.case import Case
 from medmamba.data.preprocess import Preprocessor
 from medmamba.device import Precision
-from medmamba.errors import DataError, MedMambaError
+from medmamba.errors import DataError, MedMambaError, UsageError
 from medmamba.files import in_words
 from medmamba.io.manifest import Maker
 from medmamba.memory import check_memory, check_reading, grid, memory_errors
 from medmamba.plans.plan import Plan
 from medmamba.prediction.folder import SegmentationFolder
 from medmamba.progress import Progress, silent
-from medmamba.tasks.segmentation import Segmentation, build_network, set_deep_supervision
+from medmamba.tasks.segmentation import Segmentation, set_deep_supervision
+from medmamba.training.fold import task_of
 from medmamba.training.run import Run, RunError, Weights
 from medmamba.training.trainer import autocast
 from medmamba.training.weights import weights_digest
@@ -66,6 +67,9 @@ class Predictor:
         device: where they run.
         precision: of their arithmetic.
         mirror: average over flips along the plan's mirror axes; None: as the plan says.
+
+    Raises:
+        UsageError: if the plan's network is for another task than segmentation.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Predictor:
         mirror: bool | None = None,
     ) -> None:
         self.plan = plan
+        self.task = _segmentation(plan)
         self.members = [member.to(device).eval() for member in members]
         self.device = device
         self.precision = precision
@@ -101,6 +106,7 @@ class Predictor:
 
         Raises:
             RunError: if a run has no weights, or the runs' plans prepare images differently.
+            UsageError: if the runs' network is for another task than segmentation.
         """
         plan = runs[0].plan
         members = []
@@ -110,7 +116,7 @@ class Predictor:
                 raise RunError(
                     f"{run.folder} was trained with another plan than {runs[0].folder}; they cannot be averaged"
                 )
-            network = build_network(run.plan)
+            network = _segmentation(run.plan).network()
             used = run.load_weights(network, weights)
             log.info("%s: %s weights", run.folder, used)
             set_deep_supervision(network, False)
@@ -154,7 +160,7 @@ class Predictor:
             f"{grid(image.geometry.shape, image.geometry.spacing_mm)}, into {self.plan.labels.output_channels} classes",
         )
         logits = self.logits(torch.from_numpy(np.ascontiguousarray(sample.image)))
-        labels = Segmentation(self.plan).restore(logits.numpy(), sample.trail)
+        labels = self.task.restore(logits.numpy(), sample.trail)
         return Volume(labels[None], image.geometry)
 
     @torch.inference_mode()
@@ -209,6 +215,18 @@ class Predictor:
                 output = output.float()
                 total = total.to(output.device) + (output.flip(flip) if flip else output)
         return total / (len(self.flips) * len(self.members))
+
+
+def _segmentation(plan: Plan) -> Segmentation:
+    """The task of a plan, where that makes label maps of windows, as `Segmentation` and what derives from it do."""
+    task = task_of(plan)
+    if not issubclass(task, Segmentation):
+        name = networks.describe(plan.network.name).task
+        raise UsageError(
+            f"network {plan.network.name!r} is for {name}, and prediction is for segmentation; give a model whose "
+            "network `medmamba networks` lists for segmentation"
+        )
+    return task(plan)
 
 
 def predict_cases(

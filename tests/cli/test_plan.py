@@ -7,6 +7,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from medmamba import networks
@@ -14,6 +15,8 @@ from medmamba.cli.main import app
 from medmamba.errors import DataError
 from medmamba.plans import fingerprint as fingerprint_module
 from medmamba.plans.plan import Plan
+from medmamba.tasks.segmentation import Segmentation
+from medmamba.training import fold
 
 
 @pytest.fixture
@@ -102,9 +105,33 @@ def test_more_memory_is_asked_for_in_gigabytes(balls: Path) -> None:
 def test_an_unknown_network_is_refused_with_the_known_ones(balls: Path) -> None:
     result = run(balls, "--network", "resnet")
     assert result.exit_code == 2
-    assert "no segmentation network 'resnet'" in result.stderr
+    assert "there is no network 'resnet'" in result.stderr
     assert "umamba_bot" in result.stderr
     assert not (balls.parent / "work").exists()
+
+
+def test_a_network_without_a_training_is_refused_by_what_it_is_for(balls: Path) -> None:
+    result = run(balls, "--network", "vivim")
+    assert result.exit_code == 2
+    said, _, named = " ".join(result.stderr.split()).partition("; choose one of ")
+    assert "network 'vivim' is for video, and training is for segmentation" in said
+    assert "umamba_bot" in named
+    assert "vivim" not in named
+    assert not (balls.parent / "work").exists()
+
+
+def test_a_network_of_a_new_task_is_planned_with_the_weights_that_its_task_trains(
+    balls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Video(Segmentation):
+        def network(self) -> nn.Module:
+            return nn.Linear(6, 1)
+
+    monkeypatch.setitem(fold.TASKS, "video", Video)
+    result = run(balls, "--network", "vivim", "--configuration", "2d", "--json")
+    assert result.exit_code == 0, result.output
+    (plan,) = planned(result)
+    assert (plan["network"], plan["weights"]) == ("vivim", 7)
 
 
 def test_a_network_that_cannot_be_built_is_found_out(balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:

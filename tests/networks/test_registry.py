@@ -58,12 +58,12 @@ def test_word_is_no_truth_value() -> None:
 
 @pytest.mark.usefixtures("other_names")
 def test_network_of_ones_own_is_created_by_name() -> None:
-    @networks.register("mine", dims=(3,))
+    @networks.register("mine", task="denoising", dims=(3,))
     def mine(in_channels: int, out_channels: int, topology: Topology, *, scale: float = 1.0) -> nn.Module:
         """A convolution."""
         return nn.Conv3d(in_channels, out_channels, round(scale))
 
-    assert "mine" in networks.names()
+    assert networks.names("denoising") == ("mine",)
     assert networks.describe("mine").summary == "A convolution."
     assert networks.describe("mine").options == {"scale": 1.0}
     solid = Topology(patch_size=(8, 8, 8), strides=((1, 1, 1),) * 2, kernel_sizes=((3, 3, 3),) * 2, features=(4, 6))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from medmamba import io
 from medmamba.case import Case, Split
+from medmamba.errors import UsageError
 from medmamba.io.manifest import MANIFEST
 from medmamba.plans.plan import NetworkPlan, Plan
 from medmamba.prediction.predictor import Predictor, predict_cases
-from medmamba.tasks.segmentation import build_network
+from medmamba.tasks.segmentation import Segmentation, build_network
+from medmamba.training import fold
 from medmamba.training.run import Position, Run, RunError, RunInfo, Schedule, versions
 from tests.data.factory import channel, make_plan
 from tests.data_factory import make_case
@@ -44,6 +47,18 @@ def plan(patch: tuple[int, ...] = (8, 12, 10), **settings: object) -> Plan:
     """Spacing and intensities as `make_case` has them."""
     spacing = (1.5, 1.0, 1.0)[-len(patch) :]
     return make_plan(patch=patch, spacing=spacing, channels=(channel("none"),), **settings)
+
+
+def info() -> RunInfo:
+    """Of a run of a step."""
+    return RunInfo(
+        fold="0",
+        split=Split(train=("a",), validation=("b",)),
+        schedule=Schedule(steps=1),
+        precision="fp32",
+        overrides={},
+        versions=versions(),
+    )
 
 
 @pytest.fixture
@@ -149,15 +164,7 @@ def test_runs_of_different_plans_cannot_be_averaged(tmp_path: Path) -> None:
     runs = []
     for number, spacing in enumerate(((1.0, 1.0, 1.0), (2.0, 1.0, 1.0))):
         run_plan = replace(make_plan(spacing=spacing), network=NetworkPlan(name="unet"))
-        info = RunInfo(
-            fold="0",
-            split=Split(train=("a",), validation=("b",)),
-            schedule=Schedule(steps=1),
-            precision="fp32",
-            overrides={},
-            versions=versions(),
-        )
-        run = Run.create(tmp_path / str(number), run_plan, info)
+        run = Run.create(tmp_path / str(number), run_plan, info())
         with pytest.raises(RunError, match="no final or best or checkpoint weights"):
             Predictor.from_runs([run], CPU)
         torch.manual_seed(0)
@@ -166,6 +173,42 @@ def test_runs_of_different_plans_cannot_be_averaged(tmp_path: Path) -> None:
     assert len(Predictor.from_runs(runs[:1], CPU).members) == 1
     with pytest.raises(RunError, match="cannot be averaged"):
         Predictor.from_runs(runs, CPU)
+
+
+def test_model_of_a_task_without_label_maps_is_refused_by_what_it_is_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other:
+        """A task of its own, see `medmamba.tasks.PlannedTask`."""
+
+    monkeypatch.setitem(fold.TASKS, "video", Other)
+    video = replace(plan((12, 10)), network=NetworkPlan(name="vivim"))
+    run = Run.create(tmp_path / "run", video, info())
+    for make in (lambda: Predictor.from_runs([run], CPU), lambda: Predictor(video, [Threshold()], CPU)):
+        with pytest.raises(UsageError, match="'vivim' is for video, and prediction is for segmentation"):
+            make()
+
+
+def test_task_makes_the_network_and_brings_its_answer_back(
+    write_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Network(Threshold):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = nn.Linear(1, 1)
+
+    class Video(Segmentation):
+        def network(self) -> nn.Module:
+            return Network()
+
+        def restore(self, output: Any, trail: Any) -> Any:
+            return super().restore(output, trail) + 40
+
+    monkeypatch.setitem(fold.TASKS, "video", Video)
+    run = Run.create(tmp_path / "run", replace(plan((12, 10)), network=NetworkPlan(name="vivim")), info())
+    run.save_weights("final", Network().state_dict(), Position())
+    predictor = Predictor.from_runs([run], CPU, mirror=False)
+    assert np.unique(predictor(write_case(3)).array).tolist() == [40, 41, 42]
 
 
 def test_scan_that_needs_too_much_memory_fails_alone_and_says_how_much(
