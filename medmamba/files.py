@@ -46,10 +46,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_all(path: Path) -> Iterator[Path]:
-    """As `replacing`, for what may be written as several files of which ``path`` names the others.
+    """As `replacing`, for what may be written as several files of which ``path`` names the others, or as a folder.
 
     Yields ``path`` in a temporary folder beside it. What lies there when the block ends well takes its place, ``path``
-    as the last: until then readers meet the old one.
+    as the last: until then readers meet the old one. No system call exchanges folders everywhere, so a reader may meet
+    none for a moment; a run that is killed just then leaves both in the temporary folder.
 
     Raises:
         OSError: as from the block, naming ``path``.
@@ -59,10 +60,31 @@ def replacing_all(path: Path) -> Iterator[Path]:
         yield temporary
         files = sorted(Path(folder).iterdir(), key=lambda file: file == temporary)
         for file in files:
-            sync(file)
+            _sync_all(file)
         for file in files:
-            os.replace(file, path.with_name(file.name))
+            _take_place(file, path.with_name(file.name))
         sync(path.parent)
+
+
+def _sync_all(path: Path) -> None:
+    """As `sync`, with all that is in a folder."""
+    for entry in path.iterdir() if path.is_dir() else ():
+        _sync_all(entry)
+    sync(path)
+
+
+def _take_place(new: Path, target: Path) -> None:
+    """Put a file in the place of another, or a folder in that of another, which goes into the folder of the new one."""
+    if not (new.is_dir() and target.is_dir()):
+        os.replace(new, target)
+        return
+    old = new.with_name(f"{WRITING}{new.name}")
+    os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
 
 
 def append(data: bytes, path: Path) -> None:
