@@ -97,13 +97,14 @@ def evaluate(
     from medmamba.evaluation.evaluate import find_labels, labels_in, labels_of, match_files
     from medmamba.evaluation.metrics import METRICS
     from medmamba.evaluation.report import REPORT_FILES
+    from medmamba.io import is_image
     from medmamba.io.places import check_output_folder
 
     names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UsageError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}")
-    folder = output or (prediction if prediction.is_dir() else prediction.parent)
+    folder = output or (prediction.parent if is_image(prediction) else prediction)
     read = [reference, labels] if labels else [reference]
     check_output_folder(
         folder,

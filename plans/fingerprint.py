@@ -22,7 +22,7 @@ from medmamba.engines import Failure, all_done, map_cases, suited
 from medmamba.errors import DataError
 from medmamba.files import signature
 from medmamba.intensity import no_data_remark, unusable
-from medmamba.io import read_case, read_geometry, read_label
+from medmamba.io import files, is_image, read_case, read_geometry, read_label
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
 from medmamba.memory import TooLittleMemoryError, check_reading
@@ -149,16 +149,22 @@ def _is_measured(case: Case, measured: CaseFingerprint) -> bool:
     )
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and is_image(path)
+
+
 def case_signature(case: Case) -> str:
     """Twelve hexadecimal digits that change when a file of the case is exchanged or edited.
 
-    Made of name, size and time of last change, so that telling whether a data set is still the same takes
-    milliseconds. Folders do not count: a data set that is moved with its file times stays the same.
+    Made of name, size and time of last change, of all files where an image is a folder, so that telling whether a data
+    set is still the same takes milliseconds. Folders on the way do not count: a data set that is moved with its file
+    times stays the same.
 
     Raises:
         FileNotFoundError: if a file is gone.
     """
-    found = [(path.name, signature(path)) for path in case.files]
+    parts = [part for path in case.files for part in (files(path) if _is_folder(path) else (path,))]
+    found = [(path.name, signature(path)) for path in parts]
     facts = [f"{name}\0{one.size}\0{one.changed_ns}" for name, one in found]
     return hashlib.sha256("\n".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
@@ -180,7 +186,7 @@ def fingerprint(dataset: Dataset, progress: Progress = silent, *, workers: int |
     cases = dataset.training
     if not cases:
         raise DataError(f"{dataset.root} has no training cases: there is nothing to learn from")
-    missing = [str(path) for case in cases for path in case.files if not path.is_file()]
+    missing = [str(path) for case in cases for path in case.files if not is_image(path)]
     if missing:  # known before hours of measuring the others
         raise FileNotFoundError(
             f"{len(missing)} files of training cases are not there: {some(missing)}; restore them or leave out "

@@ -92,11 +92,12 @@ def match_files(prediction: Path, reference: Path) -> Matches:
     for path in (prediction, reference):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-    if prediction.is_dir() != reference.is_dir():
+    alone = io.is_image(reference)
+    if io.is_image(prediction) != alone:
         raise DataError(f"compare two files or two folders, got {prediction} and {reference}")
-    if reference.is_file():
-        alone = Match(id=split_ending(reference)[0], reference=reference, prediction=prediction)
-        return Matches(pairs=_different([alone]))
+    if alone:
+        pair = Match(id=split_ending(reference)[0], reference=reference, prediction=prediction)
+        return Matches(pairs=_different([pair]))
     references, predictions = _references(reference), _label_files(prediction)
     if not references.keys() & predictions.keys():
         raise DataError(
@@ -164,7 +165,7 @@ def find_labels(prediction: Path, reference: Path) -> Labels | None:
     Raises:
         DataError: if a dataset.json is wrong about its labels.
     """
-    ours, theirs = (path if path.is_dir() else path.parent for path in (prediction, reference))
+    ours, theirs = (path.parent if io.is_image(path) else path for path in (prediction, reference))
     for folder in (theirs, theirs.parent, ours):
         if (folder / "dataset.json").is_file():
             logger.info("labels as in %s", folder / "dataset.json")

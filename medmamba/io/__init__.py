@@ -2,13 +2,24 @@
 
 from medmamba.io.datasets import find_inputs, open_dataset
 from medmamba.io.errors import DatasetError, ImageFileError
-from medmamba.io.images import files, read, read_case, read_channels, read_geometry, read_label, suffixes, write
+from medmamba.io.images import (
+    files,
+    is_image,
+    read,
+    read_case,
+    read_channels,
+    read_geometry,
+    read_label,
+    suffixes,
+    write,
+)
 
 __all__ = [
     "DatasetError",
     "ImageFileError",
     "files",
     "find_inputs",
+    "is_image",
     "open_dataset",
     "read",
     "read_case",

@@ -50,10 +50,10 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> list[Case]:
-    """Images to predict: a file, or all images of a folder.
+    """Images to predict: one, or all of a folder.
 
     Args:
-        path: the file or folder.
+        path: the image or folder.
         channels: how many the model takes. With more than one, a case is either files that end in ``_0000``, ``_0001``,
             ... or a single file that holds all channels. With one, and no file that ends in ``_0000``, or with files
             that hold all channels, four digits are part of the name: ``patient_0001`` and ``patient_0002`` are two
@@ -68,7 +68,7 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
     """
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
-    if path.is_file():
+    if image_files.is_image(path):
         named = names.digits_are_names([path], {*known, *_labels_beside(path.parent)})
         return [_single_input(path, channels, named)]
     found = names.images_in(path)

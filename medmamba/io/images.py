@@ -30,8 +30,21 @@ ROUNDING = 1e-3
 
 
 def suffixes() -> tuple[str, ...]:
-    """Endings of the files that can be read and written."""
+    """Endings of the files, and folders, that can be read and written."""
     return tuple(suffix for known in FORMATS for suffix in known.suffixes)
+
+
+def is_image(path: Path) -> bool:
+    """Whether something is looked at as one image: a file, or a folder that bears a format's suffix and is of a format.
+
+    Any other folder may hold images, and is none.
+
+    Raises:
+        OSError: if a folder of such a name cannot be looked into.
+    """
+    if path.is_file():
+        return True
+    return path.is_dir() and path.name.lower().endswith(suffixes()) and _recognised(path) is not None
 
 
 def files(path: Path) -> tuple[Path, ...]:

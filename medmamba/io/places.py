@@ -26,7 +26,7 @@ def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Ite
     Args:
         folder: of the output; it need not exist.
         files: what will be written there, as far as it is known.
-        inputs: what the command reads. A file must not be among ``files``, by whatever name or link; in a folder, or
+        inputs: what the command reads. None must be among ``files``, by whatever name or link; in a folder, or
             below it, nothing is written.
 
     Raises:
@@ -40,7 +40,7 @@ def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Ite
         raise OutputError(f"the output is a folder, but {folder} is the name of a file; give a name without its ending")
     given = list(inputs)
     _check_inside(folder, [path for path in given if path.is_dir()])
-    _check_files(files, [path for path in given if not path.is_dir()])
+    _check_files(files, given)  # folders too, which may be images
 
 
 def places_of(dataset: Dataset) -> set[Path]:

@@ -173,10 +173,12 @@ class SegmentationFolder:
         target = self.path(case)
         if not target.exists():
             return Standing(kind="absent")
+        if target.is_dir() and not io.is_image(target):
+            return self._foreign(target, "is a folder")
         made = manifest.made.get(target.name)
         if made is None:
             return self._unrecorded(case, target, manifest)
-        digest = content_digest(io.files(target)) if target.is_file() else ""
+        digest = content_digest(io.files(target)) if io.is_image(target) else ""
         if digest == made.digest:
             changes = made.changes(images_digest, self.maker)
             if not changes:

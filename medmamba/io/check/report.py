@@ -15,6 +15,7 @@ from medmamba.errors import DataError
 from medmamba.io.check.findings import Facts, Finding
 from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
 from medmamba.io.check.scan import scan, some_values
+from medmamba.io.images import is_image
 from medmamba.io.layouts import Survey, survey
 from medmamba.io.layouts.hints import likely_pairs
 from medmamba.io.layouts.names import maps_in, split_ending
@@ -106,7 +107,7 @@ def _check_leftovers(dataset: Survey) -> Iterator[Finding]:
         if not orphans:
             continue
         cases = (*dataset.training, *dataset.test)
-        lacking = [case.id for case in cases if case.label is None or not case.label.is_file()]
+        lacking = [case.id for case in cases if case.label is None or not is_image(case.label)]
         pairs = likely_pairs([split_ending(path)[0] for path in orphans], lacking)
         renames = f", or rename {some([f'{label} to {case}' for label, case in pairs])}" if pairs else ""
         message = f"labels without an image: {some([path.name for path in orphans])}"

@@ -15,7 +15,7 @@ from medmamba.files import in_words
 from medmamba.intensity import no_data_remark, unusable
 from medmamba.io.check.findings import Facts
 from medmamba.io.errors import ImageFileError, LabelValueError
-from medmamba.io.images import read_label_with_remarks, read_with_remarks
+from medmamba.io.images import is_image, read_label_with_remarks, read_with_remarks
 from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
@@ -112,7 +112,7 @@ def _check_grid(geometry: Geometry, file: Path, facts: Facts) -> None:
 
 
 def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
-    if case.label is None or not case.label.is_file():
+    if case.label is None or not is_image(case.label):
         facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
         return
     if (label := _read(read_label_with_remarks, case.label, facts)) is None:

@@ -60,7 +60,7 @@ class Format(Protocol):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Endings, in lower case, of the files that it writes and that are looked for in folders; longer ones first."""
+        """Endings, in lower case, of what it writes, files or folders, and of what is looked for; longer ones first."""
 
     def recognises(self, path: Path, start: bytes) -> bool:
         """Whether something is of this format, whatever it is called.

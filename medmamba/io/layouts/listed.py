@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from medmamba.case import Case
+from medmamba.io.images import is_image
 from medmamba.io.layouts.description import Entry
 from medmamba.io.layouts.layout import Numbered, Survey
 from medmamba.io.layouts.names import by_case, channel_of, images_in, split_ending
@@ -39,7 +40,7 @@ class Locator:
         stem = split_ending(paths[0])[0]
         if len(paths) > 1:
             return case if {channel_of(path)[0] for path in paths} == {case} else stem, paths, {}
-        if not paths[0].is_file() and (numbers := self._numbers(paths[0], stem)):
+        if not is_image(paths[0]) and (numbers := self._numbers(paths[0], stem)):
             self.numbered.append((entry.images[0], next(iter(numbers.values()))))
             return stem, tuple(numbers.values()), numbers
         if number == 0 and self.channels > 1:
@@ -63,7 +64,7 @@ class Locator:
         return told
 
     def _is_there(self, path: Path) -> bool:
-        return path.is_file() or bool(self._numbers(path, split_ending(path)[0]))
+        return is_image(path) or bool(self._numbers(path, split_ending(path)[0]))
 
     def _numbers(self, path: Path, case: str) -> Numbered:
         """Files of a case by channel, in the folder and with the ending of ``path``."""

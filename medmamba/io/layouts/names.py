@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from medmamba.io.errors import DatasetError
-from medmamba.io.images import suffixes
+from medmamba.io.images import is_image, suffixes
 
 ENDINGS = suffixes()
 #: Of Slicer's segmentations, which lie beside the images that they are of.
@@ -40,7 +40,7 @@ def channel_of(path: Path) -> tuple[str, int | None]:
 
 
 def images_in(folder: Path, ending: str | None = None) -> list[Path]:
-    """Image files of a folder, sorted, links that lead nowhere too; what file managers leave behind is passed over.
+    """Images of a folder, sorted, links that lead nowhere too; what file managers leave behind is passed over.
 
     So are segmentations of Slicer, unless the ending asks for them.
     """
@@ -57,7 +57,9 @@ def maps_in(folder: Path, ending: str | None = None) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.name.lower().endswith(endings) and not path.name.startswith(".") and not path.is_dir()
+        if path.name.lower().endswith(endings)
+        and not path.name.startswith(".")
+        and (not path.is_dir() or is_image(path))
     )
 
 
