@@ -13,6 +13,7 @@ from rich.text import Text
 
 from medmamba.cli._console import Exit, note, out, say, track
 from medmamba.errors import UsageError
+from medmamba.evaluation.words import WORDS
 
 if TYPE_CHECKING:
     from medmamba.evaluation.report import Report, Summary
@@ -45,7 +46,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--metric",
-            help="What to measure; repeat for several. A wrong name lists all.",
+            help="What to measure; repeat for several: "
+            f"{', '.join(f'{name} ({words})' for name, words in WORDS.items())}.",
             show_default="dice and hd95",
         ),
     ] = None,
@@ -73,8 +75,7 @@ def evaluate(
     """Compare segmentations with references and report how good they are.
 
     Files belong together when their names are equal up to the ending. Dice is the overlap: 1 is perfect, 0 is none.
-    HD95 is the distance in mm within which 95 % of both surfaces lie. Other metrics are iou, precision, sensitivity,
-    nsd_1mm and nsd_2mm (share of the surface within that distance), assd (mean distance) and hd (largest distance).
+    HD95 is the distance in mm within which 95 % of both surfaces lie.
 
     The interval tells where the mean would lie with other cases like these. A score is undefined when neither
     segmentation holds the label, and infinite when only one does and a distance is asked for. A mean that is not over
@@ -95,15 +96,14 @@ def evaluate(
     from medmamba.case import some
     from medmamba.evaluation.evaluate import evaluate as score
     from medmamba.evaluation.evaluate import find_labels, labels_in, labels_of, match_files
-    from medmamba.evaluation.metrics import METRICS
     from medmamba.evaluation.report import REPORT_FILES
     from medmamba.io import is_image
     from medmamba.io.places import check_output_folder
 
     names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in WORDS]
     if unknown:
-        raise UsageError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(METRICS)}")
+        raise UsageError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(WORDS)}")
     folder = output or (prediction.parent if is_image(prediction) else prediction)
     read = [reference, labels] if labels else [reference]
     check_output_folder(

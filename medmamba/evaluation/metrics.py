@@ -174,25 +174,36 @@ class Metric:
         measure: the value for a pair of masks.
         higher_is_better: which direction is better.
         unit: of the value; empty for a share.
+        symmetric: whether prediction and reference may change places.
+        bound: the worst value there is; None for 0 where higher is better and infinity where lower is.
     """
 
     title: str
     measure: Callable[[Masks], float]
     higher_is_better: bool = True
     unit: str = ""
+    symmetric: bool = True
+    bound: float | None = None
 
     @property
     def worst(self) -> float:
         """The value of a case that has no usable prediction."""
+        if self.bound is not None:
+            return self.bound
         return 0.0 if self.higher_is_better else float("inf")
 
 
-#: Every metric the report knows, by the name it is asked for. One more metric is one function and one row.
+#: Every metric the report knows, by the name it is asked for. One more metric is one function and one row, with what it
+#: tells in words.py.
 METRICS: dict[str, Metric] = {
     "dice": Metric(title="Dice", measure=lambda masks: dice(masks.prediction, masks.reference)),
     "iou": Metric(title="IoU", measure=lambda masks: iou(masks.prediction, masks.reference)),
-    "precision": Metric(title="precision", measure=lambda masks: precision(masks.prediction, masks.reference)),
-    "sensitivity": Metric(title="sensitivity", measure=lambda masks: sensitivity(masks.prediction, masks.reference)),
+    "precision": Metric(
+        title="precision", measure=lambda masks: precision(masks.prediction, masks.reference), symmetric=False
+    ),
+    "sensitivity": Metric(
+        title="sensitivity", measure=lambda masks: sensitivity(masks.prediction, masks.reference), symmetric=False
+    ),
     "nsd_1mm": Metric(title="surface Dice at 1 mm", measure=lambda masks: surface_dice(masks.surface, 1.0)),
     "nsd_2mm": Metric(title="surface Dice at 2 mm", measure=lambda masks: surface_dice(masks.surface, 2.0)),
     "hd95": Metric(title="HD95", measure=lambda masks: hausdorff(masks.surface, 95), higher_is_better=False, unit="mm"),

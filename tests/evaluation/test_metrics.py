@@ -15,6 +15,7 @@ from scipy import ndimage
 from medmamba.evaluation.metrics import (
     METRICS,
     Masks,
+    Metric,
     assd,
     dice,
     hausdorff,
@@ -24,6 +25,7 @@ from medmamba.evaluation.metrics import (
     surface_dice,
     surface_distances,
 )
+from medmamba.evaluation.words import WORDS
 
 Mask = NDArray[np.bool_]
 
@@ -162,23 +164,36 @@ def test_every_metric_follows_the_table_of_edge_cases(name: str) -> None:
         return METRICS[name].measure(Masks(prediction=prediction, reference=reference, spacing_mm=(1.0, 1.0, 1.0)))
 
     assert math.isnan(value(empty, empty))
-    no_prediction, no_reference = value(empty, full), value(full, empty)
-    if name == "precision":
-        assert math.isnan(no_prediction)
-    else:
-        assert no_prediction == METRICS[name].worst
-    if name == "sensitivity":
-        assert math.isnan(no_reference)
-    else:
-        assert no_reference == METRICS[name].worst
+    one_empty = [value(empty, full), value(full, empty)]
+    if not METRICS[name].symmetric:  # it may be undefined on the side that it is a share of
+        one_empty = [each for each in one_empty if not math.isnan(each)]
+    assert one_empty
+    assert set(one_empty) == {METRICS[name].worst}
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"precision", "sensitivity"}))
-def test_metrics_other_than_precision_and_sensitivity_are_symmetric(name: str) -> None:
+def test_share_of_an_empty_mask_is_undefined() -> None:
+    empty, full = np.zeros((4, 4, 4), dtype=bool), np.ones((4, 4, 4), dtype=bool)
+    assert math.isnan(precision(empty, full))
+    assert precision(full, empty) == 0
+    assert math.isnan(sensitivity(full, empty))
+    assert sensitivity(empty, full) == 0
+
+
+def test_every_metric_has_words_for_the_help() -> None:
+    assert list(WORDS) == list(METRICS)
+
+
+def test_row_may_say_what_the_worst_value_is() -> None:
+    assert Metric(title="correlation", measure=lambda _: 1.0, bound=-1.0).worst == -1.0
+    assert Metric(title="angle", measure=lambda _: 0.0, bound=0.0, higher_is_better=False).worst == 0.0
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_are_symmetric_where_their_row_says_so(name: str) -> None:
     one, other = blobs(3, (20, 18, 16))
     forth = METRICS[name].measure(Masks(prediction=one, reference=other, spacing_mm=(1.0, 1.5, 2.0)))
     back = METRICS[name].measure(Masks(prediction=other, reference=one, spacing_mm=(1.0, 1.5, 2.0)))
-    assert forth == pytest.approx(back)
+    assert (forth == pytest.approx(back)) == METRICS[name].symmetric
 
 
 def test_masks_of_different_shapes_are_refused_instead_of_broadcast() -> None:
