@@ -130,8 +130,8 @@ def imports(modules: Mapping[str, Path]) -> list[Import]:
         for target, name, line in _statements(source, path):
             ours = target.split(".")[0] == PACKAGE
             target = target.removeprefix(PACKAGE).removeprefix(".") if ours else target
-            if ours and (inner := f"{target}.{name}".strip(".")) in modules:
-                target, name = inner, ""
+            while ours and name and (inner := f"{target}.{name.split('.')[0]}".strip(".")) in modules:
+                target, name = inner, name.partition(".")[2]
             if not ours or target != source:
                 found.append(Import(source, line, target, ours, name))
     return sorted(set(found))
@@ -139,7 +139,7 @@ def imports(modules: Mapping[str, Path]) -> list[Import]:
 
 @cache
 def _statements(source: str, path: Path) -> tuple[tuple[str, str, int], ...]:
-    """(module in full, name taken from it or nothing, line) of each import and of each private attribute of a name."""
+    """(module in full, name taken from it or nothing, line) of each import and of each attribute of what it brought."""
     return tuple(_read(source, path))
 
 
@@ -151,15 +151,39 @@ def _read(source: str, path: Path) -> Iterator[tuple[str, str, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "", node.lineno) for alias in node.names)
+            for (
+                alias
+            ) in node.names:  # one without `as` brings the outermost package, and all of it that anybody imported
+                outermost = alias.name.split(".")[0]
+                known |= {alias.asname: (alias.name, "")} if alias.asname else {outermost: (outermost, "")}
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) + 1 - node.level] if node.level else []
             origin = ".".join((*above, *filter(None, [node.module])))
             yield from ((origin, alias.name, node.lineno) for alias in node.names)
             known |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
-    for node in ast.walk(tree):  # `name._attribute` takes as much from where the name is from as an import does
-        if isinstance(node, ast.Attribute) and _is_private(node.attr) and ast.unparse(node.value) in known:
-            origin, name = known[ast.unparse(node.value)]
-            yield origin, f"{name}.{node.attr}", node.lineno
+        elif isinstance(node, ast.Call) and (called := _called_import(node)):
+            level = len(called) - len(called.lstrip("."))
+            above = package[: len(package) + 1 - level] if level else []
+            yield ".".join((*above, called[level:])), "", node.lineno
+    for node in ast.walk(tree):  # `name.attribute` takes as much from where the name is from as an import does
+        if isinstance(node, ast.Attribute) and (chain := _chain(node))[0] in known:
+            origin, name = known[chain[0]]
+            if origin.split(".")[0] == PACKAGE:
+                yield origin, ".".join(filter(None, (name, *chain[1:]))), node.lineno
+
+
+def _called_import(call: ast.Call) -> str:
+    """The module that a call imports by a name written out; empty if it does not."""
+    by = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    name = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else ""
+    return name if by in ("import_module", "__import__") and isinstance(name, str) else ""
+
+
+def _chain(node: ast.expr) -> list[str]:
+    """The names of ``one.other.third``; an empty one in front where it starts at something else than a name."""
+    if isinstance(node, ast.Attribute):
+        return [*_chain(node.value), node.attr]
+    return [node.id if isinstance(node, ast.Name) else ""]
 
 
 def _is_private(name: str) -> bool:

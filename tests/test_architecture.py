@@ -59,6 +59,33 @@ def complaints_of_today() -> frozenset[str]:
         ("training.trainer", "from .fold import train_fold", "imports training.fold.train_fold, which stands on a"),
         ("training.trainer", "from medmamba.networks import _x", "imports networks._x, which is private to networks"),
         ("training.trainer", "from ..volume import Volume\nVolume._x", "imports volume.Volume._x, which is private to"),
+        (
+            "training.trainer",
+            "import medmamba.data.cache as cc\ncc._x()",
+            "imports data.cache._x, which is private to data",
+        ),
+        (
+            "training.trainer",
+            "import medmamba.data.cache\nmedmamba.data.cache._x()",
+            "imports data.cache._x, which is private to data",
+        ),
+        ("training.trainer", "from .. import data\ndata.cache._x()", "imports data.cache._x, which is private to data"),
+        (
+            "io.images",
+            "import medmamba.errors\nmedmamba.training.fold.train_fold()",
+            "imports training.fold.train_fold, which stands on a higher floor",
+        ),
+        (
+            "io.images",
+            "import importlib\nimportlib.import_module('medmamba.training.fold')",
+            "imports training.fold, which stands on a higher floor",
+        ),
+        ("io.images", "__import__('medmamba.training.fold')", "imports training.fold, which stands on a higher floor"),
+        (
+            "io.images",
+            "from importlib import import_module\nimport_module('..training', __package__)",
+            "imports training, which stands on a higher floor",
+        ),
         ("training.trainer", "from medmamba import Volume", "by the front door; import it from the module that has it"),
         (
             "io.images",
@@ -90,6 +117,8 @@ def test_line_that_breaks_a_rule_is_found(module: str, line: str, words: str, tm
         ("volume", "from .volume import Volume"),
         ("data.augment", "import monai"),
         ("kernels.dispatch", "from ._arguments import Scan as _private_here"),
+        ("training.trainer", "import medmamba.data.cache\nmedmamba.data.cache.x()"),
+        ("training.trainer", "import importlib\nimportlib.import_module('medmamba.data.cache')"),
     ],
 )
 def test_line_that_breaks_no_rule_is_let_through(module: str, line: str, tmp_path: Path) -> None:
