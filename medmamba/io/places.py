@@ -16,6 +16,8 @@ from medmamba.io import layouts
 from medmamba.io.images import suffixes
 from medmamba.io.manifest import MANIFEST
 
+#: How many folders that exist, from an output upwards, are asked whether they are a data set of folders of any name.
+_LEVELS = 4
 #: What names of files end in; a folder is not called so.
 _ENDINGS = (*suffixes(), ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
 
@@ -97,8 +99,11 @@ def _check_inside(folder: Path, read: Iterable[Path], output: Path | None = None
         raise OutputError(f"{here} a folder of cases prepared for training; give another folder")
     if (place / "run.json").is_file() and (place / "plan.json").is_file():
         raise OutputError(f"{here} a training run; give another folder, such as one in it")
+    roots, among = _unnamed([outer for outer in above if outer.is_dir()][:_LEVELS])
+    if place in roots:
+        raise OutputError(f"{here} a data set, and data sets are only read; give another folder")
     for outer in above:
-        if _holds_images_or_labels(outer):
+        if _holds_images_or_labels(outer) or outer in among:
             raise OutputError(f"{lies} {outer}, among the images or labels of a data set; give another folder")
 
 
@@ -108,3 +113,20 @@ def _holds_images_or_labels(folder: Path) -> bool:
         return False
     known = folder.name.lower() in layouts.folders_in(folder.parent, layouts.LAYOUTS)
     return known and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _unnamed(folders: Iterable[Path]) -> tuple[set[Path], set[Path]]:
+    """Which of these are data sets whose layouts have no names for folders, and the folders of their cases."""
+    roots, among = set[Path](), set[Path]()
+    asked = [layout for layout in layouts.LAYOUTS if not layout.labels_of]
+    for folder in map(layouts.Folder, folders):
+        # Segmentations may look as a data set does.
+        layout = next((each for each in asked if each.recognises(folder)), None)
+        if layout is None or (folder.root / MANIFEST).is_file():
+            continue
+        roots.add(folder.root)
+        found = layout.survey(folder)
+        for case in (*found.training, *found.test):
+            files = [file for file in (*case.images, case.label) if file is not None]
+            among |= {inner for file in files for inner in file.parents if folder.root in inner.parents}
+    return roots, {inner for inner in among if not (inner / MANIFEST).is_file()}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from medmamba.case import Case
 from medmamba.files import OutputError
+from medmamba.io import layouts
+from medmamba.io.layouts import Folder, Survey
 from medmamba.io.manifest import MANIFEST
 from medmamba.io.places import check_output_files, check_output_folder
 from tests.data_factory import write_dataset
@@ -85,6 +89,50 @@ def test_images_and_labels_of_any_data_set_are_left_alone(tmp_path: Path) -> Non
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "imagesTr" / "a.nii.gz").touch()
     check_output_folder(tmp_path / "imagesTr")
+
+
+class Sessions:
+    """A toy: scans in a folder for each session of each patient, whose names say nothing."""
+
+    looks = "folders of sessions"
+    labels_of: ClassVar[dict[str, str]] = {}
+    is_described = False
+
+    def recognises(self, folder: Folder) -> bool:
+        return any(folder.root.glob("*/*/scan.nii"))
+
+    def survey(self, folder: Folder) -> Survey:
+        scans = sorted(folder.root.glob("*/*/scan.nii"))
+        return Survey(
+            name="", root=folder.root, training=tuple(Case(id=scan.parent.name, images=(scan,)) for scan in scans)
+        )
+
+
+def test_cases_in_folders_of_any_name_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "study"
+    (root / "anna" / "monday").mkdir(parents=True)
+    (root / "anna" / "monday" / "scan.nii").touch()
+    check_output_folder(root)
+    monkeypatch.setattr(layouts, "LAYOUTS", (*layouts.LAYOUTS, Sessions()))
+    with pytest.raises(OutputError, match="is a data set"):
+        check_output_folder(root)
+    for inner in ("anna", "anna/monday", "anna/monday/new/deep", "anna/new"):
+        with pytest.raises(OutputError, match="among the images or labels of a data set"):
+            check_output_folder(root / inner)
+    (root / "predictions").mkdir()
+    (root / "predictions" / "a.nii.gz").touch()
+    for other in (tmp_path, root / "predictions", root / "work" / "new"):
+        check_output_folder(other)
+    again = root / "predictions" / "anna"
+    again.mkdir()
+    (again / "scan.nii").touch()
+    with pytest.raises(OutputError, match="among the images"):
+        check_output_folder(again)
+    (again / MANIFEST).touch()
+    (root / "predictions" / MANIFEST).touch()
+    check_output_folder(again)
+    (root / MANIFEST).touch()
+    check_output_folder(root)
 
 
 def test_segmentations_may_become_labels_also_when_the_command_is_repeated(tmp_path: Path) -> None:

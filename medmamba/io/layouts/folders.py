@@ -18,6 +18,7 @@ from medmamba.io.layouts.layout import Folder, Survey, sorted_cases
 class PlainFolders:
     """Folders without a description; headers alone tell how many channels a file holds."""
 
+    looks = "folders images/ and labels/"
     labels_of: ClassVar = {"images": "labels"}
     is_described = False
 

@@ -25,10 +25,7 @@ def no_layout(path: Path, layouts: Collection[Layout]) -> str:
     def is_dataset(folder: Path) -> bool:
         return (folder / "dataset.json").is_file() or bool(folders_in(folder, layouts))
 
-    wanted = (
-        f"{path} is no data set: it has neither a dataset.json (nnU-Net raw, Medical Segmentation Decathlon) nor "
-        "folders images/ and labels/"
-    )
+    wanted = f"{path} is no data set: it has neither {' nor '.join(layout.looks for layout in layouts)}"
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     inside = [folder for folder in folders if is_dataset(folder)]
     # nnU-Net v1 kept them one folder deeper.

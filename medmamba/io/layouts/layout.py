@@ -62,8 +62,15 @@ class Layout(Protocol):
     """
 
     @property
+    def looks(self) -> str:
+        """What a folder has by which it is recognised, and whose layout it is, in a few words for messages."""
+
+    @property
     def labels_of(self) -> Mapping[str, str]:
-        """Names of its folders of images, and of those of their labels, where these have names of their own."""
+        """Names of its folders of images, and of those of their labels, where these have names of their own.
+
+        With none, the folders of its cases are those that `survey` finds where `recognises` says yes.
+        """
 
     @property
     def is_described(self) -> bool:

@@ -11,6 +11,7 @@ from medmamba.io.layouts.names import split_ending
 class Decathlon:
     """A dataset.json with labels from value to name and a list of files."""
 
+    looks = "a dataset.json with a list of files (Medical Segmentation Decathlon)"
     labels_of = DESCRIBED_FOLDERS
     is_described = True
 

@@ -16,6 +16,7 @@ from medmamba.io.layouts.listed import Locator
 class NnUNet:
     """A dataset.json beside imagesTr and labelsTr, or with a list of files."""
 
+    looks = "a dataset.json (nnU-Net raw)"
     labels_of = DESCRIBED_FOLDERS
     is_described = True
 

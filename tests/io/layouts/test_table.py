@@ -21,6 +21,7 @@ from medmamba.volume import Geometry, Volume
 class Patients:
     """A toy: a folder for each patient, with scan and mask in it, beside one of scans that nobody has outlined yet."""
 
+    looks = "folders of patients"
     labels_of: ClassVar = {"waiting": "outlined"}
     is_described = False
 
@@ -46,10 +47,12 @@ def test_new_layout_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         array = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
         for name, voxels in (("scan", array + len(patient)), ("mask", array % 3)):
             io.write(Volume(voxels, Geometry((3, 4, 5), np.eye(4))), tmp_path / patient / f"{name}.nii")
-    with pytest.raises(io.DatasetError, match="is no data set"):
+    with pytest.raises(io.DatasetError, match=r"is no data set: it has neither a dataset.json .* nor folders images/"):
         io.open_dataset(tmp_path)
     added: tuple[Layout, ...] = (*LAYOUTS, Patients())
     monkeypatch.setattr(layouts, "LAYOUTS", added)
+    with pytest.raises(io.DatasetError, match="nor folders images/ and labels/ nor folders of patients"):
+        io.open_dataset(tmp_path / "anna")
     (tmp_path / "splits_final.json").write_text('[{"train": ["anna"], "val": ["ben"]}]')
     dataset = io.open_dataset(tmp_path)
     assert (dataset.layout, [case.id for case in dataset.training]) == ("patients", ["anna", "ben"])
