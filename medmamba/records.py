@@ -72,7 +72,12 @@ def _build(kind: Any, data: Any, where: str) -> Any:
     if kind is Any:
         return data
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError as error:
+            raise RecordError(
+                f"{where}: must be less than 1.8e308, got a number of {data.bit_length()} bits"
+            ) from error
     if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
         raise RecordError(f"{where}: must be of type {kind.__name__}, got {data!r}")
     return data
@@ -107,7 +112,8 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        RecordError: if it is not JSON, naming file and line, or a key occurs twice in one object.
+        RecordError: if it is not JSON, naming file and line, or a key occurs twice in one object, a number is too
+            long, or the nesting too deep.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors on Windows begin a file with a byte order mark
@@ -120,6 +126,10 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path} is not valid JSON: {error.msg} in line {error.lineno}{hint}") from error
     except _DoubleKeyError as error:
         raise RecordError(f"{path}: key {error} occurs twice in one object; remove or rename one") from error
+    except ValueError as error:  # of Python, which reads no whole number of thousands of digits
+        raise RecordError(f"{path} has a number that is too long ({error}); shorten it") from error
+    except RecursionError as error:
+        raise RecordError(f"{path} has lists or objects in one another too deep to be read; restore it") from error
 
 
 class _DoubleKeyError(ValueError):

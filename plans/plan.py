@@ -41,6 +41,10 @@ _POSITIVE = _Rule("more than 0", lambda n: 0 < n < math.inf)
 _SHARE = _Rule("from 0 to 1", lambda n: 0 <= n <= 1)
 _BELOW_ONE = _Rule("0 or more and less than 1", lambda n: 0 <= n < 1)
 _SPLINE = _Rule("from 0 to 5", lambda n: 0 <= n <= 5)
+_RATE = _Rule("more than 0 and at most 1000", lambda n: 0 < n <= 1000)
+_ANGLE = _Rule("from 0 to 180", lambda n: 0 <= n <= 180)
+#: A step's random numbers begin with the seed times a million, which PyTorch takes below 2^64.
+_SEED = _Rule("from 0 to 18000000000000", lambda n: 0 <= n <= 18 * 10**12)
 
 
 def _check(settings: Any, **rules: _Rule) -> None:
@@ -211,14 +215,14 @@ class TrainSettings:
             epochs=_SOME,
             steps_per_epoch=_SOME,
             validation_steps=_COUNT,
-            learning_rate=_POSITIVE,
+            learning_rate=_RATE,
             momentum=_BELOW_ONE,
             weight_decay=_COUNT,
             poly_exponent=_COUNT,
             gradient_clip=_POSITIVE,
             oversample_foreground=_SHARE,
-            rotation_degrees=_COUNT,
-            seed=_COUNT,
+            rotation_degrees=_ANGLE,
+            seed=_SEED,
         )
 
     @property
@@ -285,6 +289,8 @@ class Plan:
             raise DataError("a plan needs at least one channel")
         if len(self.spacing_mm) != self.topology.dims or not all(map(_POSITIVE.holds, self.spacing_mm)):
             raise DataError(f"spacing needs {self.topology.dims} positive entries, got {self.spacing_mm}")
+        if not all(map(_SOME.holds, self.median_shape)):
+            raise DataError(f"median_shape must have entries of {_SOME.words}, got {self.median_shape}")
         if self.topology.dims != (2 if self.configuration == "2d" else 3):
             raise DataError(f"a {self.configuration} plan cannot have a patch of {self.topology.patch_size}")
         if not set(self.train.mirror_axes) <= set(range(self.topology.dims)):

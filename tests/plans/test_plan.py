@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from medmamba import Label, Labels
 from medmamba.errors import DataError
@@ -19,7 +21,7 @@ from medmamba.plans.plan import (
     Topology,
     TrainSettings,
 )
-from medmamba.records import from_json, read_json, to_json, write_json
+from medmamba.records import RecordError, from_json, read_json, to_json, write_json
 
 TOPOLOGY = Topology(
     patch_size=(16, 32, 24),
@@ -152,6 +154,13 @@ def test_override_refuses_unknown_fields(key: str) -> None:
         ("train.oversample_foreground", 7.0),
         ("train.mirror_axes", [7]),
         ("train.seed", -1),
+        ("train.seed", 99999999999999999999999),
+        ("train.seed", 18 * 10**12 + 1),
+        ("train.learning_rate", 1001.0),
+        ("train.learning_rate", 10**400),
+        ("train.rotation_degrees", -1.0),
+        ("train.rotation_degrees", 181.0),
+        ("median_shape", [0.5, 20.0, 20.0]),
         ("inference.overlap", 1.0),
         ("resampling.image_order", 9),
         ("spacing_mm", [float("nan"), 1.0, 1.0]),
@@ -162,6 +171,12 @@ def test_override_refuses_unknown_fields(key: str) -> None:
 def test_values_that_nothing_can_be_done_with_are_refused_at_the_door(key: str, value: Any) -> None:
     with pytest.raises(DataError, match=rf"plan.*{key.rpartition('.')[2][:7]}"):
         PLAN.override(key, value)
+
+
+def test_largest_seed_of_a_plan_is_taken_by_what_draws_with_it() -> None:
+    seed = PLAN.override("train.seed", 18 * 10**12).train.seed
+    torch.manual_seed(seed * 1_000_003 + 10**9)  # as a step does
+    np.random.default_rng([seed, 10**9, 0])
 
 
 def test_override_refuses_values_that_do_not_fit() -> None:
@@ -198,6 +213,12 @@ def test_a_file_that_is_not_json_is_named_with_its_line(tmp_path: Path) -> None:
         read_json(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not a text file in UTF-8"):
+        read_json(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(RecordError, match=r"plan\.json has lists or objects in one another too deep"):
+        read_json(path)
+    path.write_text('{"a": ' + "1" * 5000 + "}")
+    with pytest.raises(RecordError, match=r"plan\.json has a number that is too long"):
         read_json(path)
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json")
