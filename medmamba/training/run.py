@@ -20,7 +20,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,9 @@ from medmamba.device import Precision
 from medmamba.errors import DataError
 from medmamba.files import append, write_bytes
 from medmamba.plans.plan import Plan, TrainSettings
-from medmamba.records import from_json, read_json, to_json, write_json
+from medmamba.records import RecordError, from_json, read_json, to_json, write_json
 from medmamba.training.pace import Speed
+from medmamba.training.reports import Record
 from medmamba.training.weights import WeightsError, load_network, read_tensors, with_prefix, write_tensors
 
 Weights = Literal["final", "best", "checkpoint"]
@@ -142,6 +143,29 @@ class Position:
 
 #: Fields of `Position` as versions up to 0.2.0 wrote them into checkpoints.
 _FORMER = {"dice_average": "score_average", "best_dice": "best_score"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepLine:
+    """What is read of a step's line in the log; a loss of None says that it was skipped."""
+
+    step: int
+    loss: float | None
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EpochLine:
+    """What is read of an epoch's line; ``scores`` are under the names of the task's measures, beside the rest."""
+
+    step: int
+    loss: float | None
+    validation_loss: float | None
+    epoch: int | None = None
+    elapsed_s: float | None = None
+    validating_s: float | None = None
+    saving_s: float | None = None
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
 class RunError(DataError):
@@ -299,28 +323,35 @@ class Run:
         there = [other for other in WEIGHTS if other != weights and self.weights_path(other).is_file()]
         return f"predict with others, --weights {' or '.join(there)}" if there else "train it first"
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: Record) -> None:
         """Append a line to the log."""
         append((json.dumps(record) + "\n").encode(), self.log_path)
 
-    def read_log(self) -> list[dict[str, Any]]:
+    def read_log(self) -> list[Record]:
         """The log's records; a last line that was cut short, as when the run was killed, is left out.
 
         Raises:
-            RunError: if another line is no record.
+            RunError: if another line is no record of a step or an epoch, naming it.
         """
         if not self.log_path.is_file():
             return []
         whole = self.log_path.read_bytes().rpartition(b"\n")[0]
-        records: list[dict[str, Any]] = []
+        records: list[Record] = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                records.append(json.loads(line))
-            except ValueError as error:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise RunError(f"line {number} of {self.log_path} is no JSON ({error}); remove it") from error
+            try:
+                _check_line(record)
+            except RecordError as error:
+                raise RunError(
+                    f"line {number} of {self.log_path} is no record of training ({error}); remove it"
+                ) from error
+            records.append(record)
         return records
 
-    def rewind_log(self, step: int) -> list[dict[str, Any]]:
+    def rewind_log(self, step: int) -> list[Record]:
         """Drop from the log what was written after a step, which a run that was killed takes again.
 
         Returns:
@@ -330,6 +361,25 @@ class Run:
         if self.log_path.is_file():
             write_bytes("".join(json.dumps(record) + "\n" for record in records).encode(), self.log_path)
         return records
+
+
+def _check_line(record: Any) -> None:
+    """Refuse what whoever reads the log would stumble over.
+
+    Raises:
+        RecordError: naming the field.
+    """
+    event = record.get("event") if isinstance(record, dict) else None
+    if event == "step":
+        known = {one.name for one in fields(_StepLine)}
+        from_json(_StepLine, {key: value for key, value in record.items() if key in known}, "step")
+    elif event == "epoch":
+        known = {one.name for one in fields(_EpochLine)} - {"scores"}
+        line = {key: value for key, value in record.items() if key in known}
+        scores = {key: value for key, value in record.items() if key not in known | {"event"}}
+        from_json(_EpochLine, line | {"scores": scores}, "epoch")
+    else:
+        raise RecordError("event must be 'step' or 'epoch'")
 
 
 def versions() -> dict[str, str]:
