@@ -147,11 +147,20 @@ def _checked(checkpoint: Path, trust_pickle: bool) -> Mapping[str, Any]:
     """What a checkpoint holds.
 
     Raises:
-        CheckpointError: if it is none of nnU-Net.
+        CheckpointError: if it is none of nnU-Net, or something in it is of another kind than there.
     """
     content = read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     if not isinstance(content, Mapping) or not {"network_weights", "trainer_name", "init_args"} <= content.keys():
         raise CheckpointError(f"{checkpoint} is no checkpoint of nnU-Net; give one that its training wrote")
+    arguments, axes = content["init_args"], content.get("inference_allowed_mirroring_axes")
+    wrong = {
+        "init_args": not isinstance(arguments, Mapping) or not isinstance(arguments.get("configuration"), str),
+        "current_epoch": not isinstance(content.get("current_epoch", 0), int),
+        "inference_allowed_mirroring_axes": not isinstance(axes, tuple | list | None),
+    }
+    if any(wrong.values()):
+        names = ", ".join(name for name in wrong if wrong[name])
+        raise CheckpointError(f"{checkpoint}: {names} is not what nnU-Net writes; give one that its training wrote")
     return content
 
 

@@ -212,6 +212,25 @@ def test_other_trainers_and_files_are_refused_by_name(tmp_path: Path) -> None:
         import_model(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("init_args", "none"),
+        ("init_args", {"fold": 0}),
+        ("init_args", {"configuration": []}),
+        ("current_epoch", "many"),
+        ("inference_allowed_mirroring_axes", 3),
+    ],
+)
+def test_checkpoint_with_something_of_another_kind_is_refused_by_its_name(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    content = {"network_weights": {}, "trainer_name": "x", "init_args": {"configuration": "2d"}}
+    torch.save(content | {key: value}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=rf"x\.pth: {key} is not what nnU-Net writes"):
+        import_model(tmp_path / "x.pth", tmp_path / "out")
+
+
 def assert_same_weights(one: Run, other: Run) -> None:
     ours, theirs = (load_file(run.weights_path("final")) for run in (one, other))
     assert ours.keys() == theirs.keys()
