@@ -11,9 +11,10 @@ import typer
 
 from medmamba.cli._console import command, note, say, track
 from medmamba.cli._training import TrainingDisplay
-from medmamba.errors import UsageError
+from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import PlannedResult
     from medmamba.training.run import Run
 
@@ -95,7 +96,7 @@ def train(
     from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset, run_folder
-    from medmamba.training.fold import FoldRequest, overridden, task_of, train_fold
+    from medmamba.training.fold import FoldRequest, task_of, train_fold
     from medmamba.training.plot import Curves
     from medmamba.training.run import Schedule
 
@@ -113,12 +114,13 @@ def train(
     if data is not None:
         plan = replace(plan, dataset_root=str(dataset.root))
         plan.save(plan_path)
+    changed = _changed(plan, set_ or [])
     folder = run_folder(plan_path.parent, fold)
     check_output_folder(folder.parent, inputs=places_of(dataset))
     if not resume and folder.exists():
         say(f"The run that was here is now {_set_aside(folder)}")
     request = FoldRequest(
-        plan=overridden(plan, dict(_parse_override(text) for text in set_ or [])),
+        plan=changed,
         dataset=dataset,
         prepared=_home(plan_path) / "preprocessed",
         folder=folder,
@@ -170,6 +172,17 @@ def parse_time(text: str) -> float:
     return seconds
 
 
+def _changed(plan: Plan, overrides: list[str]) -> Plan:
+    """The plan with what ``--set`` says."""
+    for text in overrides:
+        key, value = _parse_override(text)
+        try:
+            plan = plan.override(key, value)
+        except DataError as error:
+            raise UsageError(f"--set {key}: {error}") from error
+    return plan
+
+
 def _parse_override(text: str) -> tuple[str, Any]:
     import json
 
@@ -178,7 +191,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set needs KEY=VALUE, got {text!r}")
     try:
         return key, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return key, value  # a word needs no quotes
 
 

@@ -54,7 +54,8 @@ def test_other_settings_start_over_with_restart(trained: tuple[Path, str], plann
 @pytest.mark.parametrize("key", ["batch_size", "train.batchsize", "topology.patch"])
 def test_fields_of_a_plan_that_are_named_are_there(planned: tuple[Path, Path, str], key: str) -> None:
     code, said = run("train", planned[1], "--set", f"{key}=4")
-    assert code == 3
+    assert code == 2
+    assert f"--set {key}: the plan has no field" in said
     names = said.rpartition("there are ")[2].strip().split(", ")
     assert {"train.batch_size", "topology.patch_size", "train"} & set(names)
     data: dict[str, Any] = json.loads(planned[1].read_text())
@@ -63,6 +64,23 @@ def test_fields_of_a_plan_that_are_named_are_there(planned: tuple[Path, Path, st
         for part in name.split("."):
             value = value[part]
         assert Plan.load(planned[1]).override(name, value) == Plan.load(planned[1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["train.batch_size=0", "axes=[0,0,0]", "train.seed=99999999999999999999999", "train.seed=" + "[" * 100_000],
+    ids=lambda text: text[:24],
+)
+def test_wrong_set_is_wrong_usage_and_leaves_the_run_where_it_is(
+    planned: tuple[Path, Path, str], tmp_path: Path, wrong: str
+) -> None:
+    path = tmp_path / "plan.json"
+    Plan.load(planned[1]).save(path)
+    (tmp_path / "fold_0").mkdir()
+    code, said = run("train", path, "--restart", "--set", wrong)
+    assert code == 2, said
+    assert f"--set {wrong.partition('=')[0]}: plan" in said
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["fold_0", "plan.json"]
 
 
 def test_options_of_a_network_that_are_named_are_taken_by_the_same_command(
