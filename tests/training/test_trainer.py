@@ -140,7 +140,7 @@ def test_steps_behind_the_last_checkpoint_are_taken_again(request_: FoldRequest,
     with pytest.raises(StoppedError):
         train(broken, stop_after(4))
     run = Run(broken.folder)
-    run.log({"event": "step", "step": 5, "loss": 0.0})
+    run.log({"event": "step", "step": 5, "loss": 0.0, "learning_rate": 0.01})
     with run.log_path.open("a") as file:
         file.write('{"event": "st')  # as a process leaves it that is killed while it writes
     run.weights_path("checkpoint").with_name(".checkpoint.safetensors.tmp").write_bytes(b"half")
