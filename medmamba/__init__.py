@@ -25,12 +25,18 @@ _HOMES = {
 }
 
 
+#: Modules that are asked for under this name too: weights of elsewhere, as earlier versions had them.
+_MODULES = {"pretrained": "exchange.pretrained"}
+
+
 def __getattr__(name: str) -> Any:
     """Import a name when it is asked for: the command line's help needs none of them, nor numpy."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("medmamba")
+    if name in _MODULES:
+        return import_module(f"medmamba.{_MODULES[name]}")
     if name in _HOMES:
         return getattr(import_module(f"medmamba.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'medmamba' has no attribute {name!r}")

@@ -390,3 +390,9 @@ def test_files_of_an_import_are_never_written_over(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="is read for this import and must not be written over"):
             import_weights("mamba", tmp_path, tmp_path / output, overwrite=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_module_is_found_under_the_name_of_earlier_versions() -> None:
+    from medmamba import pretrained
+
+    assert pretrained.load is load
