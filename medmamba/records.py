@@ -27,14 +27,14 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_json(cls: type[T], data: Any, where: str) -> T:
     """Build the dataclass ``cls`` from JSON data.
 
     Args:
-        cls: a dataclass whose fields are annotated with JSON types, tuples, Literals or dataclasses.
+        cls: a dataclass whose fields are annotated with JSON types, paths, tuples, Literals or dataclasses.
         data: what ``json.load`` returned.
         where: name of the place, for error messages, e.g. the path of the file.
 
@@ -71,6 +71,8 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
     if kind is Any:
         return data
+    if kind is Path and isinstance(data, str):
+        return Path(data)
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         try:
             return float(data)

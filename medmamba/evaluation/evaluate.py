@@ -22,7 +22,8 @@ from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
 from medmamba.evaluation.metrics import METRICS, Masks, Metric
-from medmamba.evaluation.report import CaseScore, LabelScore, Report
+from medmamba.evaluation.report import NO_PREDICTION, Report
+from medmamba.evaluation.scores import CaseScore, LabelScore
 from medmamba.files import in_words
 from medmamba.io.layouts import survey
 from medmamba.io.layouts.names import maps_in, split_ending
@@ -283,8 +284,8 @@ def _score_case(pair: Match, labels: Labels, metrics: tuple[str, ...], missing: 
         return CaseScore(id=pair.id, status="failed", notes=(f"reference: {in_words(error)}",))
     if pair.prediction is None:
         if missing == "skip":
-            return CaseScore(id=pair.id, status="skipped", notes=("no prediction",))
-        return replace(_failure(pair, "no prediction", labels, metrics, missing), status="missing")
+            return CaseScore(id=pair.id, status="skipped", notes=(NO_PREDICTION,))
+        return replace(_failure(pair, NO_PREDICTION, labels, metrics, missing), status="missing")
     try:
         prediction = io.read_label(pair.prediction)
     except (DataError, OSError) as error:

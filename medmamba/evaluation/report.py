@@ -16,7 +16,7 @@ import csv
 import io
 import math
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -27,16 +27,19 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from medmamba.evaluation.metrics import METRICS
+from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status
 from medmamba.files import write_bytes
-from medmamba.labels import Labels
-from medmamba.records import to_json, write_json
+from medmamba.labels import Label, Labels
+from medmamba.records import RecordError, from_json, read_json, to_json, write_json
 
 FloatArray = NDArray[np.float64]
 
 #: Rises with every change of meaning of a field of report.json.
-SCHEMA = 2
+SCHEMA = 3
 #: What `Report.save` writes.
 REPORT_FILES = ("report.json", "report.csv")
+#: The note of a case that has no prediction.
+NO_PREDICTION = "no prediction"
 #: What the summary over all labels is called where labels have names.
 MEAN_OVER_LABELS = "mean over labels"
 #: With fewer cases an interval would pretend to know more than it does.
@@ -54,45 +57,8 @@ POLICY = (
     "HD95 is the larger of both directions' 95th percentiles, weighted by surface area (DeepMind surface-distance).",
 )
 
-#: ``failed``: prediction or reference cannot be used. There is no prediction: ``missing`` where that counts as failed,
-#: ``skipped`` where the case is left out on request.
-Status = Literal["scored", "failed", "missing", "skipped"]
 #: The word for it in the files, whose readers tell two from each other by the notes.
-_WRITTEN = {"scored": "scored", "failed": "failed", "missing": "failed", "skipped": "skipped"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelScore:
-    """One row: how one label of one case was met.
-
-    Args:
-        label: name of the structure.
-        values: value of each metric, in the order of the report's metrics; NaN when undefined.
-        prediction_ml: volume of the prediction; None when there is none.
-        reference_ml: volume of the reference; None when it was not read.
-    """
-
-    label: str
-    values: tuple[float, ...]
-    prediction_ml: float | None = None
-    reference_ml: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaseScore:
-    """One case: its rows, or why it has none.
-
-    Args:
-        id: name of the case.
-        status: see `Status`.
-        notes: what a reader should know, the reason of a failure first.
-        scores: one per label; empty when the case takes no part in the summary.
-    """
-
-    id: str
-    status: Status
-    notes: tuple[str, ...] = ()
-    scores: tuple[LabelScore, ...] = ()
+_WRITTEN: dict[Status, str] = {"scored": "scored", "failed": "failed", "missing": "failed", "skipped": "skipped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +108,9 @@ class Report:
         cases: every case that has a reference, sorted by id.
         extra_predictions: names of predictions that have no reference.
         seed: of the bootstrap.
+        policy: what became of values that are no plain numbers.
+        origin: where the masks came from.
+        name: what the predictions are called where several are compared.
     """
 
     labels: Labels
@@ -149,6 +118,9 @@ class Report:
     cases: tuple[CaseScore, ...]
     extra_predictions: tuple[str, ...] = ()
     seed: int = 0
+    policy: Policy = field(default_factory=Policy)
+    origin: Origin = field(default_factory=Origin)
+    name: str = ""
 
     @property
     def failed(self) -> tuple[CaseScore, ...]:
@@ -203,12 +175,17 @@ class Report:
         return {
             "schema": SCHEMA,
             "medmamba": version("medmamba"),
+            "name": self.name,
             "policy": list(POLICY),
+            "policies": to_json(self.policy),
+            "origin": to_json(self.origin),
             "metrics": {
                 name: {key: getattr(METRICS[name], key) for key in ("title", "unit", "higher_is_better")}
                 for name in self.metrics
             },
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
+            "region_order": list(self.labels.region_order),
+            "ignore": self.labels.ignore,
             "counts": {
                 word: sum(_WRITTEN[case.status] == word for case in self.cases)
                 for word in dict.fromkeys(_WRITTEN.values())
@@ -218,6 +195,27 @@ class Report:
             "extra_predictions": list(self.extra_predictions),
             "seed": self.seed,
         }
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """A report that `save` wrote, of this version or an earlier one.
+
+        Args:
+            path: ``report.json``, or the folder it is in.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            DataError: if it holds something else, or was written by a later version.
+        """
+        path = path / REPORT_FILES[0] if path.is_dir() else path
+        facts = read_json(path)
+        if not isinstance(facts, dict) or not isinstance(facts.get("schema"), int):
+            raise RecordError(f"{path} is no report of `medmamba evaluate`: it has no 'schema'")
+        if facts["schema"] > SCHEMA:
+            raise RecordError(
+                f"{path} has schema {facts['schema']}, this version of medmamba reads up to {SCHEMA}; update medmamba"
+            )
+        return _report(from_json(_Written, _known(facts), str(path)), str(path))
 
     def save(self, folder: Path) -> tuple[Path, Path]:
         """Write ``report.json`` and ``report.csv`` (one line per case and label) and return their paths."""
@@ -233,6 +231,8 @@ class Report:
                 **{name: _plain(value) for name, value in zip(self.metrics, score.values, strict=True)},
                 "prediction_ml": score.prediction_ml,
                 "reference_ml": score.reference_ml,
+                **({"lesions": to_json(score.lesions)} if score.lesions else {}),
+                **({"reliability": to_json(score.reliability)} if score.reliability else {}),
             }
             for score in case.scores
         ]
@@ -331,3 +331,88 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else "inf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WrittenCase:
+    """A case as it is in the file."""
+
+    id: str
+    status: Literal["scored", "failed", "skipped"]
+    notes: tuple[str, ...]
+    scores: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """The parts of report.json that the others follow from; the fields with a default came with schema 3."""
+
+    metrics: dict[str, Any]
+    labels: dict[str, tuple[int, ...]]
+    cases: tuple[_WrittenCase, ...]
+    extra_predictions: tuple[str, ...]
+    seed: int
+    region_order: tuple[int, ...] = ()
+    ignore: int | None = None
+    policies: Policy = field(default_factory=Policy)
+    origin: Origin = field(default_factory=Origin)
+    name: str = ""
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: facts[field.name] for field in fields(_Written) if field.name in facts}
+
+
+def _report(written: _Written, where: str) -> Report:
+    unknown = [name for name in written.metrics if name not in METRICS]
+    if unknown:
+        raise RecordError(f"{where}: metrics that this version of medmamba does not know: {', '.join(unknown)}")
+    foreground = tuple(Label(name=name, values=values) for name, values in written.labels.items())
+    values = [value for label in foreground for value in label.values]
+    order = written.region_order
+    if not order and len(set(values)) < len(values):  # schemas 1 and 2 did not write it; scores do not depend on it
+        order = tuple(label.values[0] for label in foreground)
+    metrics = tuple(written.metrics)
+    return Report(
+        labels=Labels(foreground=foreground, region_order=order, ignore=written.ignore),
+        metrics=metrics,
+        cases=tuple(
+            CaseScore(
+                id=case.id,
+                status="missing" if case.status == "failed" and case.notes[:1] == (NO_PREDICTION,) else case.status,
+                notes=case.notes,
+                scores=tuple(_score(row, metrics, f"{where}: case {case.id}") for row in case.scores),
+            )
+            for case in written.cases
+        ),
+        extra_predictions=written.extra_predictions,
+        seed=written.seed,
+        policy=written.policies,
+        origin=written.origin,
+        name=written.name,
+    )
+
+
+def _score(row: dict[str, Any], metrics: tuple[str, ...], where: str) -> LabelScore:
+    absent = [name for name in ("label", *metrics) if name not in row]
+    if absent:
+        raise RecordError(f"{where}: a score lacks {', '.join(absent)}")
+    return LabelScore(
+        label=str(row["label"]),
+        values=tuple(_number(row[name], f"{where}.{name}") for name in metrics),
+        prediction_ml=row.get("prediction_ml"),
+        reference_ml=row.get("reference_ml"),
+        lesions=tuple(from_json(Lesion, lesion, f"{where}.lesions") for lesion in row.get("lesions", ())),
+        reliability=from_json(Reliability, found, where) if (found := row.get("reliability")) else None,
+    )
+
+
+def _number(value: Any, where: str) -> float:
+    """A value as `_plain` wrote it."""
+    if value is None:
+        return math.nan
+    if value == "inf":
+        return math.inf
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise RecordError(f'{where}: must be a number, null or "inf", got {value!r}')

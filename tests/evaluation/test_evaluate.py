@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.evaluation.evaluate import Match, evaluate, find_labels, labels_in, match_files
 from medmamba.evaluation.metrics import METRICS, dice
-from medmamba.evaluation.report import MEAN_OVER_LABELS, CaseScore, Report
+from medmamba.evaluation.report import MEAN_OVER_LABELS, Report
+from medmamba.evaluation.scores import CaseScore
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medmamba.evaluation.report import MEAN_OVER_LABELS, CaseScore, LabelScore, Report, Summary, summarize
+from medmamba.errors import DataError
+from medmamba.evaluation.report import MEAN_OVER_LABELS, Report, Summary, summarize
+from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability
 from medmamba.labels import Label, Labels
 
 NAN, INF = float("nan"), float("inf")
@@ -223,3 +225,69 @@ def test_mean_in_the_json_is_infinite_where_a_structure_was_missed() -> None:
     assert (missed["infinite"], missed["undefined"], missed["missing"]) == (1, 0, 0)
     assert (missed["std"], missed["interval_95"], missed["median"]) == (None, None, "inf")
     assert (both["mean"], both["finite"], both["values"], both["infinite"]) == ("inf", 3, 4, 1)
+
+
+def test_saved_report_is_loaded_as_it_was(tmp_path: Path) -> None:
+    lesions = (
+        Lesion(kind="found", volume_ml=1.5, voxel=(1, 2, 3), dice=0.75),
+        Lesion(kind="false", volume_ml=0.1, voxel=(9, 9, 9), dice=0.0),
+    )
+    rows = (
+        LabelScore(label="liver", values=(0.5, INF), prediction_ml=1.0, reference_ml=2.0, lesions=lesions),
+        LabelScore(
+            label="lesion",
+            values=(NAN, 3.0),
+            reliability=Reliability(voxels=(5, 2), confidence=(0.5, 1.75), positives=(0, 2)),
+        ),
+    )
+    made = Report(
+        labels=Labels(
+            foreground=(Label(name="liver", values=(1, 2)), Label(name="lesion", values=(2,))),
+            region_order=(1, 2),
+            ignore=9,
+        ),
+        metrics=("dice", "hd95"),
+        cases=(
+            CaseScore(id="a", status="scored", notes=("a remark",), scores=rows),
+            CaseScore(id="b", status="missing", notes=("no prediction",), scores=(rows[0], rows[0])),
+            CaseScore(id="c", status="failed", notes=("reference: broken",)),
+            CaseScore(id="d", status="skipped", notes=("no prediction",)),
+        ),
+        extra_predictions=("e.nii.gz",),
+        seed=3,
+        policy=Policy(empty="perfect", infinite="value", infinite_mm=374.0),
+        origin=Origin(prediction=tmp_path, model="umamba_bot", plan_digest="ab", versions={"cc3d": "3"}),
+        name="first",
+    )
+    made.save(tmp_path)
+    for loaded in (Report.load(tmp_path), Report.load(tmp_path / "report.json")):
+        # NaN is not equal to itself, and its text is.
+        assert repr(loaded) == repr(made)
+        assert loaded.to_json() == made.to_json()
+
+
+def test_report_of_schema_2_is_loaded(tmp_path: Path) -> None:
+    made = report(((0.5, 2.0), (0.25, INF)), ((1.0, 0.0), (NAN, NAN)))
+    facts = made.to_json() | {"schema": 2}
+    for name in ("name", "policies", "origin", "region_order", "ignore"):
+        del facts[name]
+    (tmp_path / "report.json").write_text(json.dumps(facts))
+    assert repr(Report.load(tmp_path)) == repr(made)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 99}, "reads up to 3; update medmamba"),
+        ({"schema": None}, "is no report"),
+        ({"seed": "x"}, "seed: must be of type int"),
+        ({"metrics": {"guess": {}}}, "does not know: guess"),
+        ({"cases": [{"id": "a", "status": "scored", "notes": [], "scores": [{"label": "liver"}]}]}, "lacks dice, hd95"),
+    ],
+)
+def test_what_is_no_report_is_refused_by_name(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    facts = report(((0.5, 2.0), (0.25, INF))).to_json() | change
+    (tmp_path / "report.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=words) as caught:
+        Report.load(tmp_path)
+    assert "report.json" in str(caught.value)
