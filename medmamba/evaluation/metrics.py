@@ -10,49 +10,65 @@ only prediction empty   0          NaN        0            inf            0
 only reference empty    0          0          NaN          inf            0
 ======================  =========  =========  ===========  =============  =============
 
+Each row says what it is called, what it means and whose definition that is; a report prints that beside the numbers.
+
 References:
     Maier-Hein et al., "Metrics reloaded", Nature Methods 2024: which metric for which question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from medmamba.errors import UsageError
+from medmamba.evaluation.scores import Voxels
 from medmamba.evaluation.surface import (
     Mask,
     SurfaceDistances,
     assd,
     hausdorff,
-    ratio,
     same_shape,
     surface_dice,
     surface_distances,
 )
 
 
+def count_voxels(prediction: Mask, reference: Mask) -> Voxels:
+    """In how many voxels two masks agree and differ.
+
+    Raises:
+        ValueError: if shapes differ.
+    """
+    same_shape(prediction, reference)
+    common = int(np.count_nonzero(prediction & reference))
+    only_prediction, only_reference = (int(np.count_nonzero(mask)) - common for mask in (prediction, reference))
+    rest = prediction.size - common - only_prediction - only_reference
+    return Voxels(tp=common, fp=only_prediction, fn=only_reference, tn=rest)
+
+
 def dice(prediction: Mask, reference: Mask) -> float:
     """Twice the common voxels over the sum of both masks' voxels; NaN when both are empty."""
-    return ratio(2 * _common(prediction, reference), _size(prediction) + _size(reference))
+    return count_voxels(prediction, reference).dice
 
 
 def iou(prediction: Mask, reference: Mask) -> float:
     """Common voxels over the voxels of either mask (Jaccard index); NaN when both are empty."""
-    common = _common(prediction, reference)
-    return ratio(common, _size(prediction) + _size(reference) - common)
+    return count_voxels(prediction, reference).iou
 
 
 def precision(prediction: Mask, reference: Mask) -> float:
     """Share of the prediction that is right; NaN when it is empty."""
-    return ratio(_common(prediction, reference), _size(prediction))
+    return count_voxels(prediction, reference).precision
 
 
 def sensitivity(prediction: Mask, reference: Mask) -> float:
     """Share of the reference that was found (recall); NaN when it is empty."""
-    return ratio(_common(prediction, reference), _size(reference))
+    return count_voxels(prediction, reference).sensitivity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +85,16 @@ class Masks:
     reference: Mask
     spacing_mm: tuple[float, ...]
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel whose edges are perpendicular."""
+        return float(np.prod(self.spacing_mm)) / 1000
+
+    @cached_property
+    def voxels(self) -> Voxels:
+        """In how many voxels both agree and differ."""
+        return count_voxels(self.prediction, self.reference)
+
     @cached_property
     def surface(self) -> SurfaceDistances:
         """The distances between both surfaces."""
@@ -82,18 +108,25 @@ class Metric:
     Args:
         title: what stands above its column.
         measure: the value for a pair of masks.
+        definition: what it is, in a sentence with the formula in words, and what it is at the edges.
+        source: whose definition that is, with the version that its numbers equal.
         higher_is_better: which direction is better.
-        unit: of the value; empty for a share.
+        unit: of the value; empty for a share or a count.
         symmetric: whether prediction and reference may change places.
         bound: the worst value there is; None for 0 where higher is better and infinity where lower is.
+        own_policy: it decides itself what becomes of empty masks and infinite distances, as those of challenges do; the
+            report's policy leaves its values alone.
     """
 
     title: str
     measure: Callable[[Masks], float]
+    definition: str
+    source: str
     higher_is_better: bool = True
     unit: str = ""
     symmetric: bool = True
     bound: float | None = None
+    own_policy: bool = False
 
     @property
     def worst(self) -> float:
@@ -102,32 +135,150 @@ class Metric:
             return self.bound
         return 0.0 if self.higher_is_better else float("inf")
 
+    @property
+    def best(self) -> float:
+        """The value of equal masks."""
+        return 1.0 if self.higher_is_better else 0.0
 
-#: Every metric the report knows, by the name it is asked for. One more metric is one function and one row, with what it
-#: tells in words.py.
+
+#: Whose surface distances these are.
+_SURFACE = "Nikolov et al. 2021, numbers of DeepMind's surface-distance 0.1: surface elements weighted by their area"
+_SHARE = "Taha and Hanbury 2015"
+#: Names of surface Dice at a tolerance.
+_NSD = r"nsd_(\d+(?:\.\d+)?)mm"
+
+
+def _nsd(tolerance_mm: float) -> Metric:
+    return Metric(
+        title=f"surface Dice at {tolerance_mm:g} mm",
+        measure=lambda masks: surface_dice(masks.surface, tolerance_mm),
+        definition=f"NSD: share of the area of both surfaces that lies within {tolerance_mm:g} mm of the other one; "
+        "0 if one mask is empty, undefined if both are.",
+        source=_SURFACE,
+    )
+
+
+#: Rows of the report by the name each is asked for; `metric` knows further ones. One more metric is one function and one
+#: row, with what it tells in words.py.
 METRICS: dict[str, Metric] = {
-    "dice": Metric(title="Dice", measure=lambda masks: dice(masks.prediction, masks.reference)),
-    "iou": Metric(title="IoU", measure=lambda masks: iou(masks.prediction, masks.reference)),
+    "dice": Metric(
+        title="Dice",
+        measure=lambda masks: masks.voxels.dice,
+        definition="Twice the common voxels over the sum of both masks' voxels; 0 if one mask is empty, undefined if "
+        "both are.",
+        source="Dice 1945; equal to nnU-Net 2.8.1 and MONAI 1.6.1",
+    ),
+    "iou": Metric(
+        title="IoU",
+        measure=lambda masks: masks.voxels.iou,
+        definition="Common voxels over the voxels of either mask (Jaccard index); 0 if one mask is empty, undefined if "
+        "both are.",
+        source="Jaccard 1901; equal to nnU-Net 2.8.1",
+    ),
     "precision": Metric(
-        title="precision", measure=lambda masks: precision(masks.prediction, masks.reference), symmetric=False
+        title="precision",
+        measure=lambda masks: masks.voxels.precision,
+        definition="Common voxels over those of the prediction; undefined if that is empty, but 0 if it missed a "
+        "structure altogether.",
+        source=_SHARE,
+        symmetric=False,
     ),
     "sensitivity": Metric(
-        title="sensitivity", measure=lambda masks: sensitivity(masks.prediction, masks.reference), symmetric=False
+        title="sensitivity",
+        measure=lambda masks: masks.voxels.sensitivity,
+        definition="Common voxels over those of the reference (recall); undefined if that is empty.",
+        source=_SHARE,
+        symmetric=False,
     ),
-    "nsd_1mm": Metric(title="surface Dice at 1 mm", measure=lambda masks: surface_dice(masks.surface, 1.0)),
-    "nsd_2mm": Metric(title="surface Dice at 2 mm", measure=lambda masks: surface_dice(masks.surface, 2.0)),
-    "hd95": Metric(title="HD95", measure=lambda masks: hausdorff(masks.surface, 95), higher_is_better=False, unit="mm"),
+    "volume_difference": Metric(
+        title="volume difference",
+        measure=lambda masks: masks.voxels.difference * masks.voxel_ml,
+        definition="Absolute difference of both volumes in ml, wherever they lie; undefined if both masks are empty. "
+        "Which of them is larger is told by the volumes beside it.",
+        source="Maier-Hein et al. 2024 (absolute volume difference)",
+        higher_is_better=False,
+        unit="ml",
+    ),
+    "volume_similarity": Metric(
+        title="volume similarity",
+        measure=lambda masks: masks.voxels.volume_similarity,
+        definition="One less the absolute difference of both volumes over their sum; 0 if one mask is empty, undefined "
+        "if both are.",
+        source=_SHARE,
+    ),
+    "nsd_1mm": _nsd(1.0),
+    "nsd_2mm": _nsd(2.0),
+    "hd95": Metric(
+        title="HD95",
+        measure=lambda masks: hausdorff(masks.surface, 95),
+        definition="The larger of the 95th percentiles, by area, of the distances from either surface to the other; "
+        "infinite if one mask is empty, undefined if both are.",
+        source=_SURFACE,
+        higher_is_better=False,
+        unit="mm",
+    ),
     "hd": Metric(
-        title="Hausdorff", measure=lambda masks: hausdorff(masks.surface, 100), higher_is_better=False, unit="mm"
+        title="Hausdorff",
+        measure=lambda masks: hausdorff(masks.surface, 100),
+        definition="The largest distance from either surface to the other; infinite if one mask is empty, undefined if "
+        "both are.",
+        source=_SURFACE,
+        higher_is_better=False,
+        unit="mm",
     ),
-    "assd": Metric(title="ASSD", measure=lambda masks: assd(masks.surface), higher_is_better=False, unit="mm"),
+    "assd": Metric(
+        title="ASSD",
+        measure=lambda masks: assd(masks.surface),
+        definition="Mean distance, by area, over both surfaces to the other one; infinite if one mask is empty, "
+        "undefined if both are.",
+        source=_SURFACE,
+        higher_is_better=False,
+        unit="mm",
+    ),
+}
+
+#: Names for several metrics at once.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "standard": ("dice", "hd95"),
+    "surface": ("hd95", "hd", "assd", "nsd_0.5mm", "nsd_1mm", "nsd_2mm"),
+    "volume": ("volume_difference", "volume_similarity"),
 }
 
 
-def _common(prediction: Mask, reference: Mask) -> int:
-    same_shape(prediction, reference)
-    return _size(np.logical_and(prediction, reference))
+def metric(name: str) -> Metric:
+    """A row of `METRICS`, or surface Dice at any tolerance: ``nsd_0.5mm``.
+
+    Raises:
+        UsageError: if nothing is called so.
+    """
+    if found := METRICS.get(name):
+        return found
+    if tolerance := re.fullmatch(_NSD, name):
+        if float(tolerance[1]) > 0:
+            return _nsd(float(tolerance[1]))
+        raise UsageError(f"a tolerance must be larger than 0 mm, got {name!r}; choose one such as nsd_0.5mm")
+    raise UsageError(
+        f"unknown metric {name!r}; choose from {', '.join(METRICS)}, nsd_<tolerance>mm such as nsd_0.5mm, or groups of "
+        f"metrics: {', '.join(GROUPS)}"
+    )
 
 
-def _size(mask: Mask) -> int:
-    return int(np.count_nonzero(mask))
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of metrics, those of `GROUPS` replaced by what is in them, each once.
+
+    >>> expand(("dice", "standard", "nsd_1.0mm", "nsd_1mm"))
+    ('dice', 'hd95', 'nsd_1mm')
+
+    Raises:
+        UsageError: for a name that nothing is called by.
+    """
+    every = [member for name in names for member in GROUPS.get(name, (name,))]
+    for name in every:
+        metric(name)
+    return tuple(dict.fromkeys(_plain(name) for name in every))
+
+
+def _plain(name: str) -> str:
+    """One spelling for one tolerance."""
+    tolerance = re.fullmatch(_NSD, name)
+    return f"nsd_{float(tolerance[1]):g}mm" if tolerance else name

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
+
+from medmamba.errors import UsageError
 
 #: ``failed``: prediction or reference cannot be used. There is no prediction: ``missing`` where that counts as failed,
 #: ``skipped`` where the case is left out on request.
@@ -12,6 +15,15 @@ Status = Literal["scored", "failed", "missing", "skipped"]
 #: ``found``: of the reference, and the prediction shares a voxel with it; ``missed``: it does not.
 #: ``false``: of the prediction, and it shares no voxel with the reference.
 LesionKind = Literal["found", "missed", "false"]
+#: What becomes of values, see `Policy`.
+Empty = Literal["undefined", "perfect"]
+Missing = Literal["fail", "skip"]
+Infinite = Literal["keep", "drop", "diagonal", "value"]
+
+
+def ratio(part: float, whole: float) -> float:
+    """The share of a part in a whole; NaN where there is no whole."""
+    return part / whole if whole else float("nan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +59,68 @@ class Reliability:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Voxels:
+    """In how many voxels a prediction and its reference agree and differ.
+
+    Args:
+        tp: of both.
+        fp: of the prediction alone.
+        fn: of the reference alone.
+        tn: of neither; those that are to be ignored do not count.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @property
+    def prediction(self) -> int:
+        """All of the prediction."""
+        return self.tp + self.fp
+
+    @property
+    def reference(self) -> int:
+        """All of the reference."""
+        return self.tp + self.fn
+
+    @property
+    def either(self) -> int:
+        """Those of at least one of both."""
+        return self.tp + self.fp + self.fn
+
+    @property
+    def dice(self) -> float:
+        """Twice the common voxels over the sum of both masks' voxels; NaN when both are empty."""
+        return ratio(2 * self.tp, self.prediction + self.reference)
+
+    @property
+    def iou(self) -> float:
+        """Common voxels over the voxels of either mask (Jaccard index); NaN when both are empty."""
+        return ratio(self.tp, self.either)
+
+    @property
+    def precision(self) -> float:
+        """Share of the prediction that is right; NaN when it is empty."""
+        return ratio(self.tp, self.prediction)
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the reference that was found (recall); NaN when it is empty."""
+        return ratio(self.tp, self.reference)
+
+    @property
+    def volume_similarity(self) -> float:
+        """One less the difference of both sizes over their sum, wherever they lie; NaN when both masks are empty."""
+        return 1 - ratio(abs(self.fp - self.fn), self.prediction + self.reference)
+
+    @property
+    def difference(self) -> float:
+        """How many voxels both sizes are apart, whichever is larger; NaN when both masks are empty."""
+        return float(abs(self.fp - self.fn)) if self.either else float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelScore:
     """One row: how one label of one case was met.
 
@@ -55,6 +129,8 @@ class LabelScore:
         values: value of each metric, in the order of the report's metrics; NaN when undefined.
         prediction_ml: volume of the prediction; None when there is none.
         reference_ml: volume of the reference; None when it was not read.
+        voxels: how many agree and differ; None when there is nothing to compare, or a report of earlier versions was
+            read.
         lesions: connected components, where a metric was asked for that tells them apart.
         reliability: where the network's probabilities were at hand and asked for.
     """
@@ -63,6 +139,7 @@ class LabelScore:
     values: tuple[float, ...]
     prediction_ml: float | None = None
     reference_ml: float | None = None
+    voxels: Voxels | None = None
     lesions: tuple[Lesion, ...] = ()
     reliability: Reliability | None = None
 
@@ -84,6 +161,27 @@ class CaseScore:
     scores: tuple[LabelScore, ...] = ()
 
 
+_EMPTY: dict[Empty, str] = {
+    "undefined": "Both masks empty: undefined values are left out of every summary, and counted.",
+    "perfect": "Both masks empty: the best value (share 1, distance 0).",
+}
+_INFINITE: dict[Infinite, str] = {
+    "keep": "One mask empty: an infinite distance makes the mean infinite; deviation and interval are not given then. "
+    "finite_mean is over the finite values alone, whose number is finite. The median includes infinite values.",
+    "drop": "One mask empty: an infinite distance is left out of every summary like an undefined value, and counted "
+    "with them; a model looks better in distances for every structure that it misses or invents.",
+    "diagonal": "One mask empty: the diagonal of the case's grid stands for the infinite distance.",
+    "value": "One mask empty: {:g} mm stand for the infinite distance.",
+}
+_MISSED = "A structure that was missed altogether has the worst value of a metric that is undefined for it."
+_MISSING: dict[Missing, str] = {
+    "fail": "No usable prediction: the worst value of every metric (share 0, distance infinite as above) for every "
+    "structure. Cases without a readable reference are left out, and count as missing.",
+    "skip": "No usable prediction: the case is left out of every summary, as are those without a readable reference; "
+    "their values count as missing.",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What becomes of values that are no plain numbers.
@@ -99,10 +197,42 @@ class Policy:
         infinite_mm: in mm, such as the 374 of BraTS 2023; None but for ``value``.
     """
 
-    empty: Literal["undefined", "perfect"] = "undefined"
-    missing: Literal["fail", "skip"] = "fail"
-    infinite: Literal["keep", "drop", "diagonal", "value"] = "keep"
+    empty: Empty = "undefined"
+    missing: Missing = "fail"
+    infinite: Infinite = "keep"
     infinite_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.infinite == "value") != (self.infinite_mm is not None):
+            raise ValueError(f"infinite_mm goes with infinite='value' alone, got {self.infinite!r}, {self.infinite_mm}")
+        if self.infinite_mm is not None and not 0 < self.infinite_mm < math.inf:
+            raise ValueError(f"what stands for an infinite distance is a length in mm, got {self.infinite_mm}")
+
+    @classmethod
+    def of_words(cls, *, empty: Empty = "undefined", missing: Missing = "fail", infinite: str = "keep") -> Policy:
+        """A policy as it is asked for on a command line, where a number of mm may stand for infinite distances.
+
+        >>> Policy.of_words(infinite="374").infinite_mm
+        374.0
+
+        Raises:
+            UsageError: if ``infinite`` is no word that is known, and no number above 0.
+        """
+        words = get_args(Infinite)[:-1]
+        if infinite in words:
+            return cls(empty=empty, missing=missing, infinite=cast(Infinite, infinite))
+        try:
+            return cls(empty=empty, missing=missing, infinite="value", infinite_mm=float(infinite))
+        except ValueError as error:
+            raise UsageError(
+                f"an infinite distance becomes {', '.join(words)}, or a number of mm above 0 such as 374; got "
+                f"{infinite!r}"
+            ) from error
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The policy for people."""
+        return (_EMPTY[self.empty], _INFINITE[self.infinite].format(self.infinite_mm), _MISSED, _MISSING[self.missing])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
+from medmamba.evaluation.scores import ratio
 from medmamba.volume import bounding_box
 
 FloatArray = NDArray[np.float64]
@@ -121,11 +122,6 @@ def same_shape(prediction: Mask, reference: Mask) -> None:
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"masks must have the same shape, got {prediction.shape} and {reference.shape}")
-
-
-def ratio(part: float, whole: float) -> float:
-    """The share of a part in a whole; NaN where there is no whole."""
-    return part / whole if whole else float("nan")
 
 
 def _percentile(values: FloatArray, areas: FloatArray, percentile: float) -> float:
