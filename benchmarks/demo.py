@@ -21,7 +21,7 @@ from pathlib import Path
 
 from machine import machine
 
-from medmamba.evaluation.report import MEAN_OVER_LABELS
+from medmamba.evaluation.statistics import MEAN_OVER_LABELS
 
 
 @contextmanager

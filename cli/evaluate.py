@@ -16,7 +16,8 @@ from medmamba.errors import UsageError
 from medmamba.evaluation.words import WORDS
 
 if TYPE_CHECKING:
-    from medmamba.evaluation.report import Report, Summary
+    from medmamba.evaluation.report import Report
+    from medmamba.evaluation.statistics import Summary
 
 
 def evaluate(
@@ -148,7 +149,7 @@ def evaluate(
 def show_report(report: Report) -> None:
     """Print the summaries of a report, a table per metric."""
     from medmamba.evaluation.metrics import METRICS
-    from medmamba.evaluation.report import MINIMUM_FOR_INTERVAL
+    from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL
 
     for metric in report.metrics:
         # The console does not wrap lines, so that paths can be copied; the columns of a table must.

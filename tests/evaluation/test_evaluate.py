@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.evaluation.evaluate import Match, evaluate, find_labels, labels_in, match_files
 from medmamba.evaluation.metrics import METRICS, dice
-from medmamba.evaluation.report import MEAN_OVER_LABELS, Report
+from medmamba.evaluation.report import Report
 from medmamba.evaluation.scores import CaseScore
+from medmamba.evaluation.statistics import MEAN_OVER_LABELS
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 
