@@ -1,13 +1,8 @@
 """A table of scores (case by label by metric), what it says in sum, and how it is kept.
 
-The policy for values that are no plain numbers, printed with every report:
-
-- undefined (NaN): both masks empty, or nothing to divide by. Left out of mean, deviation and median, and counted.
-- infinite: a distance to an empty mask. It makes the mean infinite and takes part in the median. The mean of the finite
-  values is told as well, under a name of its own and never without the number of values that it is over: a model would
-  otherwise look better for every structure that it misses.
-- no usable prediction, or a structure missed altogether: the worst value (share 0, distance infinite), unless told to
-  skip cases without a usable prediction, which are counted then.
+What becomes of values that are no plain numbers (undefined, infinite, without a prediction) is a `Policy`, which every
+report prints. The mean of the finite values has a name of its own and never stands without the number of values that it
+is over: a model would otherwise look better for every structure that it misses.
 """
 
 from __future__ import annotations
@@ -15,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -24,34 +20,36 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medmamba.evaluation.metrics import METRICS
-from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status
+from medmamba.errors import UsageError
+from medmamba.evaluation.metrics import metric
+from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS, MINIMUM_FOR_INTERVAL, Summary, summarize
 from medmamba.files import write_bytes
 from medmamba.labels import Label, Labels
 from medmamba.records import RecordError, from_json, read_json, to_json, write_json
 
 FloatArray = NDArray[np.float64]
+#: A line of a table.
+Row = Sequence[str | float | None]
 
 #: Rises with every change of meaning of a field of report.json.
 SCHEMA = 3
-#: What `Report.save` writes.
-REPORT_FILES = ("report.json", "report.csv")
+#: What `Report.save` writes, the last where lesions were told apart.
+REPORT_FILES = ("report.json", "report.csv", "lesions.csv")
 #: The note of a case that has no prediction.
 NO_PREDICTION = "no prediction"
 
-POLICY = (
-    "Undefined values (both masks empty) are left out of every summary and counted.",
-    "An infinite distance (one mask empty) makes the mean infinite; deviation and interval are not given then. "
-    "finite_mean is over the finite values alone, whose number is finite. The median includes infinite values.",
-    "A structure that was missed altogether has the worst value of every metric, as have all structures of a case "
-    "without a usable prediction. Cases left out of the sums (skipped, or no readable reference) count as missing.",
+#: How the sums are made, whatever the policy.
+SUMS = (
     "The mean over labels is the mean of the labels' means.",
     f"Intervals are 95 % bootstrap intervals (BCa) of the mean over cases, given from {MINIMUM_FOR_INTERVAL} cases on; "
     "they do not cover the choice of training cases or seeds.",
-    "HD95 is the larger of both directions' 95th percentiles, weighted by surface area (DeepMind surface-distance).",
 )
+#: What stands above the columns of the table of lesions.
+LESION_COLUMNS = ("case", "label", "number", "kind", "volume_ml", "i", "j", "k", "dice")
 
+#: What report.json says of a metric.
+_TOLD = ("title", "unit", "higher_is_better", "definition", "source")
 #: The word for it in the files, whose readers tell two from each other by the notes.
 _WRITTEN: dict[Status, str] = {"scored": "scored", "failed": "failed", "missing": "failed", "skipped": "skipped"}
 
@@ -62,7 +60,7 @@ class Report:
 
     Args:
         labels: the structures that were scored.
-        metrics: names of the metrics, keys of `medmamba.evaluation.metrics.METRICS`.
+        metrics: names of the metrics, that `medmamba.evaluation.metrics.metric` knows.
         cases: every case that has a reference, sorted by id.
         extra_predictions: names of predictions that have no reference.
         seed: of the bootstrap.
@@ -105,8 +103,8 @@ class Report:
         if len(names) > 1:
             parts[MEAN_OVER_LABELS] = slice(None)
         return tuple(
-            summarize(table[:, part, column], label=name, metric=metric, left_out=left_out, seed=self.seed)
-            for column, metric in enumerate(self.metrics)
+            summarize(table[:, part, column], label=name, metric=each, left_out=left_out, seed=self.seed)
+            for column, each in enumerate(self.metrics)
             for name, part in parts.items()
         )
 
@@ -124,7 +122,7 @@ class Report:
                 finite = defined[np.isfinite(defined)]
                 rank = (float(defined.mean()), defined.size - finite.size, float(finite.sum()))
                 ranked.append((rank, case.id))
-        descending = not METRICS[self.metrics[0]].higher_is_better
+        descending = not metric(self.metrics[0]).higher_is_better
         ranked.sort(key=lambda item: item[0], reverse=descending)
         return tuple((case, mean) for (mean, *_), case in ranked[:count])
 
@@ -134,11 +132,11 @@ class Report:
             "schema": SCHEMA,
             "medmamba": version("medmamba"),
             "name": self.name,
-            "policy": list(POLICY),
+            "policy": [*self.policy.sentences, *SUMS],
             "policies": to_json(self.policy),
             "origin": to_json(self.origin),
             "metrics": {
-                name: {key: getattr(METRICS[name], key) for key in ("title", "unit", "higher_is_better")}
+                name: {key: getattr(metric(name), key) for key in _TOLD}
                 for name in self.metrics
             },
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
@@ -175,11 +173,21 @@ class Report:
             )
         return _report(from_json(_Written, _known(facts), str(path)), str(path))
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``report.json`` and ``report.csv`` (one line per case and label) and return their paths."""
-        json_path, csv_path = (folder / name for name in REPORT_FILES)
+    def save(self, folder: Path) -> tuple[Path, ...]:
+        """Write ``report.json``, ``report.csv`` (one line per case and label) and, where lesions were told apart,
+        ``lesions.csv`` (one line for each), and return their paths.
+
+        A table of lesions that was left by another report is removed.
+        """
+        json_path, csv_path, lesions_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)
-        write_bytes(self._csv().encode("utf-8", "surrogateescape"), csv_path)
+        _write_csv(self._rows(), csv_path)
+        lesions = self._lesion_rows()
+        if len(lesions) > 1:
+            _write_csv(lesions, lesions_path)
+            return json_path, csv_path, lesions_path
+        if _begins_with(lesions_path, _line(LESION_COLUMNS)):
+            lesions_path.unlink()
         return json_path, csv_path
 
     def _case_json(self, case: CaseScore) -> dict[str, Any]:
@@ -189,6 +197,7 @@ class Report:
                 **{name: _plain(value) for name, value in zip(self.metrics, score.values, strict=True)},
                 "prediction_ml": score.prediction_ml,
                 "reference_ml": score.reference_ml,
+                **({"voxels": to_json(score.voxels)} if score.voxels else {}),
                 **({"lesions": to_json(score.lesions)} if score.lesions else {}),
                 **({"reliability": to_json(score.reliability)} if score.reliability else {}),
             }
@@ -196,19 +205,45 @@ class Report:
         ]
         return {"id": case.id, "status": _WRITTEN[case.status], "notes": list(case.notes), "scores": scores}
 
-    def _csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "label", "status", *self.metrics, "prediction_ml", "reference_ml"])
+    def _rows(self) -> list[Row]:
         undefined = (math.nan,) * len(self.metrics)
         nothing = [LabelScore(label=label.name, values=undefined) for label in self.labels.foreground]
+        rows: list[Row] = [("case", "label", "status", *self.metrics, "prediction_ml", "reference_ml")]
         for case in self.cases:
             for score in case.scores or nothing:  # a case that has no line would not be missed
                 values = ["" if math.isnan(value) else value for value in score.values]
-                writer.writerow(
-                    [case.id, score.label, _WRITTEN[case.status], *values, score.prediction_ml, score.reference_ml]
+                rows.append(
+                    (case.id, score.label, _WRITTEN[case.status], *values, score.prediction_ml, score.reference_ml)
                 )
-        return text.getvalue()
+        return rows
+
+    def _lesion_rows(self) -> list[Row]:
+        return [
+            LESION_COLUMNS,
+            *(
+                (case.id, score.label, number, lesion.kind, lesion.volume_ml, *lesion.voxel, lesion.dice)
+                for case in self.cases
+                for score in case.scores
+                for number, lesion in enumerate(score.lesions, 1)
+            ),
+        ]
+
+
+def _write_csv(rows: Iterable[Row], path: Path) -> None:
+    write_bytes("".join(map(_line, rows)).encode("utf-8", "surrogateescape"), path)
+
+
+def _line(row: Row) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue()
+
+
+def _begins_with(path: Path, line: str) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline() == line.encode()
 
 
 def _summary_json(summary: Summary) -> dict[str, Any]:
@@ -254,9 +289,11 @@ def _known(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(written: _Written, where: str) -> Report:
-    unknown = [name for name in written.metrics if name not in METRICS]
-    if unknown:
-        raise RecordError(f"{where}: metrics that this version of medmamba does not know: {', '.join(unknown)}")
+    for name in written.metrics:
+        try:
+            metric(name)
+        except UsageError as error:
+            raise RecordError(f"{where}: this version of medmamba does not know the metric {name!r}; update it") from error
     foreground = tuple(Label(name=name, values=values) for name, values in written.labels.items())
     values = [value for label in foreground for value in label.values]
     order = written.region_order
@@ -292,6 +329,7 @@ def _score(row: dict[str, Any], metrics: tuple[str, ...], where: str) -> LabelSc
         values=tuple(_number(row[name], f"{where}.{name}") for name in metrics),
         prediction_ml=row.get("prediction_ml"),
         reference_ml=row.get("reference_ml"),
+        voxels=from_json(Voxels, counts, f"{where}.voxels") if (counts := row.get("voxels")) else None,
         lesions=tuple(from_json(Lesion, lesion, f"{where}.lesions") for lesion in row.get("lesions", ())),
         reliability=from_json(Reliability, found, where) if (found := row.get("reliability")) else None,
     )

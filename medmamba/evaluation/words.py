@@ -8,9 +8,17 @@ WORDS = {
     "iou": "common voxels over those of either",
     "precision": "share of the prediction that is right",
     "sensitivity": "share of the reference that was found",
+    "volume_difference": "how many ml the volumes are apart",
+    "volume_similarity": "1 where the volumes are equal, wherever they lie",
     "nsd_1mm": "share of the surface within 1 mm",
     "nsd_2mm": "share of the surface within 2 mm",
     "hd95": "distance in mm within which 95 % of both surfaces lie",
     "hd": "largest distance",
     "assd": "mean distance",
+}
+#: Groups of metrics, `medmamba.evaluation.metrics.GROUPS`, by the name they are asked for.
+GROUP_WORDS = {
+    "standard": "dice and hd95",
+    "surface": "hd95, hd, assd, and nsd at 0.5, 1 and 2 mm",
+    "volume": "volume_difference and volume_similarity",
 }

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from medmamba.evaluation.metrics import METRICS, Masks, Metric, dice, iou, precision, sensitivity
-from medmamba.evaluation.words import WORDS
+from medmamba.errors import UsageError
+from medmamba.evaluation.metrics import (
+    GROUPS,
+    METRICS,
+    Masks,
+    Metric,
+    dice,
+    expand,
+    iou,
+    metric,
+    precision,
+    sensitivity,
+)
+from medmamba.evaluation.surface import surface_dice
+from medmamba.evaluation.words import GROUP_WORDS, WORDS
 from tests.mask_factory import Mask, blobs, box
 
 
@@ -29,7 +43,7 @@ def test_every_metric_is_perfect_for_equal_masks(name: str) -> None:
     assert METRICS[name].measure(masks) == (1.0 if METRICS[name].higher_is_better else 0.0)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", sorted(set(METRICS) - set(GROUPS["volume"])))  # those do not see where a volume lies
 def test_every_metric_gets_worse_with_the_masks(name: str) -> None:
     reference, _ = blobs(2, (24, 24, 24))
     near, far = (np.roll(reference, shift, axis=0) for shift in (1, 5))
@@ -52,7 +66,8 @@ def test_every_metric_follows_the_table_of_edge_cases(name: str) -> None:
     if not METRICS[name].symmetric:  # it may be undefined on the side that it is a share of
         one_empty = [each for each in one_empty if not math.isnan(each)]
     assert one_empty
-    assert set(one_empty) == {METRICS[name].worst}
+    # A volume that is missing or too much is as many ml apart as it has, which is not the worst there could be.
+    assert set(one_empty) == {0.008 if METRICS[name].unit == "ml" else METRICS[name].worst}
 
 
 def test_share_of_an_empty_mask_is_undefined() -> None:
@@ -65,11 +80,15 @@ def test_share_of_an_empty_mask_is_undefined() -> None:
 
 def test_every_metric_has_words_for_the_help() -> None:
     assert list(WORDS) == list(METRICS)
+    assert list(GROUP_WORDS) == list(GROUPS)
 
 
 def test_row_may_say_what_the_worst_value_is() -> None:
-    assert Metric(title="correlation", measure=lambda _: 1.0, bound=-1.0).worst == -1.0
-    assert Metric(title="angle", measure=lambda _: 0.0, bound=0.0, higher_is_better=False).worst == 0.0
+    def row(**facts: Any) -> Metric:
+        return Metric(measure=lambda _: 1.0, definition="What it is.", source="whose", **facts)
+
+    assert row(title="correlation", bound=-1.0).worst == -1.0
+    assert row(title="angle", bound=0.0, higher_is_better=False).worst == 0.0
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -83,3 +102,54 @@ def test_metrics_are_symmetric_where_their_row_says_so(name: str) -> None:
 def test_masks_of_different_shapes_are_refused_instead_of_broadcast() -> None:
     with pytest.raises(ValueError, match=r"same shape.*\(4, 4, 1\) and \(4, 4, 4\)"):
         dice(np.ones((4, 4, 1), dtype=bool), np.ones((4, 4, 4), dtype=bool))
+
+
+def test_volumes_are_compared_wherever_they_lie() -> None:
+    one, other = box((8, 8, 8), (0, 0, 0), (2, 2, 2)), box((8, 8, 8), (4, 4, 4), (7, 6, 6))
+    masks = Masks(prediction=one, reference=other, spacing_mm=(1.0, 2.0, 5.0))
+    assert METRICS["volume_difference"].measure(masks) == pytest.approx((12 - 8) * 0.01)
+    assert METRICS["volume_similarity"].measure(masks) == pytest.approx(1 - 4 / 20)
+    assert METRICS["dice"].measure(masks) == 0
+
+
+@pytest.mark.parametrize("tolerance", ["0.5", "1", "1.0", "2.50", "10"])
+def test_surface_dice_is_known_at_any_tolerance(tolerance: str) -> None:
+    reference, _ = blobs(2, (24, 24, 24))
+    masks = Masks(prediction=np.roll(reference, 1, axis=0), reference=reference, spacing_mm=(1.2, 1.2, 1.2))
+    row = metric(f"nsd_{tolerance}mm")
+    assert row.measure(masks) == surface_dice(masks.surface, float(tolerance))
+    assert f"at {float(tolerance):g} mm" in row.title
+
+
+@pytest.mark.parametrize("name", ["nsd_0mm", "nsd_0.0mm", "nsd_-1mm", "nsd_mm", "nsd_1", "nsd_infmm", "Dice", ""])
+def test_what_nothing_is_called_by_is_refused_with_what_there_is(name: str) -> None:
+    with pytest.raises(UsageError, match=r"larger than 0 mm|choose from dice, .*nsd_0\.5mm.*standard"):
+        metric(name)
+
+
+def test_group_stands_for_its_metrics_and_each_comes_once() -> None:
+    assert expand(["iou", "standard", "dice", "nsd_2.0mm", "surface"]) == (
+        "iou",
+        "dice",
+        "hd95",
+        "nsd_2mm",
+        "hd",
+        "assd",
+        "nsd_0.5mm",
+        "nsd_1mm",
+    )
+
+
+def test_every_group_holds_metrics_and_bears_the_name_of_none() -> None:
+    for name, members in GROUPS.items():
+        assert name not in METRICS
+        assert members == expand([name])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_says_what_it_is_and_whose_definition_that_is(name: str) -> None:
+    row = METRICS[name]
+    assert row.definition.endswith(".")
+    assert len(row.definition) > 30
+    assert row.source
+    assert row.best != row.worst

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from medmamba.errors import DataError
+from medmamba.errors import DataError, UsageError
+from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.report import Report
-from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability
+from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Voxels
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS, Summary
 from medmamba.labels import Label, Labels
 
 NAN, INF = float("nan"), float("inf")
 TWO = Labels(foreground=(Label(name="liver", values=(1,)), Label(name="lesion", values=(2,))))
+
+COUNTS = Voxels(tp=5, fp=1, fn=2, tn=100)
 
 
 def report(*rows: tuple[tuple[float, float], tuple[float, float]], labels: Labels = TWO) -> Report:
@@ -105,6 +109,53 @@ def test_csv_has_one_line_per_case_and_label(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["report.csv", "report.json"]
 
 
+def test_lesions_have_a_table_of_their_own_which_goes_with_them(tmp_path: Path) -> None:
+    plain = report(((0.5, 2.0), (0.25, INF)))
+    found = Lesion(kind="found", volume_ml=1.5, voxel=(1, 2, 3), dice=0.75)
+    missed = Lesion(kind="missed", volume_ml=0.25, voxel=(4, 5, 6), dice=0.0)
+    scores = (plain.cases[0].scores[0], replace(plain.cases[0].scores[1], lesions=(found, missed)))
+    told_apart = replace(plain, cases=(replace(plain.cases[0], scores=scores),))
+    assert [path.name for path in told_apart.save(tmp_path)] == ["report.json", "report.csv", "lesions.csv"]
+    assert (tmp_path / "lesions.csv").read_text().splitlines() == [
+        "case,label,number,kind,volume_ml,i,j,k,dice",
+        "a,lesion,1,found,1.5,1,2,3,0.75",
+        "a,lesion,2,missed,0.25,4,5,6,0.0",
+    ]
+    assert [path.name for path in plain.save(tmp_path)] == ["report.json", "report.csv"]
+    assert not (tmp_path / "lesions.csv").exists()
+    (tmp_path / "lesions.csv").write_text("name,size\n")  # somebody else's
+    plain.save(tmp_path)
+    assert (tmp_path / "lesions.csv").read_text() == "name,size\n"
+
+
+def test_definition_and_source_stand_beside_every_metric() -> None:
+    for name, facts in replace(report(), metrics=("dice", "nsd_0.5mm")).to_json()["metrics"].items():
+        assert (facts["definition"], facts["source"]) == (metric(name).definition, metric(name).source)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (Policy(), ("left out of every summary, and counted", "makes the mean infinite", "worst value of every metric")),
+        (
+            Policy(empty="perfect", infinite="value", infinite_mm=374.0, missing="skip"),
+            ("best value", "374 mm stand for", "the case is left out"),
+        ),
+        (Policy(infinite="drop"), ("looks better in distances for every structure that it misses",)),
+        (Policy(infinite="diagonal"), ("diagonal of the case's grid",)),
+    ],
+)
+def test_policy_is_printed_as_it_was(policy: Policy, words: tuple[str, ...]) -> None:
+    said = " ".join(replace(report(), policy=policy).to_json()["policy"])
+    assert all(word in said for word in words)
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "inf", "nan", "far", "value", ""])
+def test_what_can_not_stand_for_an_infinite_distance_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match=r"keep, drop, diagonal, or a number of mm above 0"):
+        Policy.of_words(infinite=word)
+
+
 def test_failed_cases_are_listed_and_those_without_scores_do_not_count(tmp_path: Path) -> None:
     whole = report(((0.8, 1.0), (0.4, 3.0)))
     broken = CaseScore(id="x", status="failed", notes=("reference: broken",))
@@ -140,7 +191,7 @@ def test_saved_report_is_loaded_as_it_was(tmp_path: Path) -> None:
         Lesion(kind="false", volume_ml=0.1, voxel=(9, 9, 9), dice=0.0),
     )
     rows = (
-        LabelScore(label="liver", values=(0.5, INF), prediction_ml=1.0, reference_ml=2.0, lesions=lesions),
+        LabelScore(label="liver", values=(0.5, INF), prediction_ml=1.0, reference_ml=2.0, voxels=COUNTS, lesions=lesions),
         LabelScore(
             label="lesion",
             values=(NAN, 3.0),
@@ -188,7 +239,7 @@ def test_report_of_schema_2_is_loaded(tmp_path: Path) -> None:
         ({"schema": 99}, "reads up to 3; update medmamba"),
         ({"schema": None}, "is no report"),
         ({"seed": "x"}, "seed: must be of type int"),
-        ({"metrics": {"guess": {}}}, "does not know: guess"),
+        ({"metrics": {"guess": {}}}, "does not know the metric 'guess'; update it"),
         ({"cases": [{"id": "a", "status": "scored", "notes": [], "scores": [{"label": "liver"}]}]}, "lacks dice, hd95"),
     ],
 )
