@@ -18,6 +18,7 @@ class Case:
         id: what the case is called everywhere: in tables, logs and names of output files.
         images: one file per channel in the order of the data set's channels, or a single file that holds all.
         label: the reference segmentation, where there is one.
+        patient: whose it is, where several cases may be of one; they stay on one side of every fold. Empty: its own.
 
     Raises:
         DataError: if there is no id or no image.
@@ -26,6 +27,7 @@ class Case:
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
+    patient: str = ""
 
     def __post_init__(self) -> None:
         if not self.id or not self.images:
@@ -87,7 +89,8 @@ class Dataset:
     Args:
         name: name of the data set.
         root: its folder.
-        layout: how the folder is organised: ``nnunet``, ``nnunet-v1``, ``msd`` or ``folders`` (see datasets.md).
+        layout: how the folder is organised: ``nnunet``, ``nnunet-v1``, ``msd``, ``folders`` or ``brats`` (see
+            datasets.md).
         channels: names of the image channels, in order; they decide the normalisation (``CT`` is Hounsfield units).
         labels: what the values in label maps mean.
         training: cases with a reference segmentation, sorted by id.
@@ -95,6 +98,7 @@ class Dataset:
         file_ending: ending of the image files, such as ``.nii.gz``.
         splits: folds the author fixed, or empty.
         is_described: a dataset.json says what there should be; without, the label maps alone tell of labels.
+        edition: of BraTS, whose labels these are; empty for other data sets.
 
     Raises:
         DataError: if the folds cannot be trained with, see `split_problems`.
@@ -110,6 +114,7 @@ class Dataset:
     file_ending: str = ".nii.gz"
     splits: tuple[Split, ...] = ()
     is_described: bool = True
+    edition: str = ""
 
     def __post_init__(self) -> None:
         problems = split_problems(self.splits, {case.id for case in self.training})

@@ -23,6 +23,7 @@ from medmamba.errors import DataError
 from medmamba.files import signature
 from medmamba.intensity import no_data_remark, unusable
 from medmamba.io import files, is_image, read_case, read_geometry, read_label
+from medmamba.io.layouts.editions import like_editions
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
 from medmamba.memory import TooLittleMemoryError, check_reading
@@ -121,8 +122,12 @@ class Fingerprint:
             and all(_is_measured(case, measured[case.id]) for case in dataset.training)
         )
 
-    def check_labels(self, labels: Labels) -> None:
+    def check_labels(self, labels: Labels, edition: str = "") -> None:
         """See whether the label files hold nothing but what the labels explain.
+
+        Args:
+            labels: of the data set.
+            edition: of BraTS, whose labels they are, if any.
 
         Raises:
             DataError: for values without a meaning, naming the cases.
@@ -132,10 +137,13 @@ class Fingerprint:
         strange = {case: values for case, values in strange.items() if values}
         if strange:
             shown = "; ".join(f"{case} holds {', '.join(values)}" for case, values in list(strange.items())[:5])
+            held = {int(value) for case in self.cases for value in case.label_voxels}
+            words = f"; {like_editions(held)}" if like_editions(held) else ""
+            remedy = f"name another edition than {edition}" if edition else "name the values in dataset.json"
             raise DataError(
                 f"label files may hold {', '.join(map(str, labels.allowed_values))}, but {len(strange)} of "
                 f"{len(self.cases)} cases hold other values: {shown}{' ...' if len(strange) > 5 else ''}; correct the "
-                "files, or name the values in dataset.json"
+                f"files, or {remedy}{words}"
             )
 
 

@@ -111,6 +111,7 @@ def make_plan(
             in_plane_augmentation=in_plane,
         ),
         file_ending=dataset.file_ending,
+        edition=dataset.edition,
     )
     return plan, decisions(
         plan,
@@ -194,4 +195,4 @@ def _check(fingerprint: Fingerprint, dataset: Dataset, memory_gb: float) -> None
         )
     if not 0 < memory_gb < math.inf:
         raise DataError(f"GPU memory must be more than 0 GB and finite, got {memory_gb:g}")
-    fingerprint.check_labels(dataset.labels)
+    fingerprint.check_labels(dataset.labels, dataset.edition)

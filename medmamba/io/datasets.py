@@ -1,4 +1,4 @@
-"""Data sets as their authors laid them out: nnU-Net raw (v2 and v1), Medical Segmentation Decathlon, plain folders.
+"""Data sets as their authors laid them out: nnU-Net raw (v2 and v1), Decathlon, BraTS, plain folders.
 
 See datasets.md for pictures of the layouts.
 """
@@ -6,7 +6,7 @@ See datasets.md for pictures of the layouts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from medmamba.files import content_digest
 from medmamba.io import images as image_files
 from medmamba.io.check.rules import description_errors
 from medmamba.io.errors import DatasetError
-from medmamba.io.layouts import LAYOUTS, Survey, names, survey
+from medmamba.io.layouts import LAYOUTS, Survey, brats, names, survey
 from medmamba.io.layouts.folders import channels_of_files
 from medmamba.io.manifest import Manifest
 from medmamba.io.remarks import tell
@@ -27,18 +27,20 @@ from medmamba.labels import Labels
 log = logging.getLogger(__name__)
 
 
-def open_dataset(path: Path) -> Dataset:
+def open_dataset(path: Path, *, edition: str = "") -> Dataset:
     """Find out how a folder is laid out and list its cases; no image is opened, except in plain folders.
 
     Args:
         path: the folder, or its dataset.json.
+        edition: of BraTS, where the user says which it is, see `medmamba.io.layouts.editions`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
+        UsageError: if there is no such edition.
         DatasetError: if it has none of the known layouts, or any error that `medmamba.io.check` finds without opening
             an image: the first of them, in its words.
     """
-    found = survey(path)
+    found = survey(path, edition)
     errors = list(description_errors(found))
     if errors:
         more = f" ({len(errors) - 1} more errors: medmamba dataset check {found.root})" if len(errors) > 1 else ""
@@ -49,7 +51,9 @@ def open_dataset(path: Path) -> Dataset:
     return Dataset(**{each.name: getattr(found, each.name) for each in fields(Dataset)})
 
 
-def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> list[Case]:
+def find_inputs(
+    path: Path, channels: int, *, known: Collection[str] = (), names_of_channels: Sequence[str] = ()
+) -> list[Case]:
     """Images to predict: one, or all of a folder.
 
     Args:
@@ -61,6 +65,8 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
         known: ids of the cases that the model was trained on. Where one of them, or a label in the data set that the
             images belong to, is an image's whole name with its four digits, the digits are part of all names: the same
             rule as in training.
+        names_of_channels: what the model calls its channels. Where they are given, the path may be a folder of case
+            folders of BraTS, or one of these, in which files are found by their modality.
 
     Raises:
         FileNotFoundError: if there is nothing of that name.
@@ -68,6 +74,8 @@ def find_inputs(path: Path, channels: int, *, known: Collection[str] = ()) -> li
     """
     if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
+    if path.is_dir() and names_of_channels and (cases := brats.inputs(path.resolve(), names_of_channels)):
+        return cases
     if image_files.is_image(path):
         named = names.digits_are_names([path], {*known, *_labels_beside(path.parent)})
         return [_single_input(path, channels, named)]

@@ -17,6 +17,7 @@ from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
 from medmamba.io.check.scan import scan, some_values
 from medmamba.io.images import is_image
 from medmamba.io.layouts import Survey, survey
+from medmamba.io.layouts.editions import like_editions, patient_of
 from medmamba.io.layouts.hints import likely_pairs
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.sizes import largest_voxels
@@ -31,7 +32,7 @@ ODD_SPACING = 8.0
 CASE_BYTES = 16.0
 
 
-def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) -> list[Finding]:
+def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4, edition: str = "") -> list[Finding]:
     """List all problems of a data set.
 
     Every file of a training case is read once, and nothing is written. Test images are not read.
@@ -40,12 +41,16 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
         path: its folder.
         progress: shows how far it is.
         workers: at most so many processes read files.
+        edition: of BraTS, where the user says which it is.
 
     Returns:
         Findings, errors first; empty when all is well.
+
+    Raises:
+        UsageError: if there is no such edition.
     """
     try:
-        dataset = survey(path)
+        dataset = survey(path, edition, workers=workers)
     except (DataError, FileNotFoundError) as error:
         return [Finding("error", "layout", str(error))]
     facts = _scan_all(dataset, progress, workers)
@@ -56,6 +61,7 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4) 
         *_check_leftovers(dataset),
         *_check_ids(dataset),
         *(finding for fact in facts for finding in fact.findings),
+        *_check_patients(dataset),
         *_check_duplicates(facts),
         *_check_grids(facts),
         *_check_structures(dataset, facts),
@@ -68,7 +74,7 @@ def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
     """What is found in each case; in one that cannot be looked at, the reason."""
     cases = dataset.training
     channels, incomplete = dataset.channels or (), frozenset(dataset.incomplete)
-    function = partial(scan, declared=channels, labels=dataset.labels, incomplete=incomplete)
+    function = partial(scan, declared=channels, labels=dataset.labels, incomplete=incomplete, edition=dataset.edition)
     size = CASE_BYTES * largest_voxels([case.images[0] for case in cases])
     engine = suited(len(cases), at_most=workers, case_bytes=size * max(1, len(channels)))
     outcomes = map_cases(function, cases, engine, title="Checking cases", progress=progress)
@@ -91,7 +97,7 @@ def _check_description(dataset: Survey) -> Iterator[Finding]:
         message = f"numTraining is {said}, {found} training cases were found and are used"
         remedy = "correct the number, nnU-Net itself would stop"
         yield Finding("warning", "num-training", f"{message}; {remedy}", file=file)
-    labels = dataset.labels
+    labels = dataset.labels if dataset.is_described else None
     values = [value for value in labels.values if value > 0] if labels is not None else []
     if values != list(range(1, len(values) + 1)):
         message = f"label values {values} have gaps, which is fine here; nnU-Net needs 1 to {len(values)}"
@@ -124,6 +130,22 @@ def _check_ids(dataset: Survey) -> Iterator[Finding]:
     if both := sorted(training & test):
         message = f"case ids {some(both)} are those of training cases and of test cases"
         yield Finding("warning", "ids-in-test", f"{message}; predictions of the two need folders of their own")
+
+
+def _check_patients(dataset: Survey) -> Iterator[Finding]:
+    """Scans of one patient on both sides of a fold, as their names tell; scores are too good then."""
+    scans: dict[str, set[str]] = defaultdict(set)
+    for case in dataset.training:
+        scans[patient_of(case.id)].add(case.id)
+    several = {patient: cases for patient, cases in scans.items() if len(cases) > 1}
+    for number, fold in enumerate(dataset.splits):
+        apart = [p for p, cases in several.items() if cases & set(fold.train) and cases & set(fold.held_out)]
+        if apart:
+            message = f"fold {number} learns from scans of patients whom it is judged on: {some(sorted(apart))}"
+            yield Finding("warning", "same-patient", f"{message}; keep each patient on one side")
+    if several and not dataset.splits and dataset.layout != "brats":
+        message = f"{len(several)} patients have several cases ({some(sorted(several))}), which folds may part"
+        yield Finding("warning", "same-patient", f"{message}; keep each on one side in a splits_final.json")
 
 
 def _check_duplicates(facts: Iterable[Facts]) -> Iterator[Finding]:
@@ -166,12 +188,15 @@ def _check_structures(dataset: Survey, facts: Iterable[Facts]) -> Iterator[Findi
     labels = dataset.labels
     if not seen:
         return
-    if not dataset.is_described:
+    if labels is None and dataset.layout == "folders":
+        values = frozenset[int]().union(*seen)
         try:
-            labels = Labels.of_values(frozenset[int]().union(*seen))
+            labels = Labels.of_values(values)
         except DataError as error:
             yield Finding("error", "label-values", f"{dataset.root / 'labels'}: {error}")
             return
+        if words := like_editions(values):
+            yield Finding("note", "edition", words)
     for label in labels.foreground if labels is not None else ():
         count = sum(bool(values & set(label.values)) for values in seen)
         if count < min(FEW_CASES, len(seen)):

@@ -16,6 +16,7 @@ from medmamba.intensity import no_data_remark, unusable
 from medmamba.io.check.findings import Facts
 from medmamba.io.errors import ImageFileError, LabelValueError
 from medmamba.io.images import is_image, read_label_with_remarks, read_with_remarks
+from medmamba.io.layouts.editions import like_editions
 from medmamba.io.remarks import Remark
 from medmamba.labels import Labels
 from medmamba.volume import Geometry, Volume
@@ -24,7 +25,9 @@ from medmamba.volume import Geometry, Volume
 NOT_HOUNSFIELD = (0.0, 255.0)
 
 
-def scan(case: Case, *, declared: tuple[str, ...], labels: Labels | None, incomplete: Collection[str]) -> Facts:
+def scan(
+    case: Case, *, declared: tuple[str, ...], labels: Labels | None, incomplete: Collection[str], edition: str = ""
+) -> Facts:
     """Read all files of a case and judge them.
 
     Args:
@@ -32,6 +35,7 @@ def scan(case: Case, *, declared: tuple[str, ...], labels: Labels | None, incomp
         declared: names of the data set's channels, none if they are not known.
         labels: of the data set, None if they are not known.
         incomplete: ids of cases that lack files, of which is told already: no image is needed for it.
+        edition: of BraTS, whose labels these are; empty where dataset.json declares them.
     """
     facts = Facts(case.id)
     names = () if case.id in incomplete else declared
@@ -52,7 +56,7 @@ def scan(case: Case, *, declared: tuple[str, ...], labels: Labels | None, incomp
         facts.add("error", "channels", f"has {channels} channels, {wanted}; add or remove channels")
     if len(set(facts.digests)) < len(facts.digests):
         facts.add("warning", "same-channels", "two channels are the same image; was one copied under a wrong name?")
-    _check_label(case, labels, facts)
+    _check_label(case, labels, facts, edition)
     return facts
 
 
@@ -111,7 +115,7 @@ def _check_grid(geometry: Geometry, file: Path, facts: Facts) -> None:
         facts.add("warning", "slightly-shifted", message, file)
 
 
-def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
+def _check_label(case: Case, labels: Labels | None, facts: Facts, edition: str) -> None:
     if case.label is None or not is_image(case.label):
         facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
         return
@@ -120,23 +124,27 @@ def _check_label(case: Case, labels: Labels | None, facts: Facts) -> None:
     values = [int(value) for value in np.unique(label.array)]
     facts.values = frozenset(values)
     if labels is not None:
-        _check_values(values, labels, case.label, facts)
+        _check_values(values, labels, case.label, facts, edition)
     if not any(value > 0 and (labels is None or value != labels.ignore) for value in values):
         facts.add("warning", "empty-label", "label holds background only; is that meant?", case.label)
     if facts.geometry is not None:
         _check_alignment(facts.geometry, label.geometry, case.label, facts)
 
 
-def _check_values(values: list[int], labels: Labels, file: Path, facts: Facts) -> None:
+def _check_values(values: list[int], labels: Labels, file: Path, facts: Facts, edition: str) -> None:
     unknown = [value for value in values if value not in labels.allowed_values]
     unused = [value for value in labels.values if value not in values]
     declared = list(labels.allowed_values)
     if not unknown:
         return
     remedy = "declare them in dataset.json, or map them to declared values"
+    if edition:
+        remedy = f"which are those of {edition}: map them to these, or name another edition with --edition"
     if len(unknown) == len(unused):  # such as BraTS, where enhancing tumour is 4 in some editions and 3 in others
         pairs = ", ".join(f"{old} to {new}" for old, new in zip(unknown, unused, strict=True))
         remedy += f" (perhaps {pairs}, if they mean the same)"
+    if words := like_editions(values):
+        remedy += f"; {words}"
     message = f"label holds {some_values(unknown)}, declared are {declared}; {remedy}"
     facts.add("error", "label-values", message, file)
 

@@ -5,29 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 
 from medmamba.io.errors import DatasetError
+from medmamba.io.layouts.brats import Brats
 from medmamba.io.layouts.description import splits
 from medmamba.io.layouts.folders import PlainFolders
 from medmamba.io.layouts.hints import no_layout
 from medmamba.io.layouts.layout import Folder, Layout, Survey, folders_in
+from medmamba.io.layouts.meaning import settle
 from medmamba.io.layouts.msd import Decathlon
 from medmamba.io.layouts.nnunet import NnUNet
 
-__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "survey"]
+__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "listing", "survey"]
 
 #: The first that recognises a folder surveys it.
-LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders())
+LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders(), Brats())
 
 
-def survey(path: Path) -> Survey:
+def survey(path: Path, edition: str = "", *, workers: int | None = None) -> Survey:
     """Find out how a folder is laid out, collecting what is wrong instead of stopping at it.
 
-    No voxels are read, and headers in plain folders alone.
+    No images are opened but for headers in plain folders, and label maps only where the edition of BraTS depends on
+    their values.
+
+    Args:
+        path: the folder, or its dataset.json.
+        edition: of BraTS, where the user says which it is.
+        workers: processes that read label maps, at most.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         DatasetError: if it has none of the known layouts.
+        UsageError: if there is no such edition.
         ValueError: if its dataset.json is not JSON.
     """
+    found = listing(path)
+    settle(found, edition, at_most=workers)
+    return found
+
+
+def listing(path: Path) -> Survey:
+    """As `survey`, of files alone: without saying what the labels of BraTS mean; errors as there."""
     if path.name == "dataset.json":
         path = path.parent
     if path.is_file():

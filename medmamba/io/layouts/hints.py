@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medmamba.case import some
 from medmamba.io.errors import DatasetError
-from medmamba.io.layouts.layout import Layout, folders_in, folders_of
+from medmamba.io.layouts.layout import Folder, Layout, folders_in, folders_of
 from medmamba.io.layouts.names import images_in, maps_in, split_ending
 
 #: What people call label maps.
@@ -23,14 +23,20 @@ def no_layout(path: Path, layouts: Collection[Layout]) -> str:
     """Why a folder is no data set of these layouts, and what to give or to rename."""
 
     def is_dataset(folder: Path) -> bool:
-        return (folder / "dataset.json").is_file() or bool(folders_in(folder, layouts))
+        unnamed = [layout for layout in layouts if not layout.labels_of]
+        return (
+            (folder / "dataset.json").is_file()
+            or bool(folders_in(folder, layouts))
+            or any(layout.recognises(Folder(folder)) for layout in unnamed)
+        )
 
     wanted = f"{path} is no data set: it has neither {' nor '.join(layout.looks for layout in layouts)}"
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     inside = [folder for folder in folders if is_dataset(folder)]
     # nnU-Net v1 kept them one folder deeper.
     inside = inside or [below for folder in folders for below in sorted(folder.iterdir()) if is_dataset(below)]
-    if any(path.name.lower() in folders_of(layout) for layout in layouts) and is_dataset(path.parent):
+    part = images_in(path) or any(path.name.lower() in folders_of(layout) for layout in layouts)
+    if part and is_dataset(path.parent):
         return f"{wanted}; it is a folder of one: give {path.parent}"
     if inside:
         return f"{wanted}; data sets lie in it, give one of them: {some([str(folder) for folder in inside])}"

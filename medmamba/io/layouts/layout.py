@@ -89,9 +89,10 @@ class Survey:
 
     Args:
         name: as in `medmamba.case.Dataset`; so are ``root``, ``layout``, ``training``, ``test``, ``file_ending``,
-            ``splits`` and ``is_described``.
+            ``splits``, ``is_described`` and ``edition``.
         channels: None if they are not known.
         labels: None if they are not known: in plain folders only the label maps tell.
+        editions: ids of cases by the editions of BraTS that their names fit; which of them it is, label maps tell.
         incomplete: cases whose files are not those of the channels, and what is wrong with them.
         announced: how many training cases the description speaks of, as it says so; None if it does not.
         listed: the description names each file, so that others in the same folders mean nothing.
@@ -112,6 +113,8 @@ class Survey:
     announced: Any = None
     listed: bool = False
     is_described: bool = True
+    edition: str = ""
+    editions: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
     problems: list[DatasetError] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
 

@@ -51,7 +51,7 @@ def test_new_layout_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         io.open_dataset(tmp_path)
     added: tuple[Layout, ...] = (*LAYOUTS, Patients())
     monkeypatch.setattr(layouts, "LAYOUTS", added)
-    with pytest.raises(io.DatasetError, match="nor folders images/ and labels/ nor folders of patients"):
+    with pytest.raises(io.DatasetError, match=r"nor folders images/ and labels/ nor .* nor folders of patients"):
         io.open_dataset(tmp_path / "anna")
     (tmp_path / "splits_final.json").write_text('[{"train": ["anna"], "val": ["ben"]}]')
     dataset = io.open_dataset(tmp_path)
