@@ -9,7 +9,7 @@ from medmamba.case import Dataset
 from medmamba.plans.budget import MAX_SHARE_OF_DATASET, BatchSize
 from medmamba.plans.grid import Grid
 from medmamba.plans.plan import ChannelPlan, Normalization, Plan
-from medmamba.plans.splits import FOLDS, folds
+from medmamba.plans.splits import FOLDS, folds, patients_of
 from medmamba.plans.topology import MIN_FEATURE_MAP_EDGE, share_of_case
 
 #: Normalise with the statistics of non-zero voxels when cropping leaves less than this share of a case.
@@ -93,8 +93,8 @@ def decisions(
 
 
 def first_fold(dataset: Dataset) -> str:
-    """The fold to begin with: ``all`` where a single case cannot be divided."""
-    return "0" if dataset.splits or len(dataset.training) > 1 else "all"
+    """The fold to begin with: ``all`` where the cases of a single patient cannot be divided."""
+    return "0" if dataset.splits or len(patients_of(dataset)) > 1 else "all"
 
 
 def times(values: Iterable[float]) -> str:
@@ -209,9 +209,11 @@ def _folds(dataset: Dataset) -> Decision:
     cases = len(dataset.training)
     if first_fold(dataset) == "all":
         return Decision("folds", "only 'all'", f"{cases} training case cannot be divided")
-    splits = folds(dataset)
+    splits, patients = folds(dataset), len(patients_of(dataset))
     if dataset.splits:
         reason = "fixed by the author of the data set"
+    elif patients < cases:
+        reason = f"{cases} cases of {patients} patients, shuffled by patient: scans of one stay on one side"
     elif len(splits) < FOLDS:
         reason = f"as many as training cases, {FOLDS} need at least {FOLDS}"
     else:

@@ -261,6 +261,8 @@ class Plan:
         train: the recipe.
         inference: the sliding window.
         file_ending: of the data set's images.
+        edition: of BraTS, whose labels these are, so that the data set is opened so again; not part of the digest, for
+            the labels are.
         schema: version of this format.
     """
 
@@ -278,6 +280,7 @@ class Plan:
     train: TrainSettings
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     file_ending: str = ".nii.gz"
+    edition: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -312,7 +315,9 @@ class Plan:
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with every decision, and not with the place of the data."""
-        return _digest(replace(self, dataset_root=""))
+        decided = to_json(replace(self, dataset_root=""))
+        del decided["edition"]
+        return _digest(decided)
 
     def preprocessing_digest(self) -> str:
         """As `digest`, of those decisions alone that preprocessed cases depend on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medmamba.case import Dataset, Split
+from medmamba.case import Case, Dataset, Split
 from medmamba.errors import DataError, UsageError
 
 FOLDS = 5
@@ -14,10 +14,11 @@ SEED = 12345
 def folds(dataset: Dataset) -> tuple[Split, ...]:
     """The folds of a data set: those its author fixed, or else five, as nnU-Net shuffles them.
 
-    With fewer than five training cases there are as many folds as cases, each judged on one of them.
+    Cases of one patient stay together: where there are such, patients are shuffled in place of cases. With fewer than
+    five of them there are as many folds as they are, each judged on one.
 
     Raises:
-        DataError: if there are fewer than two training cases.
+        DataError: if there are fewer than two training cases, or all are of one patient.
     """
     if dataset.splits:
         return dataset.splits
@@ -27,16 +28,32 @@ def folds(dataset: Dataset) -> tuple[Split, ...]:
             f"{dataset.root} has {len(ids)} training cases, folds need at least 2; label more cases, or learn from and "
             "judge on the same with fold 'all'"
         )
-    order = np.arange(len(ids))
+    patients = patients_of(dataset)
+    if len(patients) < 2:
+        raise DataError(
+            f"{dataset.root} has scans of one patient alone ({patients[0]}), which folds must not part; learn from and "
+            "judge on the same with fold 'all'"
+        )
+    order = np.arange(len(patients))
     np.random.RandomState(SEED).shuffle(order)
-    parts = [set(part.tolist()) for part in np.array_split(order, min(FOLDS, len(ids)))]
+    parts = [{patients[place] for place in part} for part in np.array_split(order, min(FOLDS, len(patients)))]
+    owners = {case.id: _patient(case) for case in dataset.training}
     return tuple(
         Split(
-            train=tuple(case for index, case in enumerate(ids) if index not in judged),
-            validation=tuple(case for index, case in enumerate(ids) if index in judged),
+            train=tuple(case for case in ids if owners[case] not in judged),
+            validation=tuple(case for case in ids if owners[case] in judged),
         )
         for judged in parts
     )
+
+
+def patients_of(dataset: Dataset) -> list[str]:
+    """Whose the training cases are, sorted; a case of nobody else's is a patient of its own, by its id."""
+    return sorted({_patient(case) for case in dataset.training})
+
+
+def _patient(case: Case) -> str:
+    return case.patient or case.id
 
 
 def split(dataset: Dataset, fold: int | str) -> Split:
@@ -64,4 +81,6 @@ def split(dataset: Dataset, fold: int | str) -> Split:
 def _why_so_few(dataset: Dataset, splits: tuple[Split, ...]) -> str:
     if dataset.splits:
         return " (fixed by its author)"
-    return f" (it has {len(dataset.training)} training cases)" if len(splits) < FOLDS else ""
+    several = len(patients_of(dataset)) < len(dataset.training)
+    of = f" of {len(patients_of(dataset))} patients" if several else ""
+    return f" (it has {len(dataset.training)} training cases{of})" if len(splits) < FOLDS else ""

@@ -158,8 +158,8 @@ def planned_dataset(plan: Plan, data: Path | None = None) -> Dataset:
                 f"{root}: the data set {plan.dataset!r} was there when the plan was made, and is not now; say where it "
                 "lies with --data PATH"
             )
-        return open_dataset(root)
-    dataset = open_dataset(data)
+        return open_dataset(root, edition=plan.edition)
+    dataset = open_dataset(data, edition=plan.edition)
     channels = tuple(channel.name for channel in plan.channels)
     # In plain folders labels are the values that occur, of which a part of the cases may lack some.
     known = set(dataset.labels.values) <= set(plan.labels.values)

@@ -109,6 +109,8 @@ def test_the_digest_changes_with_decisions_and_not_with_the_place() -> None:
     assert len(PLAN.digest()) == 12
     assert replace(PLAN, dataset_root="/elsewhere").digest() == PLAN.digest()
     assert PLAN.override("train.epochs", 7).digest() != PLAN.digest()
+    assert PLAN.digest() == "ad7a3ebcef8e"  # as before plans held an edition
+    assert replace(PLAN, edition="brats2021").digest() == PLAN.digest()
 
 
 def test_the_digest_survives_a_file(tmp_path: Path) -> None:

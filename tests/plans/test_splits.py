@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,35 @@ def test_the_refusal_says_why_there_are_few_folds() -> None:
 def test_data_set_with_impossible_folds_of_its_author_is_refused(own: Split, words: str) -> None:
     with pytest.raises(ValueError, match=f"fold 1 .*{words}"):
         dataset(["a", "b"], (Split(train=("a",), validation=("b",)), own))
+
+
+def of_patients(scans: dict[str, int]) -> Dataset:
+    """A data set with so many scans of each patient."""
+    cases = [
+        Case(id=f"{patient}-{scan:03d}", images=(Path("i.nii"),), label=Path("l.nii"), patient=patient)
+        for patient, count in scans.items()
+        for scan in range(count)
+    ]
+    return replace(dataset(["x"]), training=tuple(cases))
+
+
+def test_scans_of_one_patient_stay_on_one_side_of_every_fold() -> None:
+    data = of_patients({f"BraTS-GLI-{n:05d}": 1 + n % 4 for n in range(23)})
+    found = folds(data)
+    owner = {case.id: case.patient for case in data.training}
+    assert sorted(case for fold in found for case in fold.validation) == sorted(owner)
+    for fold in found:
+        assert not {owner[case] for case in fold.train} & {owner[case] for case in fold.validation}
+        assert len({owner[case] for case in fold.validation}) in (4, 5)
+
+
+def test_patients_with_a_scan_each_are_divided_as_cases_are() -> None:
+    data = of_patients({f"p{n}": 1 for n in range(12)})
+    assert folds(data) == folds(dataset([case.id for case in data.training]))
+
+
+def test_scans_of_a_single_patient_cannot_be_divided() -> None:
+    with pytest.raises(ValueError, match=r"one patient alone \(anna\).*'all'"):
+        folds(of_patients({"anna": 3}))
+    with pytest.raises(ValueError, match=r"folds 0 to 1 \(it has 5 training cases of 2 patients\)"):
+        split(of_patients({"anna": 3, "ben": 2}), 2)
