@@ -24,6 +24,13 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
+#: What the option ``--edition`` is for, the same for all commands.
+EDITION = (
+    "Which edition of BraTS the labels are of, such as brats2021 or brats2024-gli, where files do not tell; a wrong "
+    "one lists all, 'msd' gives the regions of BraTS to Task01."
+)
+
+
 class Exit(IntEnum):
     """Exit codes of every command."""
 

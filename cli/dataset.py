@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmamba.cli._console import Exit, say, track
+from medmamba.cli._console import EDITION, Exit, say, track
 
 if TYPE_CHECKING:
     from medmamba.io.check import Finding
@@ -30,18 +30,21 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a list of findings.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings as well.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Cases to read at the same time, at most.")] = 4,
+    edition: Annotated[str, typer.Option(metavar="NAME", help=EDITION, show_default=False)] = "",
 ) -> None:
     """List all problems of a data set at once, before anything is computed.
 
     Reads every file of the training cases once and changes nothing: layout, readable files, grids of channels and
     labels, label values, intensities that are not finite, duplicates, folds. Exits 3 when there are errors.
 
-    Example:
+    Examples:
         medmamba dataset check Task04_Hippocampus
+
+        medmamba dataset check ASNR-MICCAI-BraTS2023-PED-Challenge-TrainingData --edition brats2023-ped
     """
     from medmamba.io.check import check_dataset
 
-    findings = check_dataset(path, track, workers=workers)
+    findings = check_dataset(path, track, workers=workers, edition=edition)
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in _STYLES}
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

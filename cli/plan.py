@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.cli._console import Exit, command, note, out, say, track
+from medmamba.cli._console import EDITION, Exit, command, note, out, say, track
 from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def plan(
             file_okay=False,
             readable=True,
             resolve_path=True,
-            help="Folder of the data set, with its dataset.json; it is only read.",
+            help="Folder of the data set, as datasets.md has them; it is only read.",
             show_default=False,
         ),
     ],
@@ -71,6 +71,7 @@ def plan(
             help="Also write the plans for stock nnU-Net, which then trains and predicts with this network.",
         ),
     ] = None,
+    edition: Annotated[str, typer.Option(metavar="NAME", help=EDITION, show_default=False)] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a plan that is there and differs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -90,6 +91,8 @@ def plan(
 
         medmamba plan data/Dataset004_Hippocampus --configuration all --json
 
+        medmamba plan data/BraTS-PEDs2024_Training --edition brats2024-ped
+
         medmamba plan data/Dataset004_Hippocampus --network umamba_bot --mixer none
 
         medmamba plan data/Dataset004_Hippocampus --network segmamba --export-nnunet nnunet
@@ -108,7 +111,7 @@ def plan(
         if network in tasks:
             fault = f"network {network!r} is for {tasks[network]}, and training is for {', '.join(TASKS)}"
         raise UsageError(f"{fault}; choose one of {', '.join(name for name in tasks if tasks[name] in TASKS)}")
-    data = open_dataset(dataset)
+    data = open_dataset(dataset, edition=edition)
     workspace = Workspace(work, data.name)
     check_output_folder(workspace.folder, inputs=places_of(data))
     if export_nnunet is not None:

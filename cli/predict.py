@@ -27,7 +27,8 @@ def predict(
         ),
     ],
     images: Annotated[
-        Path | None, typer.Option("--input", "-i", exists=True, help="An image, or a folder of images.")
+        Path | None,
+        typer.Option("--input", "-i", exists=True, help="An image, or a folder of images or of BraTS's cases."),
     ] = None,
     validation: Annotated[
         bool, typer.Option("--validation", help="Instead of -i: the cases that the fold did not learn from.")
@@ -82,7 +83,8 @@ def predict(
     file that was not predicted there, or was edited since, is kept unless you say --overwrite; images are never
     overwritten.
 
-    Channels of a case are files that end in _0000, _0001, ... or one file that holds them all.
+    Channels of a case are files that end in _0000, _0001, ... or one file that holds them all. In case folders of BraTS
+    they are found by the modality in their names, also where the model was trained on another edition.
 
     Examples:
         medmamba predict -i scans/ -o segmentations/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0
@@ -96,6 +98,7 @@ def predict(
 
     from medmamba.device import choose_device
     from medmamba.io import find_inputs
+    from medmamba.io.layouts.brats import coding_remark
     from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.workspace import planned_dataset
     from medmamba.prediction.predictor import Predictor, predict_cases
@@ -109,7 +112,10 @@ def predict(
     check_output_folder(output)
     if images is not None:
         known = {case for run in runs for case in (*run.info.split.train, *run.info.split.validation)}
-        cases = find_inputs(images, len(plan.channels), known=known)
+        channels = [channel.name for channel in plan.channels]
+        cases = find_inputs(images, len(channels), known=known, names_of_channels=channels)
+        if remark := coding_remark(images, plan.labels):
+            note(remark)
     else:
         if len(runs) != 1:
             given = ", ".join(str(run.folder) for run in runs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medmamba.cli._console import command, note, say, track
+from medmamba.cli._console import EDITION, command, note, say, track
 from medmamba.cli._training import TrainingDisplay
 from medmamba.errors import DataError, UsageError
 
@@ -71,6 +71,9 @@ def train(
             show_default="where the plan says",
         ),
     ] = None,
+    edition: Annotated[
+        str, typer.Option(metavar="NAME", help=f"When given a data set. {EDITION}", show_default=False)
+    ] = "",
 ) -> None:
     """Train a network on one fold of a data set.
 
@@ -89,6 +92,8 @@ def train(
         raise UsageError("--steps and --budget both say how long to train; give one of them")
     if data is not None and source.is_dir():
         raise UsageError("--data is for a plan whose data set was moved; of a data set, give its folder alone")
+    if edition and not source.is_dir():
+        raise UsageError(f"{source} is a plan, which holds the edition of its data set; leave out --edition")
     budget_s = None if budget is None else parse_time(budget)
 
     from medmamba.device import choose_device
@@ -101,7 +106,7 @@ def train(
     from medmamba.training.run import Schedule
 
     if source.is_dir():
-        dataset = open_dataset(source)
+        dataset = open_dataset(source, edition=edition)
         check_output_folder(Workspace(work, dataset.name).folder, inputs=places_of(dataset))
         planned = plan_dataset(dataset, network, configuration, work=work, progress=track)
         plan_path = planned.path

@@ -25,7 +25,8 @@ from medmamba.evaluation.metrics import METRICS, Masks, Metric
 from medmamba.evaluation.report import NO_PREDICTION, Report
 from medmamba.evaluation.scores import CaseScore, LabelScore
 from medmamba.files import in_words
-from medmamba.io.layouts import survey
+from medmamba.io.layouts import Folder, listing, survey
+from medmamba.io.layouts.brats import Brats
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.io.sizes import largest_voxels
@@ -173,7 +174,7 @@ def find_labels(prediction: Path, reference: Path) -> Labels | None:
             return labels_of(folder)
     if (theirs / "images").is_dir() and (theirs / "labels").is_dir():
         return labels_of(theirs)
-    return None
+    return labels_of(theirs) if Brats().recognises(Folder(theirs)) else None
 
 
 def labels_of(dataset: Path) -> Labels:
@@ -191,7 +192,7 @@ def labels_of(dataset: Path) -> Labels:
     found = survey(dataset)
     if found.labels is not None:
         return found.labels
-    if found.is_described:
+    if found.is_described or found.layout == "brats":
         raise found.problems[0]
     return labels_in(
         [Match(id=case.id, reference=case.label, prediction=None) for case in found.training if case.label is not None]
@@ -370,7 +371,7 @@ def _references(folder: Path) -> dict[str, Path]:
     # A description alone does not make a data set: copies of it lie beside label maps.
     if here and not any((folder / inner).is_dir() for inner in ("imagesTr", "images")):
         return here
-    training = survey(folder).training
+    training = listing(folder).training
     listed = {case.id: case.label for case in training if case.label is not None}
     return listed or here
 

@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--export-nnunet": None,
         "--force": False,
         "--json": False,
+        "--edition": "",
     },
     "train": {
         "--fold": "0",
@@ -64,6 +65,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--set": None,
         "--workers": None,
         "--data": None,
+        "--edition": "",
     },
     "predict": {
         "--output -o": ...,
@@ -100,6 +102,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--json": False,
         "--strict": False,
         "--workers": 4,
+        "--edition": "",
     },
     "model import": {
         "--from": ...,
