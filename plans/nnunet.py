@@ -23,6 +23,7 @@ from medmamba.files import OutputError
 from medmamba.io.places import check_output_folder, places_of
 from medmamba.plans.fingerprint import Fingerprint
 from medmamba.plans.plan import Normalization, Plan
+from medmamba.plans.splits import folds, patients_of
 from medmamba.records import write_json
 
 #: What nnU-Net's ``-p`` is given.
@@ -75,7 +76,8 @@ def check_export(folder: Path, dataset: Dataset) -> None:
 def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plans: Sequence[Plan]) -> int:
     """Write plans, measurements and a description of a data set where stock nnU-Net looks for them.
 
-    Images stay where they are: the description names their paths.
+    Folds are written where its own would be others: those of the author, and those that keep patients together. Images
+    stay where they are: the description names their paths.
 
     Args:
         folder: becomes the parent of nnUNet_raw, nnUNet_preprocessed and nnUNet_results.
@@ -104,6 +106,9 @@ def export_nnunet(folder: Path, dataset: Dataset, fingerprint: Fingerprint, plan
     write_json(description, raw / "dataset.json")
     write_json(description, preprocessed / "dataset.json")
     write_json(_measurements(fingerprint), preprocessed / "dataset_fingerprint.json")
+    if dataset.splits or 1 < len(patients_of(dataset)) < len(dataset.training):  # nnU-Net's own would part patients
+        splits = [{"train": list(fold.train), "val": list(fold.validation)} for fold in folds(dataset)]
+        write_json(splits, preprocessed / "splits_final.json")
     return int(name.removeprefix("Dataset")[:3])
 
 

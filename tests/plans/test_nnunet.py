@@ -17,10 +17,12 @@ import pytest
 from medmamba.io import open_dataset
 from medmamba.labels import Label, Labels
 from medmamba.networks import nnunet as builder
+from medmamba.plans import fingerprint as fingerprint_module
 from medmamba.plans.fingerprint import fingerprint
 from medmamba.plans.nnunet import PLANS_NAME, export_nnunet, nnunet_name
 from medmamba.plans.plan import Topology
 from medmamba.plans.planner import make_plan
+from tests.brats_factory import brats2023
 from tests.data_factory import write_dataset
 
 #: Two epochs of two steps; validation of whole cases is left out, which prediction stands in for.
@@ -112,3 +114,19 @@ def test_labels_that_nnunet_would_change_are_not_exported(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="40000 becomes another value"):
         export_nnunet(tmp_path / "out", atlas, fingerprint(dataset), [])
     assert not (tmp_path / "out").exists()
+
+
+def test_folds_that_nnunet_would_not_make_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint_module, "FOREGROUND_SAMPLES", 1000)
+    own = write_dataset(tmp_path / "Dataset043_Small", cases=2)
+    patients = brats2023(tmp_path / "Dataset044_Brats", ("GLI-02405-100", "GLI-02405-101", "GLI-02406-100"))
+    for number, root in ((43, own), (44, patients)):
+        dataset = open_dataset(root)
+        measured = fingerprint(dataset)
+        plan, _ = make_plan(measured, dataset, network="unet", configuration="3d_fullres")
+        assert export_nnunet(tmp_path / "out", dataset, measured, [plan]) == number
+    preprocessed = tmp_path / "out" / "nnUNet_preprocessed"
+    assert not (preprocessed / "Dataset043_Small" / "splits_final.json").exists()
+    splits = json.loads((preprocessed / "Dataset044_Brats" / "splits_final.json").read_text())
+    together = {"BraTS-GLI-02405-100", "BraTS-GLI-02405-101"}
+    assert all(together in (set(fold["train"]), set(fold["val"])) for fold in splits)
