@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medmamba.errors import UsageError
 from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
-from medmamba.evaluation.statistics import MEAN_OVER_LABELS, MINIMUM_FOR_INTERVAL, Summary, summarize
+from medmamba.evaluation.statistics import MEAN_OVER_LABELS, MINIMUM_FOR_INTERVAL, Summary, summarize_all
 from medmamba.files import write_bytes
 from medmamba.labels import Label, Labels
 from medmamba.records import RecordError, from_json, read_json, to_json, write_json
@@ -43,7 +43,8 @@ NO_PREDICTION = "no prediction"
 SUMS = (
     "The mean over labels is the mean of the labels' means.",
     f"Intervals are 95 % bootstrap intervals (BCa) of the mean over cases, given from {MINIMUM_FOR_INTERVAL} cases on; "
-    "they do not cover the choice of training cases or seeds.",
+    "they do not cover the choice of training cases or seeds. Intervals of the median are of at least 95 %, by order "
+    "statistics, from six cases on.",
 )
 #: What stands above the columns of the table of lesions.
 LESION_COLUMNS = ("case", "label", "number", "kind", "volume_ml", "i", "j", "k", "dice")
@@ -102,11 +103,12 @@ class Report:
         parts = {name: slice(row, row + 1) for row, name in enumerate(names)}
         if len(names) > 1:
             parts[MEAN_OVER_LABELS] = slice(None)
-        return tuple(
-            summarize(table[:, part, column], label=name, metric=each, left_out=left_out, seed=self.seed)
+        columns = {
+            (each, name): table[:, part, column]
             for column, each in enumerate(self.metrics)
             for name, part in parts.items()
-        )
+        }
+        return summarize_all(columns, left_out=left_out, seed=self.seed)
 
     def worst(self, count: int) -> tuple[tuple[str, float], ...]:
         """Ids of the cases with the worst mean over labels in the first metric, worst first, and that mean.
@@ -135,10 +137,7 @@ class Report:
             "policy": [*self.policy.sentences, *SUMS],
             "policies": to_json(self.policy),
             "origin": to_json(self.origin),
-            "metrics": {
-                name: {key: getattr(metric(name), key) for key in _TOLD}
-                for name in self.metrics
-            },
+            "metrics": {name: {key: getattr(metric(name), key) for key in _TOLD} for name in self.metrics},
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
             "region_order": list(self.labels.region_order),
             "ignore": self.labels.ignore,
@@ -247,12 +246,15 @@ def _begins_with(path: Path, line: str) -> bool:
 
 
 def _summary_json(summary: Summary) -> dict[str, Any]:
-    *facts, interval = ((field.name, getattr(summary, field.name)) for field in fields(summary))
-    return {name: _plain(value) for name, value in facts} | {"interval_95": to_json(interval[1])}
+    """The fields of a summary; the names of intervals say of how many percent they are."""
+    facts = {field.name: _plain(getattr(summary, field.name)) for field in fields(summary)}
+    return {f"{name}_95" if name.endswith("interval") else name: value for name, value in facts.items()}
 
 
 def _plain(value: Any) -> Any:
     """JSON has no word for numbers that are undefined or infinite."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else "inf"
@@ -293,7 +295,9 @@ def _report(written: _Written, where: str) -> Report:
         try:
             metric(name)
         except UsageError as error:
-            raise RecordError(f"{where}: this version of medmamba does not know the metric {name!r}; update it") from error
+            raise RecordError(
+                f"{where}: this version of medmamba does not know the metric {name!r}; update it"
+            ) from error
     foreground = tuple(Label(name=name, values=values) for name, values in written.labels.items())
     values = [value for label in foreground for value in label.values]
     order = written.region_order

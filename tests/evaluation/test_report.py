@@ -136,7 +136,10 @@ def test_definition_and_source_stand_beside_every_metric() -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (Policy(), ("left out of every summary, and counted", "makes the mean infinite", "worst value of every metric")),
+        (
+            Policy(),
+            ("left out of every summary, and counted", "makes the mean infinite", "worst value of every metric"),
+        ),
         (
             Policy(empty="perfect", infinite="value", infinite_mm=374.0, missing="skip"),
             ("best value", "374 mm stand for", "the case is left out"),
@@ -185,13 +188,22 @@ def test_mean_in_the_json_is_infinite_where_a_structure_was_missed() -> None:
     assert (both["mean"], both["finite"], both["values"], both["infinite"]) == ("inf", 3, 4, 1)
 
 
+def test_interval_of_a_median_in_the_json_may_end_in_infinity() -> None:
+    data = report(*[((1.0, float(n)), (1.0, float(n) if n < 5 else INF)) for n in range(6)]).to_json()
+    found, missed, _ = (entry for entry in data["summary"] if entry["metric"] == "hd95")
+    assert (found["median_interval_95"], missed["median_interval_95"]) == ([0.0, 5.0], [0.0, "inf"])
+    assert (missed["interval_95"], found["interval_95"][0] > 0) == (None, True)
+
+
 def test_saved_report_is_loaded_as_it_was(tmp_path: Path) -> None:
     lesions = (
         Lesion(kind="found", volume_ml=1.5, voxel=(1, 2, 3), dice=0.75),
         Lesion(kind="false", volume_ml=0.1, voxel=(9, 9, 9), dice=0.0),
     )
     rows = (
-        LabelScore(label="liver", values=(0.5, INF), prediction_ml=1.0, reference_ml=2.0, voxels=COUNTS, lesions=lesions),
+        LabelScore(
+            label="liver", values=(0.5, INF), prediction_ml=1.0, reference_ml=2.0, voxels=COUNTS, lesions=lesions
+        ),
         LabelScore(
             label="lesion",
             values=(NAN, 3.0),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medmamba.evaluation.statistics import MEAN_OVER_LABELS, summarize
+from medmamba.evaluation.statistics import MEAN_OVER_LABELS, mean_intervals, median_interval, summarize
 
 NAN, INF = float("nan"), float("inf")
 
@@ -102,3 +102,43 @@ def test_mean_over_labels_weighs_a_rare_label_like_the_others() -> None:
     summary = summarize(table, label=MEAN_OVER_LABELS, metric="dice")
     assert summary.mean == pytest.approx(0.5)
     assert summary.undefined == 2
+
+
+def test_intervals_found_together_are_those_found_one_by_one() -> None:
+    rng = np.random.default_rng(4)
+    columns = [rng.beta(8, 1, shape) for shape in ((9, 1), (6, 1), (9, 3), (9, 1))]
+    columns[2][0, 0] = NAN
+    columns.append(np.full((9, 1), 0.5))
+    together = mean_intervals(columns, seed=1)
+    for interval, column in zip(together, columns, strict=True):
+        assert interval == pytest.approx(mean_intervals([column], seed=1)[0], abs=1e-11)
+    assert together[-1] == (0.5, 0.5)
+
+
+def test_draws_with_the_same_mean_are_equal_whatever_order_they_are_summed_in() -> None:
+    # BCa asks which share of the draws lies below the mean; of (0.1, 0.2, 0.3) some sums are 0.6 and some are not.
+    values = np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.3])
+    whole = stats.bootstrap((values * 10,), np.mean, n_resamples=4999, rng=0).confidence_interval
+    assert mean_intervals([values[:, None]], seed=0)[0] == pytest.approx((whole.low / 10, whole.high / 10), abs=1e-12)
+
+
+def test_interval_of_a_median_is_of_order_statistics_of_the_binomial() -> None:
+    values = np.arange(1.0, 21.0)
+    assert median_interval(values) == (6.0, 15.0)  # Conover, table A3: ranks 6 and 15 of 20 hold 95.9 %
+    assert median_interval(np.arange(6.0)) == (0.0, 5.0)
+    assert median_interval(np.arange(5.0)) is None  # the whole range of five holds 93.75 %
+
+
+def test_interval_of_a_median_may_end_in_infinity_and_be_a_point() -> None:
+    assert median_interval(np.array([1.0, 2, 3, 4, 5, INF, INF])) == (1.0, INF)
+    assert median_interval(np.full(8, 0.5)) == (0.5, 0.5)
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng, mean, median = np.random.default_rng(0), 8 / 9, stats.beta(8, 1).median()
+    samples = rng.beta(8, 1, (1500, 20))
+    intervals = mean_intervals([sample[:, None] for sample in samples], seed=1)
+    assert np.mean([low <= mean <= high for low, high in intervals]) == pytest.approx(0.93, abs=0.025)
+    medians = [median_interval(sample) for sample in samples]
+    assert np.mean([low <= median <= high for low, high in filter(None, medians)]) == pytest.approx(0.959, abs=0.02)
