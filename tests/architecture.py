@@ -38,7 +38,7 @@ WITHIN = {
     "cli": ("main", "train", "*", "_*"),
     "data": ("patches", "augment", "cache", "preprocess", "__init__"),
     "demo": ("demo", "phantom", "__init__"),
-    "evaluation": ("evaluate", "report", "metrics", "*", "scores"),
+    "evaluation": ("evaluate comparison breakdown subgroups", "report", "metrics", "*", "scores"),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
     "io": ("__init__", "check datasets places", "layouts sizes", "images", "formats", "*"),
     "kernels": (

@@ -9,11 +9,13 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from medmamba.evaluation.scores import LabelScore
 from medmamba.evaluation.statistics import (
     MINIMUM_FOR_INTERVAL,
     Estimate,
@@ -100,6 +102,13 @@ def agreement(prediction: FloatArray, reference: FloatArray) -> Agreement:
         concordance=concordance(ours, theirs),
         relative=_relative(difference, theirs),
     )
+
+
+def volume_agreement(scores: Sequence[LabelScore]) -> Agreement:
+    """Volumes of one label in ml, a score per case."""
+    volumes = [[math.nan if ml is None else ml for ml in (score.prediction_ml, score.reference_ml)] for score in scores]
+    prediction, reference = np.array(volumes, dtype=np.float64).reshape(-1, 2).T
+    return agreement(prediction, reference)
 
 
 def concordance(first: FloatArray, second: FloatArray) -> Estimate | None:

@@ -114,7 +114,7 @@ def _paired_test(gain: FloatArray, *, undefined: int, interval: tuple[float, flo
         effect=rank_biserial(gain) if differ >= MINIMUM_FOR_INTERVAL or not differ else None,
         shift=hodges_lehmann(gain),
         mean_gain=Estimate(value=mean, interval=interval),
-        reason=reason_for_silence(differ, "pairs differ") if differ else "",
+        reason=reason_for_silence(differ, "pairs that differ") if differ else "",
         method="exact" if differ <= EXACT else "normal approximation",
     )
 

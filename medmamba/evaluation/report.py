@@ -193,7 +193,7 @@ class Report:
         scores = [
             {
                 "label": score.label,
-                **{name: _plain(value) for name, value in zip(self.metrics, score.values, strict=True)},
+                **{name: plain(value) for name, value in zip(self.metrics, score.values, strict=True)},
                 "prediction_ml": score.prediction_ml,
                 "reference_ml": score.reference_ml,
                 **({"voxels": to_json(score.voxels)} if score.voxels else {}),
@@ -247,17 +247,19 @@ def _begins_with(path: Path, line: str) -> bool:
 
 def _summary_json(summary: Summary) -> dict[str, Any]:
     """The fields of a summary; the names of intervals say of how many percent they are."""
-    facts = {field.name: _plain(getattr(summary, field.name)) for field in fields(summary)}
+    facts = {field.name: plain(getattr(summary, field.name)) for field in fields(summary)}
     return {f"{name}_95" if name.endswith("interval") else name: value for name, value in facts.items()}
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no word for numbers that are undefined or infinite."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+def plain(value: Any) -> Any:
+    """JSON data in which numbers that are undefined are null, and infinite ones "inf" or "-inf": JSON has no words."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     if not isinstance(value, float) or math.isfinite(value):
         return value
-    return None if math.isnan(value) else "inf"
+    return None if math.isnan(value) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +342,7 @@ def _score(row: dict[str, Any], metrics: tuple[str, ...], where: str) -> LabelSc
 
 
 def _number(value: Any, where: str) -> float:
-    """A value as `_plain` wrote it."""
+    """A value as `plain` wrote it."""
     if value is None:
         return math.nan
     if value == "inf":

@@ -37,7 +37,7 @@ class Estimate:
 def reason_for_silence(n: int, what: str = "cases") -> str:
     """Why nothing is claimed from so few; empty where they are enough."""
     few = n < MINIMUM_FOR_INTERVAL
-    return f"only {n} {what}; nothing is claimed for fewer than {MINIMUM_FOR_INTERVAL}" if few else ""
+    return f"n = {n}; nothing is claimed for fewer than {MINIMUM_FOR_INTERVAL} {what}" if few else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

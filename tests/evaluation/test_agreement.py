@@ -91,4 +91,4 @@ def test_volumes_that_are_all_nothing_have_no_slope_and_no_concordance() -> None
 def test_nothing_is_claimed_of_four_pairs_of_volumes() -> None:
     found = agreement(np.array([1.0, 2, 3, 4, NAN, 6]), np.array([1.0, 2, 3, 4, 5, NAN]))
     assert (found.n, found.left_out, found.bias, found.limits, found.concordance) == (4, 2, None, None, None)
-    assert "only 4 cases" in found.reason
+    assert "n = 4; nothing is claimed" in found.reason

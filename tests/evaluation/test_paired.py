@@ -157,13 +157,13 @@ def test_nothing_but_counts_is_told_of_fewer_than_five_pairs() -> None:
     test = one(0.1, 0.2, 0.3, 0.4, NAN)
     assert (test.n, test.wins) == (4, 4)
     assert (test.p_value, test.effect, test.shift, test.mean_gain) == (None, None, None, None)
-    assert "only 4 pairs" in test.reason
+    assert "n = 4; nothing is claimed for fewer than 5 pairs" in test.reason
 
 
 def test_no_effect_size_is_told_where_fewer_than_five_pairs_differ() -> None:
     test = one(*[0.0] * 95, 0.1, 0.2)
     assert (test.p_value, test.effect) == (0.5, None)
-    assert "only 2 pairs differ" in test.reason
+    assert "n = 2; nothing is claimed for fewer than 5 pairs that differ" in test.reason
 
 
 def test_holm_adjusts_as_by_hand_and_leaves_out_what_is_no_test() -> None:

@@ -70,4 +70,4 @@ def test_seed_decides() -> None:
 def test_nothing_is_claimed_of_four_cases() -> None:
     found = ranking(case_ranks(np.random.default_rng(0).normal(size=(2, 4)), higher_is_better=True), seed=0)
     assert (found.n, found.mean_ranks, found.places, found.shares) == (4, (), (), ())
-    assert "only 4 cases" in found.reason
+    assert "n = 4; nothing is claimed" in found.reason
