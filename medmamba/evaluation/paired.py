@@ -133,7 +133,7 @@ def signed_rank_p(gain: FloatArray) -> float:
         return 1.0
     ranks = stats.rankdata(np.abs(differing))
     if differing.size > EXACT:
-        return float(stats.wilcoxon(np.sign(differing) * ranks, method="approx").pvalue)
+        return float(stats.wilcoxon(np.sign(differing) * ranks, method="asymptotic").pvalue)
     doubled = np.rint(2 * ranks).astype(np.int64)  # mean ranks of ties are halves
     favouring = int(doubled[differing > 0].sum())
     smaller = min(favouring, int(doubled.sum()) - favouring)
