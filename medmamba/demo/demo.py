@@ -9,7 +9,8 @@ from pathlib import Path
 from medmamba import io
 from medmamba.demo.phantom import cohort_seed, make_cohort
 from medmamba.errors import DataError
-from medmamba.evaluation.evaluate import evaluate, match_files
+from medmamba.evaluation.evaluate import evaluate
+from medmamba.evaluation.matching import match_files
 from medmamba.evaluation.overlay import overlay
 from medmamba.plans.workspace import Workspace, run_folder
 from medmamba.progress import Progress, silent

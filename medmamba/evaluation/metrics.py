@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medmamba.errors import UsageError
-from medmamba.evaluation.scores import Voxels
+from medmamba.evaluation.calibration import BINS, MARGIN_MM, expected_calibration_error, reliability
+from medmamba.evaluation.scores import Reliability, Voxels
 from medmamba.evaluation.surface import (
     Mask,
     SurfaceDistances,
@@ -79,11 +81,15 @@ class Masks:
         prediction: (I, J, K) bool.
         reference: (I, J, K) bool.
         spacing_mm: size of a voxel along each array axis.
+        annotated: (I, J, K) bool, the voxels that count; None where all do. Both masks are empty in the others.
+        probability: (I, J, K) of the structure, where the network's are at hand.
     """
 
     prediction: Mask
     reference: Mask
     spacing_mm: tuple[float, ...]
+    annotated: Mask | None = None
+    probability: NDArray[np.float32] | None = None
 
     @property
     def voxel_ml(self) -> float:
@@ -92,13 +98,23 @@ class Masks:
 
     @cached_property
     def voxels(self) -> Voxels:
-        """In how many voxels both agree and differ."""
-        return count_voxels(self.prediction, self.reference)
+        """In how many voxels both agree and differ, of those that count."""
+        voxels = count_voxels(self.prediction, self.reference)
+        if self.annotated is None:
+            return voxels
+        return replace(voxels, tn=int(np.count_nonzero(self.annotated)) - voxels.either)
 
     @cached_property
     def surface(self) -> SurfaceDistances:
         """The distances between both surfaces."""
         return surface_distances(self.prediction, self.reference, self.spacing_mm)
+
+    @cached_property
+    def reliability(self) -> Reliability | None:
+        """How often probabilities around the structure are right; None without probabilities."""
+        if self.probability is None:
+            return None
+        return reliability(self.probability, self.prediction, self.reference, self.spacing_mm, annotated=self.annotated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +174,8 @@ def _nsd(tolerance_mm: float) -> Metric:
     )
 
 
-#: Rows of the report by the name each is asked for; `metric` knows further ones. One more metric is one function and one
-#: row, with what it tells in words.py.
+#: Rows of the report by the name each is asked for; `metric` knows further ones. One more metric is one function and
+#: one row, with what it tells in words.py.
 METRICS: dict[str, Metric] = {
     "dice": Metric(
         title="Dice",
@@ -235,12 +251,25 @@ METRICS: dict[str, Metric] = {
         higher_is_better=False,
         unit="mm",
     ),
+    "ece": Metric(
+        title="calibration error",
+        measure=lambda masks: expected_calibration_error(masks.reliability) if masks.reliability else float("nan"),
+        definition="ECE: mean over voxels of the difference between the mean probability of their bin and its share "
+        f"of voxels of the structure, {BINS} bins of equal width; over the voxels in the box around both masks, grown "
+        f"by {MARGIN_MM:g} mm; undefined if both masks are empty, or without probabilities.",
+        source="Guo et al. 2017, of each structure by itself as in Mehrtash et al. 2020",
+        higher_is_better=False,
+        symmetric=False,
+        bound=float("nan"),  # says nothing about a case without probabilities
+        own_policy=True,
+    ),
 }
 
 #: Names for several metrics at once.
 GROUPS: dict[str, tuple[str, ...]] = {
     "standard": ("dice", "hd95"),
     "surface": ("hd95", "hd", "assd", "nsd_0.5mm", "nsd_1mm", "nsd_2mm"),
+    "calibration": ("ece",),
     "volume": ("volume_difference", "volume_similarity"),
 }
 

@@ -173,10 +173,10 @@ class Report:
         return _report(from_json(_Written, _known(facts), str(path)), str(path))
 
     def save(self, folder: Path) -> tuple[Path, ...]:
-        """Write ``report.json``, ``report.csv`` (one line per case and label) and, where lesions were told apart,
-        ``lesions.csv`` (one line for each), and return their paths.
+        """Write the report and its tables, and return their paths.
 
-        A table of lesions that was left by another report is removed.
+        They are ``report.json``, ``report.csv`` with a line per case and label, and, where lesions were told apart,
+        ``lesions.csv`` with a line for each. A table of lesions that was left by another report is removed.
         """
         json_path, csv_path, lesions_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)

@@ -15,10 +15,12 @@ WORDS = {
     "hd95": "distance in mm within which 95 % of both surfaces lie",
     "hd": "largest distance",
     "assd": "mean distance",
+    "ece": "how wrong probabilities beside the predictions are",
 }
 #: Groups of metrics, `medmamba.evaluation.metrics.GROUPS`, by the name they are asked for.
 GROUP_WORDS = {
     "standard": "dice and hd95",
     "surface": "hd95, hd, assd, and nsd at 0.5, 1 and 2 mm",
+    "calibration": "ece",
     "volume": "volume_difference and volume_similarity",
 }

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from medmamba import io
-from medmamba.evaluation.evaluate import evaluate, find_labels, match_files
+from medmamba.evaluation.evaluate import evaluate
+from medmamba.evaluation.matching import find_labels, match_files
 from medmamba.io.layouts.editions import labels_of_edition
 from medmamba.plans import fingerprint
 from medmamba.plans.plan import Plan

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medmamba import io
 from medmamba.case import Case
 from medmamba.cli.main import app
-from medmamba.evaluation.evaluate import find_labels, match_files
+from medmamba.evaluation.matching import find_labels, match_files
 from medmamba.files import OutputError, replacing_all
 from medmamba.io import images
 from medmamba.io.check import check_dataset

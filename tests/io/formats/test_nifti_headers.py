@@ -14,7 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from medmamba import io
-from medmamba.evaluation.evaluate import Match, evaluate
+from medmamba.evaluation.evaluate import evaluate
+from medmamba.evaluation.matching import Match
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 

@@ -1,0 +1,231 @@
+"""What belongs together: predictions, their references, and what the values in them mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medmamba import io
+from medmamba.engines import Failure, map_cases, suited
+from medmamba.errors import DataError
+from medmamba.io.layouts import Folder, listing, survey
+from medmamba.io.layouts.brats import Brats
+from medmamba.io.layouts.names import maps_in, split_ending
+from medmamba.io.manifest import MANIFEST, Maker, Manifest
+from medmamba.labels import Labels
+from medmamba.progress import Progress, silent
+from medmamba.records import read_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A reference and its prediction.
+
+    Args:
+        id: name of the case.
+        reference: label map made by an expert.
+        prediction: label map to be judged; None when there is none.
+    """
+
+    id: str
+    reference: Path
+    prediction: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matches:
+    """What belongs together, and what is left over.
+
+    Args:
+        pairs: one per reference, sorted by id.
+        extra: predictions without a reference.
+        not_asked_for: ids of references that have no prediction because none was asked for.
+        by_maker: ids of the predictions of each model or set of options, by the record of `medmamba predict`; those
+            with the most first.
+    """
+
+    pairs: tuple[Match, ...]
+    extra: tuple[Path, ...] = ()
+    not_asked_for: tuple[str, ...] = ()
+    by_maker: tuple[tuple[str, ...], ...] = ()
+
+
+def match_files(prediction: Path, reference: Path) -> Matches:
+    """Find the prediction of each reference by the name of its file, without ending.
+
+    Args:
+        prediction: a label map, or a folder of them.
+        reference: a label map, a folder of them, or a data set, whose training labels are taken. Every prediction that
+            is there is compared. Where `medmamba predict` wrote the predictions, of the other references only those
+            of cases that it was asked for count as missing, elsewhere all.
+
+    Raises:
+        FileNotFoundError: if one of them does not exist.
+        DataError: if one is a file and the other a folder, two files bear one id, no id is on both sides, or a
+            prediction and its reference are one file.
+    """
+    for path in (prediction, reference):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    alone = io.is_image(reference)
+    if io.is_image(prediction) != alone:
+        raise DataError(f"compare two files or two folders, got {prediction} and {reference}")
+    if alone:
+        pair = Match(id=split_ending(reference)[0], reference=reference, prediction=prediction)
+        return Matches(pairs=_different([pair]))
+    references, predictions = _references(reference), _label_files(prediction)
+    if not references.keys() & predictions.keys():
+        raise DataError(
+            f"no prediction bears the name of a reference: {prediction} has {_examples(predictions)}, "
+            f"{reference} has {_examples(references)}; give the folder of the other references, or rename files so "
+            "that they match"
+        )
+    wanted = _asked_for(prediction)
+    expected = references.keys() if wanted is None else references.keys() & (predictions.keys() | wanted)
+    return Matches(
+        pairs=_different(
+            Match(id=name, reference=references[name], prediction=predictions.get(name)) for name in sorted(expected)
+        ),
+        extra=tuple(path for name, path in sorted(predictions.items()) if name not in references),
+        not_asked_for=tuple(sorted(references.keys() - expected)),
+        by_maker=_by_maker(prediction, {name: predictions[name] for name in sorted(expected & predictions.keys())}),
+    )
+
+
+def _asked_for(folder: Path) -> frozenset[str] | None:
+    """Ids of the cases that `medmamba predict` was asked to segment into a folder; None when nothing says so."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    cases = manifest.get("cases") if isinstance(manifest, dict) else None
+    # A mapping is from the id to what became of the case.
+    if not isinstance(cases, list | dict) or not all(isinstance(case, str) for case in cases):
+        logger.warning("%s does not list its 'cases', as those of medmamba do, and is passed over", path)
+        return None
+    return frozenset(cases)
+
+
+def _by_maker(folder: Path, predictions: dict[str, Path]) -> tuple[tuple[str, ...], ...]:
+    """Ids of the predictions that `medmamba predict` recorded as made alike, the most first."""
+    try:
+        made = Manifest.load(folder).made
+    except DataError:  # of another program
+        return ()
+    ids: dict[Maker, list[str]] = {}
+    for name, path in predictions.items():
+        if record := made.get(path.name):
+            ids.setdefault(record.maker, []).append(name)
+    return tuple(sorted((tuple(names) for names in ids.values()), key=len, reverse=True))
+
+
+def _different(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """The same matches, unless a reference is compared with itself, which would be perfect and mean nothing."""
+    pairs = tuple(matches)
+    for pair in pairs:
+        if pair.prediction is not None and pair.reference.exists() and pair.prediction.samefile(pair.reference):
+            raise DataError(
+                f"{pair.prediction} is both prediction and reference; give the folder that holds the predictions"
+            )
+    return pairs
+
+
+def find_labels(prediction: Path, reference: Path) -> Labels | None:
+    """The labels of the data set that the files belong to, where that can be told.
+
+    They are those of the dataset.json in the folder of the references, in the one above it (a data set keeps label maps
+    in a folder of their own) or in the folder of the predictions (to which nnU-Net copies it). Of a data set of plain
+    folders they are the values in all its label maps, also in those that nothing is compared with.
+
+    Raises:
+        DataError: if a dataset.json is wrong about its labels.
+    """
+    ours, theirs = (path.parent if io.is_image(path) else path for path in (prediction, reference))
+    for folder in (theirs, theirs.parent, ours):
+        if (folder / "dataset.json").is_file():
+            logger.info("labels as in %s", folder / "dataset.json")
+            return labels_of(folder)
+    if (theirs / "images").is_dir() and (theirs / "labels").is_dir():
+        return labels_of(theirs)
+    return labels_of(theirs) if Brats().recognises(Folder(theirs)) else None
+
+
+def labels_of(dataset: Path) -> Labels:
+    """The labels of a data set, whatever else may be wrong with it: its description may have been copied away alone.
+
+    Args:
+        dataset: its folder, or its dataset.json.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+        DataError: if they are wrong, or, in plain folders, no label map holds any.
+    """
+    if dataset.is_file() and dataset.name != "dataset.json":
+        raise FileNotFoundError(f"labels are read from a data set or its dataset.json, not from {dataset}")
+    found = survey(dataset)
+    if found.labels is not None:
+        return found.labels
+    if found.is_described or found.layout == "brats":
+        raise found.problems[0]
+    return labels_in(
+        [Match(id=case.id, reference=case.label, prediction=None) for case in found.training if case.label is not None]
+    )
+
+
+def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
+    """One label per value that occurs in the references, called ``label_1`` and so on.
+
+    Files that cannot be read are passed over here; `evaluate` lists them.
+
+    Raises:
+        DataError: if no reference can be read, with the reason, or none holds anything but background.
+    """
+    outcomes = map_cases(_values, pairs, suited(len(pairs)), title="Looking for labels", progress=progress)
+    unread = [outcome.reason for outcome in outcomes if isinstance(outcome, Failure)]
+    values = {value for outcome in outcomes if not isinstance(outcome, Failure) for value in outcome}
+    for reason in unread:
+        logger.info("passed over while looking for labels: %s", reason)
+    if unread and len(unread) == len(pairs):
+        more = f" ({len(unread) - 1} more have errors as well)" if len(unread) > 1 else ""
+        raise DataError(f"no reference can be read: {unread[0]}{more}")
+    if not values - {0}:
+        first = f", the first being {pairs[0].reference}" if pairs else ""
+        raise DataError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
+    return Labels.of_values(values - {0})
+
+
+def _values(pair: Match) -> list[int]:
+    values: list[int] = np.unique(io.read_label(pair.reference).array).tolist()
+    return values
+
+
+def _references(folder: Path) -> dict[str, Path]:
+    """Label maps by case id: those of the data set that the folder holds, else those in the folder itself."""
+    here = _label_files(folder)
+    # A description alone does not make a data set: copies of it lie beside label maps.
+    if here and not any((folder / inner).is_dir() for inner in ("imagesTr", "images")):
+        return here
+    training = listing(folder).training
+    listed = {case.id: case.label for case in training if case.label is not None}
+    return listed or here
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    """The label maps in a folder by id."""
+    files: dict[str, Path] = {}
+    for path in maps_in(folder):
+        name = split_ending(path)[0]
+        if name in files:
+            raise DataError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
+        files[name] = path
+    return files
+
+
+def _examples(files: dict[str, Path]) -> str:
+    return ", ".join(sorted(files)[:3]) + (", ..." if len(files) > 3 else "") if files else "no images"
