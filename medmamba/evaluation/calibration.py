@@ -58,13 +58,10 @@ def reliability(
     values = probability[around][counts].astype(np.float64)
     bins = np.minimum((values * BINS).astype(np.int64), BINS - 1)
 
-    def per_bin(weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        return np.bincount(bins, weights, minlength=BINS)
-
     return Reliability(
-        voxels=tuple(per_bin().tolist()),
-        confidence=tuple(per_bin(values).tolist()),
-        positives=tuple(per_bin(reference[around][counts].astype(np.float64)).astype(int).tolist()),
+        voxels=tuple(np.bincount(bins, minlength=BINS).tolist()),
+        confidence=tuple(np.bincount(bins, values, minlength=BINS).tolist()),
+        positives=tuple(np.bincount(bins[reference[around][counts]], minlength=BINS).tolist()),
     )
 
 
