@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from medmamba.cli._console import Exit, note, out, say, track
-from medmamba.errors import UsageError
-from medmamba.evaluation.words import WORDS
+from medmamba.cli._console import Exit, note, say, track
+from medmamba.cli._scores import complain, show_report, write_page
+from medmamba.evaluation.words import GROUP_WORDS, WORDS
 
-if TYPE_CHECKING:
-    from medmamba.evaluation.report import Report
-    from medmamba.evaluation.statistics import Summary
+#: Where the help lists options about one thing.
+_POLICY, _PAGE = "What becomes of values that are no plain numbers", "A page for people"
 
 
 def evaluate(
@@ -34,12 +30,13 @@ def evaluate(
         ),
     ],
     labels: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--labels",
             "-l",
-            exists=True,
-            help="Data set or dataset.json with names, regions and ignore value of the labels.",
+            metavar="DATASET|EDITION",
+            help="Data set or dataset.json with names, regions and ignore value of the labels, or an edition of BraTS "
+            "such as brats2023-gli.",
             show_default="the dataset.json beside the references or predictions, else every value in the references",
         ),
     ] = None,
@@ -48,26 +45,80 @@ def evaluate(
         typer.Option(
             "--metric",
             help="What to measure; repeat for several: "
-            f"{', '.join(f'{name} ({words})' for name, words in WORDS.items())}.",
-            show_default="dice and hd95",
+            f"{', '.join(f'{name} ({words})' for name, words in WORDS.items())}; nsd_0.5mm or any other tolerance. Or "
+            f"a group of them: {', '.join(f'{name} ({words})' for name, words in GROUP_WORDS.items())}.",
+            show_default="standard, and of BraTS what the challenge of that edition ranks by",
         ),
     ] = None,
+    empty: Annotated[
+        Literal["undefined", "perfect"],
+        typer.Option(
+            help="Both masks empty: the value is left out of every mean and counted (undefined, as in nnU-Net), or the "
+            "best there is (perfect, as in BraTS).",
+            rich_help_panel=_POLICY,
+        ),
+    ] = "undefined",
     missing: Annotated[
         Literal["fail", "skip"],
         typer.Option(
-            help="A reference without a usable prediction gets the worst values (fail) or is left out (skip)."
+            help="A reference without a usable prediction gets the worst values (fail) or is left out (skip).",
+            rich_help_panel=_POLICY,
         ),
     ] = "fail",
+    infinite: Annotated[
+        str,
+        typer.Option(
+            metavar="keep|drop|diagonal|MM",
+            help="One mask empty, a distance asked for: infinite, as is the mean then (keep); left out and counted "
+            "(drop); the diagonal of the grid; or a number of mm, such as 374.",
+            rich_help_panel=_POLICY,
+        ),
+    ] = "keep",
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             file_okay=False,
-            help="Folder for report.json and report.csv.",
+            help="Folder for report.json, report.csv and, of lesions, lesions.csv.",
             show_default="the folder of the predictions",
         ),
     ] = None,
+    summary_json: Annotated[
+        bool,
+        typer.Option("--summary-json", help="Also write summary.json there, as nnU-Net's own evaluation does."),
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            dir_okay=False,
+            metavar="FILE.html",
+            help="Also write a page with tables, plots and pictures; `medmamba report` compares several models.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Data set or folder of the scans, to lie under the segmentations.",
+            show_default="the data set that the references belong to",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
+    subgroups: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Table of cases (CSV) with a column case and others such as site or scanner.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="What the predictions are called there.", rich_help_panel=_PAGE, show_default=False)
+    ] = "",
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="Cases to work on at the same time; each needs memory.")
     ] = 2,
@@ -76,7 +127,8 @@ def evaluate(
     """Compare segmentations with references and report how good they are.
 
     Files belong together when their names are equal up to the ending. Dice is the overlap: 1 is perfect, 0 is none.
-    HD95 is the distance in mm within which 95 % of both surfaces lie.
+    HD95 is the distance in mm within which 95 % of both surfaces lie. What a number means, and whose definition that
+    is, stands beside it. Metrics of a challenge follow its rules and no others.
 
     The interval tells where the mean would lie with other cases like these. A score is undefined when neither
     segmentation holds the label, and infinite when only one does and a distance is asked for. A mean that is not over
@@ -84,54 +136,62 @@ def evaluate(
     finite ones. Worst cases are ranked by the first metric. A prediction on another grid than its reference is a
     failure: nothing is resampled.
 
+    Folders of nnUNetv2_predict are taken as they lie; probabilities beside the segmentations (--save_probabilities)
+    tell how well a network knows what it knows: --metric ece.
+
     Exit code 3 says that cases failed; the report is written all the same.
 
     For example:
 
-        medmamba evaluate predictions/ data/Dataset004_Hippocampus --missing skip
+        medmamba evaluate predictions/ data/Dataset004_Hippocampus --missing skip --report hippocampus.html
 
-        medmamba evaluate predictions/ data/Dataset900_Phantom/labelsTs --metric dice --metric nsd_1mm
+        medmamba evaluate predictions/ data/Dataset900_Phantom/labelsTs --metric dice --metric nsd_0.5mm
+
+        medmamba evaluate predictions/ labels/ --labels brats2023-gli --metric brats2023_gli --metric lesions
 
         medmamba evaluate mine.nii.gz theirs.nii.gz --json
     """
     from medmamba.case import some
-    from medmamba.evaluation.evaluate import evaluate as score
-    from medmamba.evaluation.evaluate import find_labels, labels_in, labels_of, match_files
+    from medmamba.evaluation import nnunet_summary
+    from medmamba.evaluation.evaluate import evaluate_files
+    from medmamba.evaluation.metrics import expand
     from medmamba.evaluation.report import REPORT_FILES
+    from medmamba.evaluation.scores import Policy
     from medmamba.io import is_image
-    from medmamba.io.places import check_output_folder
+    from medmamba.io.places import check_output_files, check_output_folder
 
-    names = tuple(dict.fromkeys(metric or ("dice", "hd95")))
-    unknown = [name for name in names if name not in WORDS]
-    if unknown:
-        raise UsageError(f"unknown metric {', '.join(unknown)}; choose from {', '.join(WORDS)}")
+    expand(metric or ())  # a wrong name is told before anything is read
+    policy = Policy.of_words(empty=empty, missing=missing, infinite=infinite)
     folder = output or (prediction.parent if is_image(prediction) else prediction)
-    read = [reference, labels] if labels else [reference]
+    read = [path for path in (reference, labels and Path(labels), images, subgroups) if path and path.exists()]
     check_output_folder(
         folder,
-        files=[folder / name for name in REPORT_FILES],
+        files=[folder / each for each in (*REPORT_FILES, *([nnunet_summary.SUMMARY] if summary_json else []))],
         # Below a folder of references there may be one of predictions, with its report.
         inputs=[path for path in read if path.is_file() or path.resolve() == folder.resolve()],
     )
-    matches = match_files(prediction, reference)
-    meaning = labels_of(labels) if labels else find_labels(prediction, reference)
-    if meaning is None:
-        meaning = labels_in(matches.pairs, track)
-    report = score(
-        matches.pairs,
-        meaning,
-        metrics=names,
-        missing=missing,
-        extra=matches.extra,
+    if page:
+        check_output_files([page], inputs=[path for path in read if path.is_file()])
+    report, matches = evaluate_files(
+        prediction,
+        reference,
+        labels=labels or "",
+        metrics=metric or (),
+        policy=policy,
+        name=name,
         workers=workers,
         progress=track,
     )
-    paths = report.save(folder)
+    paths = [*report.save(folder), *([nnunet_summary.save(report, matches.pairs, folder)] if summary_json else [])]
+    if page:
+        write_page([report], page, images=images, subgroups=subgroups)
+        paths.append(page)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
         show_report(report)
-        say(f"report {paths[0]}\ntable  {paths[1]}")
+        for path in paths:
+            say(f"written {path}")
     if matches.not_asked_for:
         note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
     if len(matches.by_maker) > 1:
@@ -141,96 +201,6 @@ def evaluate(
             f"of one, {some([name for group in others for name in group])} of others; if that is not meant, repeat "
             "`medmamba predict` with one for all"
         )
-    _complain(report)
+    complain(report)
     if report.failed:
         raise typer.Exit(Exit.DATA)
-
-
-def show_report(report: Report) -> None:
-    """Print the summaries of a report, a table per metric."""
-    from medmamba.evaluation.metrics import METRICS
-    from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL
-
-    for metric in report.metrics:
-        # The console does not wrap lines, so that paths can be copied; the columns of a table must.
-        out.print(
-            _table(metric, [summary for summary in report.summaries if summary.metric == metric]), soft_wrap=False
-        )
-        out.print()
-    if all(summary.n < MINIMUM_FOR_INTERVAL for summary in report.summaries):
-        say("No intervals: they need at least five cases.", "dim")
-    if any(summary.infinite for summary in report.summaries):
-        say(
-            "A distance is infinite where one segmentation lacks the structure. The mean beside such a count is over "
-            "the finite values alone: compare models by the median, or by Dice or nsd_2mm, which give such a case 0.",
-            "dim",
-        )
-    worst = report.worst(3)
-    if len(report.cases) > len(worst) > 0:
-        words = ", ".join(f"{case} ({_figure(value)})" for case, value in worst)
-        title = METRICS[report.metrics[0]].title
-        say(f"worst in {title}: {words}")
-
-
-def _table(metric: str, summaries: list[Summary]) -> Table:
-    from medmamba.evaluation.metrics import METRICS
-
-    title, unit = METRICS[metric].title, METRICS[metric].unit
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(f"{title} ({unit})" if unit else title, overflow="fold", min_width=16)
-    rows = {
-        "mean": [_mean(summary) for summary in summaries],
-        "95 % interval": [_interval(summary) for summary in summaries],
-        "median": [_figure(summary.median) for summary in summaries],
-        "cases": [str(summary.n) for summary in summaries],
-        "undefined": [str(summary.undefined or "") for summary in summaries],
-        "missing": [str(summary.missing or "") for summary in summaries],
-    }
-    # Columns with nothing to tell are left out.
-    shown = {name: cells for name, cells in rows.items() if any(cells)}
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=name != "mean")
-    for number, summary in enumerate(summaries):
-        table.add_row(Text(summary.label, "cyan"), *(cells[number] for cells in shown.values()))
-    return table
-
-
-def _mean(summary: Summary) -> str:
-    """The mean, and beside it over how many of the values it is when that is not all of them."""
-    figure = _figure(summary.finite_mean)
-    if summary.finite == summary.values:
-        return figure
-    infinite = f", {summary.infinite} infinite" if summary.infinite else ""
-    return f"{figure} over {summary.finite} of {summary.values}{infinite}"
-
-
-def _interval(summary: Summary) -> str:
-    return "" if summary.interval is None else " to ".join(_figure(bound) for bound in summary.interval)
-
-
-def _figure(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _complain(report: Report) -> None:
-    """What is wrong with single cases, on standard error."""
-    from medmamba.case import some
-
-    without = report.without_prediction
-    if without:
-        fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
-        names = some([case.id for case in without])
-        note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
-    for case in report.failed:
-        if case.status == "failed":
-            note(f"failed {case.id}: {case.notes[0]}")
-    remarks = [f"{case.id}: {text}" for case in report.cases if case.status == "scored" for text in case.notes]
-    for remark in remarks[:20]:
-        note(remark)
-    if len(remarks) > 20:
-        note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
-    if report.extra_predictions:
-        names = some(report.extra_predictions)
-        note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")

@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 import medmamba
-from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, train
+from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, report, train
 from medmamba.cli._console import ENDS, Exit, foreseen, note, set_up_logging
 
 
@@ -66,6 +66,7 @@ app.command()(plan.plan)
 app.command()(train.train)
 app.command()(predict.predict)
 app.command()(evaluate.evaluate)
+app.command()(report.report)
 app.command()(networks.networks)
 app.add_typer(model.app, name="model")
 app.command()(demo.demo)

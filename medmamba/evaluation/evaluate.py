@@ -21,8 +21,9 @@ from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import probabilities
-from medmamba.evaluation.matching import Match
+from medmamba.evaluation.matching import Match, Matches, Meaning, find_meaning, labels_in, match_files
 from medmamba.evaluation.metrics import GROUPS, Masks, Metric, expand, metric
+from medmamba.evaluation.origin import origin as origin_of
 from medmamba.evaluation.report import NO_PREDICTION, Report
 from medmamba.evaluation.scores import CaseScore, LabelScore, Origin, Policy, Status
 from medmamba.files import in_words
@@ -37,6 +38,8 @@ Probabilities = NDArray[np.float32]
 NAMED = 10
 #: Memory a voxel takes about while its masks are compared.
 VOXEL_BYTES = 64
+#: And for each output of a network, whose probabilities are read and checked.
+OUTPUT_BYTES = 12
 
 
 def evaluate(
@@ -79,7 +82,10 @@ def evaluate(
         raise ValueError("there is no reference to compare with")
 
     files = [path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None]
-    engine = suited(len(pairs), at_most=workers, case_bytes=VOXEL_BYTES * largest_voxels(files))
+    voxel_bytes = VOXEL_BYTES
+    if _ask_for_probabilities(names):
+        voxel_bytes += OUTPUT_BYTES * labels.output_channels
+    engine = suited(len(pairs), at_most=workers, case_bytes=voxel_bytes * largest_voxels(files))
     function = partial(_score_case, asked=_Asked(labels=labels, metrics=names, policy=policy))
     outcomes = map_cases(function, pairs, engine, title="Comparing", progress=progress)
     cases = [
@@ -96,6 +102,60 @@ def evaluate(
         origin=origin or Origin(),
         name=name,
     )
+
+
+def evaluate_files(
+    prediction: Path,
+    reference: Path,
+    *,
+    labels: str = "",
+    metrics: Sequence[str] = (),
+    policy: Policy | None = None,
+    name: str = "",
+    workers: int = 1,
+    progress: Progress = silent,
+) -> tuple[Report, Matches]:
+    """Match files by their names, find out what their values mean, and score every pair.
+
+    Args:
+        prediction: a label map, or a folder of them.
+        reference: a label map, a folder of them, or a data set.
+        labels: data set or dataset.json with their names, or an edition of BraTS; empty to look beside the files.
+        metrics: as for `evaluate`; with none, those of the group ``standard`` and, where it is known of which edition
+            of BraTS the labels are, those of its challenge.
+        policy: as for `evaluate`.
+        name: as for `evaluate`.
+        workers: as for `evaluate`.
+        progress: told after each case.
+
+    Returns:
+        The report, and what was compared with what.
+
+    Raises:
+        FileNotFoundError: if one of them does not exist.
+        DataError: as from `match_files`, and if the labels are wrong.
+        UsageError: for an unknown metric or edition.
+    """
+    matches = match_files(prediction, reference)
+    meaning = find_meaning(prediction, reference, labels) or Meaning(labels_in(matches.pairs, progress))
+    report = evaluate(
+        matches.pairs,
+        meaning.labels,
+        metrics=metrics or ("standard", *challenge(meaning.edition)),
+        policy=policy,
+        extra=matches.extra,
+        origin=origin_of(prediction, reference),
+        name=name,
+        workers=workers,
+        progress=progress,
+    )
+    return report, matches
+
+
+def challenge(edition: str) -> tuple[str, ...]:
+    """The group of metrics by which an edition of BraTS ranks; empty where there is none."""
+    group = edition.replace("-", "_")
+    return (group,) if group in GROUPS else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +198,13 @@ def _score_case(pair: Match, asked: _Asked) -> CaseScore:
     )
 
 
+def _ask_for_probabilities(metrics: Sequence[str]) -> bool:
+    return not set(metrics).isdisjoint(GROUPS["calibration"])
+
+
 def _probabilities(path: Path, prediction: Volume, asked: _Asked) -> tuple[Probabilities | None, tuple[str, ...]]:
     """Those beside a prediction, where they are asked for, or why there are none."""
-    if not set(asked.metrics) & set(GROUPS["calibration"]):
+    if not _ask_for_probabilities(asked.metrics):
         return None, ()
     file = probabilities.beside(path)
     if file is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
-from medmamba.errors import DataError
+from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, survey
 from medmamba.io.layouts.brats import Brats
 from medmamba.io.layouts.names import maps_in, split_ending
@@ -134,6 +134,39 @@ def _different(matches: Iterable[Match]) -> tuple[Match, ...]:
                 f"{pair.prediction} is both prediction and reference; give the folder that holds the predictions"
             )
     return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What values in label maps mean.
+
+    Args:
+        labels: the structures.
+        edition: of BraTS, where these are its regions; empty elsewhere.
+    """
+
+    labels: Labels
+    edition: str = ""
+
+
+def find_meaning(prediction: Path, reference: Path, given: str = "") -> Meaning | None:
+    """What values mean, by what the user says or what lies beside the files; None where nothing tells.
+
+    Args:
+        prediction: a label map, or a folder of them.
+        reference: that it is compared with.
+        given: a data set or its dataset.json, or the name of an edition of BraTS.
+
+    Raises:
+        UsageError: if ``given`` is neither.
+        DataError: if a data set is wrong about its labels.
+    """
+    if not given:
+        found = find_labels(prediction, reference)
+        return None if found is None else Meaning(found)
+    if Path(given).exists():
+        return Meaning(labels_of(Path(given)))
+    raise UsageError(f"labels are read from a data set or its dataset.json, or are those of an edition; got {given!r}")
 
 
 def find_labels(prediction: Path, reference: Path) -> Labels | None:

@@ -38,6 +38,7 @@ from medmamba.evaluation.surface import (
     surface_dice,
     surface_distances,
 )
+from medmamba.evaluation.words import WORDS
 
 
 def count_voxels(prediction: Mask, reference: Mask) -> Voxels:
@@ -287,7 +288,7 @@ def metric(name: str) -> Metric:
             return _nsd(float(tolerance[1]))
         raise UsageError(f"a tolerance must be larger than 0 mm, got {name!r}; choose one such as nsd_0.5mm")
     raise UsageError(
-        f"unknown metric {name!r}; choose from {', '.join(METRICS)}, nsd_<tolerance>mm such as nsd_0.5mm, or groups of "
+        f"unknown metric {name!r}; choose from {', '.join(WORDS)}, nsd_<tolerance>mm such as nsd_0.5mm, or groups of "
         f"metrics: {', '.join(GROUPS)}"
     )
 

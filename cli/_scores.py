@@ -1,0 +1,164 @@
+"""A report of scores on the console."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from medmamba.cli._console import note, out, say, track
+
+if TYPE_CHECKING:
+    from medmamba.evaluation.report import Report
+    from medmamba.evaluation.statistics import Summary
+
+#: More metrics than this share one table, with a column for each label as long as these are few.
+METRICS_APART = 4
+LABELS_BESIDE = 6
+#: Definitions of more metrics than this are in the report alone; whose they are is always told.
+DEFINITIONS = 12
+
+
+def show_report(report: Report) -> None:
+    """Print the summaries of a report with what they mean: a table per metric, or one for many."""
+    from medmamba.evaluation.metrics import metric
+    from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL
+
+    if len(report.metrics) > METRICS_APART and len(report.labels.foreground) <= LABELS_BESIDE:
+        # The console does not wrap lines, so that paths can be copied; the columns of a table must.
+        out.print(_table_of_many(report), soft_wrap=False)
+        _define(report.metrics)
+    else:
+        for name in report.metrics:
+            out.print(_table(name, [found for found in report.summaries if found.metric == name]), soft_wrap=False)
+            _define([name])
+            out.print()
+    say(f"policy: {' '.join(report.policy.sentences)}", "dim")
+    if all(summary.n < MINIMUM_FOR_INTERVAL for summary in report.summaries):
+        say("No intervals: they need at least five cases.", "dim")
+    if any(summary.infinite for summary in report.summaries):
+        say(
+            "A distance is infinite where one segmentation lacks the structure. The mean beside such a count is over "
+            "the finite values alone: compare models by the median, or by Dice or nsd_2mm, which give such a case 0.",
+            "dim",
+        )
+    worst = report.worst(3)
+    if len(report.cases) > len(worst) > 0:
+        words = ", ".join(f"{case} ({_figure(value)})" for case, value in worst)
+        say(f"worst in {metric(report.metrics[0]).title}: {words}")
+
+
+def write_page(reports: Sequence[Report], path: Path, *, images: Path | None, subgroups: Path | None) -> None:
+    """Write a page about reports, with scans of the data set that the references belong to unless told otherwise."""
+    from medmamba.evaluation.subgroups import read
+
+    from medmamba.evaluation import page
+    from medmamba.evaluation.sources import dataset_of
+
+    page.write(
+        reports,
+        path,
+        images=images or dataset_of(reports[0].origin.reference),
+        subgroups=read(subgroups) if subgroups else None,
+        progress=track,
+    )
+
+
+def complain(report: Report) -> None:
+    """What is wrong with single cases, on standard error."""
+    from medmamba.case import some
+
+    without = report.without_prediction
+    if without:
+        fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
+        names = some([case.id for case in without])
+        note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
+    for case in report.failed:
+        if case.status == "failed":
+            note(f"failed {case.id}: {case.notes[0]}")
+    remarks = [f"{case.id}: {text}" for case in report.cases if case.status == "scored" for text in case.notes]
+    for remark in remarks[:20]:
+        note(remark)
+    if len(remarks) > 20:
+        note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
+    if report.extra_predictions:
+        names = some(report.extra_predictions)
+        note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")
+
+
+def _define(names: Sequence[str]) -> None:
+    """What numbers mean and whose definition that is."""
+    from medmamba.evaluation.metrics import metric
+
+    rows = [metric(name) for name in names]
+    if len(rows) <= DEFINITIONS:
+        for row in rows:
+            say(f"{row.title}: {row.definition} [{row.source}]", "dim")
+        return
+    for source in dict.fromkeys(row.source for row in rows):
+        titles = [row.title for row in rows if row.source == source]
+        say(f"[{source}]: {', '.join(titles)}", "dim")
+    say("What each means stands in report.json.", "dim")
+
+
+def _titled(name: str) -> str:
+    from medmamba.evaluation.metrics import metric
+
+    row = metric(name)
+    return f"{row.title} ({row.unit})" if row.unit else row.title
+
+
+def _table(name: str, summaries: list[Summary]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(_titled(name), overflow="fold", min_width=16)
+    rows = {
+        "mean": [_mean(summary) for summary in summaries],
+        "95 % interval": [_interval(summary) for summary in summaries],
+        "median": [_figure(summary.median) for summary in summaries],
+        "cases": [str(summary.n) for summary in summaries],
+        "undefined": [str(summary.undefined or "") for summary in summaries],
+        "missing": [str(summary.missing or "") for summary in summaries],
+    }
+    # Columns with nothing to tell are left out.
+    shown = {name: cells for name, cells in rows.items() if any(cells)}
+    for title in shown:
+        table.add_column(title, justify="right", no_wrap=title != "mean")
+    for number, summary in enumerate(summaries):
+        table.add_row(Text(summary.label, "cyan"), *(cells[number] for cells in shown.values()))
+    return table
+
+
+def _table_of_many(report: Report) -> Table:
+    """Means alone: a row for each metric, a column for each label."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("mean of", overflow="fold", min_width=16)
+    labels = list(dict.fromkeys(summary.label for summary in report.summaries))
+    for label in labels:
+        table.add_column(Text(label), justify="right")
+    means = {(summary.metric, summary.label): _mean(summary) for summary in report.summaries}
+    for name in report.metrics:
+        table.add_row(Text(_titled(name), "cyan"), *(means[name, label] for label in labels))
+    return table
+
+
+def _mean(summary: Summary) -> str:
+    """The mean, and beside it over how many of the values it is when that is not all of them."""
+    figure = _figure(summary.finite_mean)
+    if summary.finite == summary.values:
+        return figure
+    infinite = f", {summary.infinite} infinite" if summary.infinite else ""
+    return f"{figure} over {summary.finite} of {summary.values}{infinite}"
+
+
+def _interval(summary: Summary) -> str:
+    return "" if summary.interval is None else " to ".join(_figure(bound) for bound in summary.interval)
+
+
+def _figure(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,103 @@
+"""``medmamba report``: a page about one model, or about several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medmamba.cli._console import note, say, track
+from medmamba.cli._scores import write_page
+
+
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_OR_FOLDER...",
+            exists=True,
+            help="One for each model: a folder with the report.json of `medmamba evaluate`, or that file; a folder of "
+            "nnU-Net's with summary.json, of a fold, or of a trainer with its folds; or, with --reference, a folder of "
+            "segmentations.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="Page to write.", show_default=True)
+    ] = Path("report.html"),
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="What each model is called, in order.", show_default="by their folders"),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="What segmentations without scores are compared with: a folder or data set."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            help="As for `medmamba evaluate`, with --reference.",
+            show_default="beside the files",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="As for `medmamba evaluate`, with --reference.", show_default="standard"),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Data set or folder of the scans, to lie under the segmentations.",
+            show_default="the data set that the references belong to",
+        ),
+    ] = None,
+    subgroups: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Table of cases (CSV) with a column case and others such as site.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=1, help="Cases to compare at the same time; each needs memory.")
+    ] = 2,
+) -> None:
+    """Make a page of what was measured: one model in detail, several compared case by case.
+
+    The page is a single file that needs no network: summary in plain words, tables, distributions, worst and best cases
+    as pictures with their errors coloured, each case slice by slice, and how everything was defined and counted. With
+    several models: paired tests, how stable their ranking is, and who wins where. Only ids of cases are on it.
+
+    Nothing is trained or predicted. Scores come from reports that are there; of nnU-Net that is what it wrote, without
+    the masks. Pictures are made where masks (and scans) still lie where the report says.
+
+    For example:
+
+        medmamba report predictions/umamba predictions/unet -o comparison.html
+
+        medmamba report nnUNet_results/Dataset004/nnUNetTrainer__nnUNetPlans__3d_fullres predictions/ --name nnunet
+        --name ours
+
+        medmamba report theirs/ ours/ --reference data/Dataset004_Hippocampus --subgroups sites.csv
+    """
+    from medmamba.evaluation.sources import named, read_report
+    from medmamba.io.places import check_output_files
+
+    check_output_files([output], inputs=[path for path in (*sources, reference, subgroups) if path and path.is_file()])
+    found = [
+        read_report(
+            path, reference=reference, labels=labels or "", metrics=metric or (), workers=workers, progress=track
+        )
+        for path in sources
+    ]
+    reports = named(found, sources, name or ())
+    for each in reports:
+        if each.failed:
+            note(f"{each.name}: {len(each.failed)} of {len(each.cases)} cases failed, which the page lists")
+    write_page(reports, output, images=images, subgroups=subgroups)
+    say(f"page {output}")

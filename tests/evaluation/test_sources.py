@@ -1,0 +1,129 @@
+"""Reports from wherever scores or predictions lie, and what models are called."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from medmamba.errors import UsageError
+from medmamba.evaluation.evaluate import evaluate, evaluate_files
+from medmamba.evaluation.matching import match_files
+from medmamba.evaluation.nnunet_summary import save
+from medmamba.evaluation.sources import dataset_of, named, read_report
+from tests.evaluation.factory import BALL, ball, description
+from tests.evaluation.factory import save as store
+
+
+def test_saved_report_is_read_from_its_folder_or_by_its_name(folders: tuple[Path, Path]) -> None:
+    made, _ = evaluate_files(*folders, name="mine")
+    made.save(folders[0])
+    assert read_report(folders[0]) == read_report(folders[0] / "report.json") == made
+
+
+def test_report_knows_where_its_masks_lie_and_what_measured_them(folders: tuple[Path, Path]) -> None:
+    made, _ = evaluate_files(*folders)
+    assert (made.origin.prediction, made.origin.reference) == folders
+    assert {"medmamba", "numpy", "scipy", "edt"} <= made.origin.versions.keys()
+    assert made.origin.model == ""
+
+
+def test_report_names_the_model_that_predicted(folders: tuple[Path, Path]) -> None:
+    maker = {"plan": "abc", "weights": ["0123456789abcdef"], "precision": "bf16", "mirror": True}
+    made = {
+        "digest": "",
+        "replaced": None,
+        "images": [],
+        "images_digest": "",
+        "maker": maker,
+        "medmamba": "0.2.0",
+    }
+    record = {"cases": ["a", "b", "c"], "made": {f"{name}.nii.gz": made for name in "abc"}}
+    (folders[0] / "prediction.json").write_text(json.dumps(record))
+    found = evaluate_files(*folders)[0].origin
+    assert (found.model, found.plan_digest) == ("medmamba 0.2.0, weights 0123456789ab, bf16, mirrored", "abc")
+    (folders[0] / "prediction.json").unlink()
+    (folders[0] / "plans.json").write_text(json.dumps({"plans_name": "nnUNetPlans", "dataset_name": "Dataset004_X"}))
+    assert evaluate_files(*folders)[0].origin.model == "nnU-Net: nnUNetPlans, Dataset004_X"
+
+
+def test_summary_of_nnunet_is_read_where_there_is_no_report(folders: tuple[Path, Path]) -> None:
+    matches = match_files(*folders)
+    save(evaluate(matches.pairs, BALL), matches.pairs, folders[0])
+    assert read_report(folders[0]).metrics == ("dice", "iou", "precision", "sensitivity")
+    evaluate(matches.pairs, BALL).save(folders[0])
+    assert read_report(folders[0]).metrics == ("dice", "hd95")
+    assert read_report(folders[0] / "summary.json").metrics == ("dice", "iou", "precision", "sensitivity")
+
+
+def test_predictions_are_compared_on_the_way_and_nothing_is_left_among_them(folders: tuple[Path, Path]) -> None:
+    found = read_report(folders[0], reference=folders[1], metrics=("iou",))
+    assert (found.metrics, len(found.cases)) == (("iou",), 3)
+    assert sorted(path.name for path in folders[0].iterdir()) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+
+
+def test_report_older_than_its_predictions_is_told(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate_files(*folders)[0].save(folders[0])
+    read_report(folders[0])
+    assert not caplog.records
+    later = (folders[0] / "report.json").stat().st_mtime + 10
+    os.utime(folders[0] / "b.nii.gz", (later, later))
+    read_report(folders[0])
+    assert "1 segmentations in" in caplog.text
+    assert "younger than the report" in caplog.text
+
+
+def test_what_holds_no_scores_says_what_to_do(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--reference .* `medmamba evaluate .*predictions REFERENCES` first"):
+        read_report(folders[0])
+    (tmp_path / "plan" / "fold_0").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"neither report\.json nor nnU-Net's summary\.json nor segmentations"):
+        read_report(tmp_path / "plan")
+    (tmp_path / "plan" / "fold_0" / "run.json").write_text("{}")
+    for run in (tmp_path / "plan", tmp_path / "plan" / "fold_0"):
+        with pytest.raises(UsageError, match=r"is a training run.*medmamba predict --validation"):
+            read_report(run)
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        read_report(tmp_path / "nowhere")
+
+
+def test_models_are_called_by_as_much_of_their_paths_as_it_takes(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    report = evaluate_files(*folders)[0]
+    paths = [tmp_path / "unet" / "validation", tmp_path / "umamba" / "validation", tmp_path / "third"]
+    for path in paths:
+        path.mkdir(parents=True)
+    assert [each.name for each in named([report] * 3, paths)] == [
+        "unet/validation",
+        "umamba/validation",
+        f"{tmp_path.name}/third",
+    ]
+    assert [each.name for each in named([report] * 3, paths, ["a", "b", "c"])] == ["a", "b", "c"]
+
+
+def test_names_that_do_not_tell_models_apart_are_refused(folders: tuple[Path, Path]) -> None:
+    report = evaluate_files(*folders)[0]
+    with pytest.raises(UsageError, match="one name for each of the 2 reports"):
+        named([report] * 2, folders, ["a"])
+    with pytest.raises(UsageError, match="names must differ"):
+        named([report] * 2, folders, ["a", "a"])
+    with pytest.raises(UsageError, match="compared with itself"):
+        named([report] * 2, [folders[0], folders[0] / ".." / folders[0].name])
+
+
+def test_images_are_those_of_the_data_set_of_the_references(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    root = tmp_path / "Dataset001_Balls"
+    for name in "abc":
+        store(ball(), root / "labelsTr" / f"{name}.nii.gz")
+        store(ball() * 9, root / "imagesTr" / f"{name}_0000.nii.gz")
+    (root / "dataset.json").write_text(description(ball=1))
+    for reference in (root, root / "labelsTr"):
+        found = dataset_of(reference)
+        assert found is not None
+        assert [case.id for case in found.training] == ["a", "b", "c"]
+    assert dataset_of(folders[1]) is None
+    assert dataset_of(tmp_path / "gone") is None
+    assert dataset_of(None) is None
