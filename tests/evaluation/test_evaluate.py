@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medmamba.evaluation.evaluate import evaluate
 from medmamba.evaluation.matching import Match, find_labels, match_files
-from medmamba.evaluation.metrics import GROUPS, METRICS, dice, metric
+from medmamba.evaluation.metrics import GROUPS, METRICS, Metric, dice, metric
 from medmamba.evaluation.report import Report
 from medmamba.evaluation.scores import CaseScore, Policy
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS
@@ -147,6 +147,81 @@ def test_empty_masks_are_undefined_and_empty_predictions_infinitely_far(folders:
     overlap, distance = evaluate(match_files(*folders).pairs, BALL).summaries
     assert (overlap.n, overlap.undefined, overlap.infinite) == (2, 1, 0)
     assert (distance.n, distance.undefined, distance.infinite) == (1, 1, 1)
+
+
+@pytest.fixture
+def odd(folders: tuple[Path, Path]) -> tuple[Path, Path]:
+    """In a both masks are empty, in b the prediction; there is none of c."""
+    save(ball() * 0, folders[0] / "a.nii.gz")
+    save(ball() * 0, folders[1] / "a.nii.gz")
+    save(ball() * 0, folders[0] / "b.nii.gz")
+    (folders[0] / "c.nii.gz").unlink()
+    return folders
+
+
+DIAGONAL = math.hypot(20 * 3.0, 18 * 1.0, 16 * 2.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "empty", "infinite"),
+    [
+        (Policy(), (math.nan, math.nan), math.inf),
+        (Policy(empty="perfect"), (1.0, 0.0), math.inf),
+        (Policy(infinite="drop"), (math.nan, math.nan), math.nan),
+        (Policy(infinite="diagonal"), (math.nan, math.nan), DIAGONAL),
+        (Policy(empty="perfect", infinite="value", infinite_mm=374.0), (1.0, 0.0), 374.0),
+    ],
+    ids=["default", "perfect", "drop", "diagonal", "value"],
+)
+def test_policy_says_what_becomes_of_empty_masks_and_cases_without_prediction(
+    odd: tuple[Path, Path], policy: Policy, empty: tuple[float, float], infinite: float
+) -> None:
+    report = evaluate(match_files(*odd).pairs, BALL, policy=policy)
+    values = [case.scores[0].values for case in report.cases]
+    np.testing.assert_allclose(values, [empty, (0.0, infinite), (0.0, infinite)])
+    assert report.policy == policy
+    distance = report.summaries[1]
+    assert distance.values == 3
+    assert distance.undefined == np.isnan([empty[1], infinite, infinite]).sum()
+    assert distance.infinite == 2 * math.isinf(infinite)
+
+
+def test_policy_for_distances_leaves_volumes_alone(odd: tuple[Path, Path]) -> None:
+    policy = Policy(infinite="value", infinite_mm=374.0)
+    report = evaluate(match_files(*odd).pairs, BALL, metrics=("volume_difference",), policy=policy)
+    empty, missed, missing = (case.scores[0].values[0] for case in report.cases)
+    assert math.isnan(empty)
+    assert missed == pytest.approx(ball().sum() * 0.006)
+    assert missing == math.inf
+
+
+def test_metric_that_decides_itself_is_left_alone_by_the_policy(
+    odd: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Metric(
+        title="own",
+        measure=lambda masks: math.nan if masks.voxels.either == 0 else math.inf,
+        definition="What a challenge says.",
+        source="a challenge",
+        higher_is_better=False,
+        unit="mm",
+        bound=373.0,
+        own_policy=True,
+    )
+    monkeypatch.setitem(METRICS, "own", row)
+    policy = Policy(empty="perfect", infinite="value", infinite_mm=5.0)
+    report = evaluate(match_files(*odd).pairs, BALL, metrics=("own",), policy=policy)
+    np.testing.assert_equal([case.scores[0].values[0] for case in report.cases], [math.nan, math.inf, 373.0])
+
+
+def test_counts_of_voxels_leave_out_those_to_ignore(folders: tuple[Path, Path]) -> None:
+    reference = ball(4)
+    reference[12:] = 2
+    save(reference, folders[1] / "a.nii.gz")
+    labels = Labels(foreground=BALL.foreground, ignore=2)
+    counts = evaluate(match_files(*folders).pairs[:1], labels).cases[0].scores[0].voxels
+    assert counts is not None
+    assert counts.either + counts.tn == 12 * 18 * 16
 
 
 def test_regions_are_scored_as_the_union_of_their_values(folders: tuple[Path, Path]) -> None:
