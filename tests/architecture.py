@@ -38,7 +38,14 @@ WITHIN = {
     "cli": ("main", "train", "*", "_*"),
     "data": ("patches", "augment", "cache", "preprocess", "__init__"),
     "demo": ("demo", "phantom", "__init__"),
-    "evaluation": ("evaluate comparison breakdown subgroups", "report", "metrics", "*", "scores"),
+    "evaluation": (
+        "sources",
+        "evaluate comparison breakdown subgroups nnunet_summary",
+        "report probabilities",
+        "metrics",
+        "*",
+        "scores",
+    ),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
     "io": ("__init__", "check datasets places", "layouts sizes", "images", "formats", "*"),
     "kernels": (
