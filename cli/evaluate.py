@@ -15,6 +15,19 @@ from medmamba.evaluation.words import GROUP_WORDS, WORDS
 #: Where the help lists options about one thing.
 _POLICY, _PAGE = "What becomes of values that are no plain numbers", "A page for people"
 
+#: The end of the help: what can be measured.
+MEASURES = "\n".join(
+    (
+        "Metrics (and surface Dice at any other tolerance, such as nsd_0.5mm):",
+        "",
+        *(f"- {name}: {words}" for name, words in WORDS.items()),
+        "",
+        "Groups of metrics:",
+        "",
+        *(f"- {name}: {words}" for name, words in GROUP_WORDS.items()),
+    )
+)
+
 
 def evaluate(
     prediction: Annotated[
@@ -44,9 +57,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--metric",
-            help="What to measure; repeat for several: "
-            f"{', '.join(f'{name} ({words})' for name, words in WORDS.items())}; nsd_0.5mm or any other tolerance. Or "
-            f"a group of them: {', '.join(f'{name} ({words})' for name, words in GROUP_WORDS.items())}.",
+            help="What to measure, a metric or a group of the lists below; repeat for several.",
             show_default="standard, and of BraTS what the challenge of that edition ranks by",
         ),
     ] = None,

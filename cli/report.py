@@ -45,7 +45,11 @@ def report(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="As for `medmamba evaluate`, with --reference.", show_default="standard"),
+        typer.Option(
+            "--metric",
+            help="As for `medmamba evaluate`, with --reference; repeat for several.",
+            show_default="standard",
+        ),
     ] = None,
     images: Annotated[
         Path | None,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from medmamba.cli.main import app
-from medmamba.evaluation.metrics import METRICS
+from medmamba.evaluation.metrics import expand, metric
+from medmamba.evaluation.words import GROUP_WORDS, WORDS
 
 
 def save(array: NDArray[np.uint8], path: Path, spacing: float = 1.0) -> None:
@@ -158,12 +159,12 @@ def test_extra_predictions_are_mentioned(folders: tuple[Path, Path]) -> None:
 def test_wrong_metric_lists_the_right_ones(folders: tuple[Path, Path]) -> None:
     result = run(*folders, "--metric", "dise")
     assert result.exit_code == 2
-    assert all(name in result.stderr for name in ("dise", *METRICS))
+    assert all(name in result.stderr for name in ("dise", *WORDS, *GROUP_WORDS))
 
 
 def test_help_names_every_metric() -> None:
     words = run("--help").stdout
-    assert all(name in words for name in METRICS)
+    assert all(name in words for name in (*WORDS, *GROUP_WORDS))
 
 
 def test_help_needs_no_heavy_library() -> None:
@@ -173,3 +174,97 @@ def test_help_needs_no_heavy_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_number_stands_beside_what_it_means_and_the_policy(folders: tuple[Path, Path]) -> None:
+    said = run(*folders, "--metric", "nsd_0.5mm", "--infinite", "374", "--empty", "perfect").stdout
+    row = metric("nsd_0.5mm")
+    assert f"{row.title}: {row.definition} [{row.source}]" in said
+    assert "374 mm stand for the infinite distance" in said
+    assert "the best value (share 1, distance 0)" in said
+    data = json.loads((folders[0] / "report.json").read_text())
+    assert data["metrics"]["nsd_0.5mm"]["source"] == row.source
+    assert data["policies"] == {"empty": "perfect", "missing": "fail", "infinite": "value", "infinite_mm": 374.0}
+
+
+def test_many_metrics_share_a_table_with_a_column_for_each_label(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "case_5.nii.gz").unlink()
+    result = run(*folders, "--metric", "surface", "--metric", "volume")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["mean", "of", "label_1"]
+    titles = [
+        f"{row.title} ({row.unit})" if row.unit else row.title for row in map(metric, expand(("surface", "volume")))
+    ]
+    assert [line.split("  ")[0] for line in lines[1:9]] == titles
+    assert "over 5 of 6, 1 infinite" in lines[1]
+    assert all(metric(name).definition in result.stdout for name in expand(("surface", "volume")))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--infinite", "far"), "keep, drop, diagonal, or a number of mm above 0"),
+        (("--infinite", "-1"), "keep, drop, diagonal, or a number of mm above 0"),
+        (("--metric", "nsd_0mm"), "a tolerance must be larger than 0 mm"),
+        (("--labels", "brats1999"), "brats1999"),
+    ],
+)
+def test_wrong_word_is_wrong_usage_before_anything_is_written(
+    folders: tuple[Path, Path], words: tuple[str, str], said: str
+) -> None:
+    result = run(*folders, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (folders[0] / "report.json").exists()
+
+
+def nnunet_folder(folders: tuple[Path, Path]) -> None:
+    """What nnUNetv2_predict 2.8.1 leaves beside its segmentations, with --save_probabilities."""
+    facts = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "whole": [1, 2], "core": 2},
+        "regions_class_order": [1, 2],
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+    }
+    (folders[0] / "dataset.json").write_text(json.dumps(facts))
+    (folders[0] / "plans.json").write_text(json.dumps({"plans_name": "nnUNetPlans", "dataset_name": "Dataset007_Ball"}))
+    (folders[0] / "predict_from_raw_data_args.json").write_text(json.dumps({"save_probabilities": True}))
+    for path in folders[0].glob("*.nii.gz"):
+        mask = np.asarray(nibabel.load(path).dataobj) > 0
+        outputs = np.stack([mask * 0.9, mask * 0.2]).astype(np.float32)
+        np.savez_compressed(
+            path.with_name(path.name.replace(".nii.gz", ".npz")), probabilities=outputs.transpose(0, 3, 2, 1)
+        )
+        path.with_name(path.name.replace(".nii.gz", ".pkl")).write_bytes(b"a pickle, which stays closed")
+
+
+def test_folder_of_nnunet_is_evaluated_as_it_lies_with_labels_regions_and_probabilities(
+    folders: tuple[Path, Path],
+) -> None:
+    nnunet_folder(folders)
+    result = run(*folders, "--metric", "dice", "--metric", "ece", "--summary-json")
+    assert result.exit_code == 0, result.output
+    data = json.loads((folders[0] / "report.json").read_text())
+    assert data["labels"] == {"whole": [1, 2], "core": [2]}
+    assert data["origin"]["model"] == "nnU-Net: nnUNetPlans, Dataset007_Ball"
+    whole = data["cases"][0]["scores"][0]
+    # 251 of 4788 voxels in the box hold the structure with 0.9: bins of 0.9 and of 0 are 0.1 and 0 wrong.
+    assert whole["ece"] == pytest.approx(
+        0.1 * sum(whole["reliability"]["positives"]) / sum(whole["reliability"]["voxels"])
+    )
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    assert list(summary["mean"]) == ["(1, 2)", "2"]
+    assert [row["prediction_file"] for row in summary["metric_per_case"]] == [
+        str(path) for path in sorted(folders[0].glob("*.nii.gz"))
+    ]
+
+
+def test_dice_alone_needs_no_library_that_is_slow_to_load(folders: tuple[Path, Path]) -> None:
+    code = (
+        "import sys; from medmamba.cli.main import app; app(sys.argv[1:], standalone_mode=False);"
+        "print(sorted({'torch', 'monai', 'matplotlib', 'panoptica', 'jinja2', 'cc3d', 'skimage'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, "evaluate", *map(str, folders), "--metric", "dice", "-w", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
