@@ -54,10 +54,9 @@ def show_report(report: Report) -> None:
 
 def write_page(reports: Sequence[Report], path: Path, *, images: Path | None, subgroups: Path | None) -> None:
     """Write a page about reports, with scans of the data set that the references belong to unless told otherwise."""
-    from medmamba.evaluation.subgroups import read
-
     from medmamba.evaluation import page
     from medmamba.evaluation.sources import dataset_of
+    from medmamba.evaluation.subgroups import read
 
     page.write(
         reports,

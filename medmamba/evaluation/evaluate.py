@@ -284,7 +284,7 @@ def _holding(array: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool_]:
     """Where one of these values is: of a few, comparing is ten times faster than looking up."""
     if len(values) > FEW:
         return np.isin(array, values)
-    mask = array == values[0]
+    mask: NDArray[np.bool_] = array == values[0]
     for value in values[1:]:
         mask |= array == value
     return mask
