@@ -165,6 +165,7 @@ def evaluate(
     from medmamba.case import some
     from medmamba.evaluation import nnunet_summary
     from medmamba.evaluation.evaluate import evaluate_files
+    from medmamba.evaluation.matching import description_beside
     from medmamba.evaluation.metrics import expand
     from medmamba.evaluation.report import REPORT_FILES
     from medmamba.evaluation.scores import Policy
@@ -193,7 +194,10 @@ def evaluate(
         workers=workers,
         progress=track,
     )
-    paths = [*report.save(folder), *([nnunet_summary.save(report, matches.pairs, folder)] if summary_json else [])]
+    paths = [*report.save(folder)]
+    if summary_json:
+        described = description_beside(prediction, reference, labels or "")
+        paths.append(nnunet_summary.save(report, matches.pairs, folder, description=described))
     if page:
         write_page([report], page, images=images, subgroups=subgroups)
         paths.append(page)

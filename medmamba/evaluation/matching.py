@@ -179,14 +179,29 @@ def find_labels(prediction: Path, reference: Path) -> Labels | None:
     Raises:
         DataError: if a dataset.json is wrong about its labels.
     """
-    ours, theirs = (path.parent if io.is_image(path) else path for path in (prediction, reference))
-    for folder in (theirs, theirs.parent, ours):
-        if (folder / "dataset.json").is_file():
-            logger.info("labels as in %s", folder / "dataset.json")
-            return labels_of(folder)
+    if description := description_beside(prediction, reference):
+        logger.info("labels as in %s", description)
+        return labels_of(description.parent)
+    theirs = reference.parent if io.is_image(reference) else reference
     if (theirs / "images").is_dir() and (theirs / "labels").is_dir():
         return labels_of(theirs)
     return labels_of(theirs) if Brats().recognises(Folder(theirs)) else None
+
+
+def description_beside(prediction: Path, reference: Path, given: str = "") -> Path | None:
+    """The dataset.json that tells what values mean: beside the references, above them, or beside the predictions.
+
+    Args:
+        prediction: a label map, or a folder of them.
+        reference: that it is compared with.
+        given: where the user says that it is, a data set or the file; another word is none of them.
+    """
+    if given:
+        path = Path(given) if Path(given).name == "dataset.json" else Path(given) / "dataset.json"
+        return path if path.is_file() else None
+    ours, theirs = (path.parent if io.is_image(path) else path for path in (prediction, reference))
+    places = (folder / "dataset.json" for folder in (theirs, theirs.parent, ours))
+    return next((place for place in places if place.is_file()), None)
 
 
 def labels_of(dataset: Path) -> Labels:

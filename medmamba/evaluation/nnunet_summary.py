@@ -91,27 +91,30 @@ def load(paths: Sequence[Path], *, name: str = "") -> Report:
     )
 
 
-def save(report: Report, pairs: Iterable[Match], folder: Path) -> Path:
+def save(report: Report, pairs: Iterable[Match], folder: Path, *, description: Path | None = None) -> Path:
     """Write what nnU-Net would: its keys, its numbers, of the cases that could be scored.
 
     Args:
         report: made by `medmamba.evaluation.evaluate.evaluate`.
         pairs: the files that it is about.
         folder: where ``summary.json`` goes.
+        description: the dataset.json that the labels are from, which tells ``3`` from ``[3]``: nnU-Net calls one label
+            ``3`` and the other ``(3,)``.
 
     Raises:
         DataError: if no case was scored.
     """
     path = folder / SUMMARY
-    text = json.dumps(summary(report, pairs), indent=4, sort_keys=True)
+    text = json.dumps(summary(report, pairs, description=description), indent=4, sort_keys=True)
     write_bytes(text.encode("utf-8", "surrogateescape"), path)
     return path
 
 
-def summary(report: Report, pairs: Iterable[Match]) -> dict[str, Any]:
+def summary(report: Report, pairs: Iterable[Match], *, description: Path | None = None) -> dict[str, Any]:
     """What is in the file that `save` writes."""
     files = {pair.id: pair for pair in pairs}
-    keys = [_key(label) for label in report.labels.foreground]
+    listed = _listed(description)
+    keys = [_key(label, label.name in listed) for label in report.labels.foreground]
     scored = [case for case in report.cases if case.status == "scored"]
     if not scored:
         raise DataError(f"no case was scored, so there is nothing to write into {SUMMARY}")
@@ -151,8 +154,17 @@ def _measured(score: LabelScore) -> dict[str, float]:
     }
 
 
-def _key(label: Label) -> str:
-    return str(label.values[0] if len(label.values) == 1 else label.values)
+def _listed(description: Path | None) -> frozenset[str]:
+    """Names of labels whose values a dataset.json gives as a list, though it be of one."""
+    facts = read_json(description) if description else None
+    labels = facts.get("labels") if isinstance(facts, dict) else None
+    if not isinstance(labels, dict):
+        return frozenset()
+    return frozenset(name for name, values in labels.items() if isinstance(values, list))
+
+
+def _key(label: Label, is_list: bool) -> str:
+    return str(label.values if is_list or len(label.values) > 1 else label.values[0])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

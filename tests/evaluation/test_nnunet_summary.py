@@ -69,7 +69,7 @@ def nested(folders: tuple[Path, Path]) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize(
     ("labels", "keys"),
-    [(TWO, [1, 2]), (REGIONS, [(1, 2), 2]), (IGNORING, [1])],
+    [(TWO, [1, 2]), (REGIONS, [(1, 2), (2,)]), (IGNORING, [1])],
     ids=["labels", "regions", "ignore"],
 )
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
@@ -77,7 +77,10 @@ def test_written_summary_is_nnunets_own(
     nested: tuple[Path, Path], tmp_path: Path, labels: Labels, keys: list[Any]
 ) -> None:
     matches = match_files(*nested)
-    path = save(evaluate(matches.pairs, labels, metrics=("dice",)), matches.pairs, nested[0])
+    entries = {label.name: list(label.values) for label in labels.foreground} if labels.has_regions else {"ball": 1}
+    (tmp_path / "dataset.json").write_text(description(**entries))
+    report = evaluate(matches.pairs, labels, metrics=("dice",))
+    path = save(report, matches.pairs, nested[0], description=tmp_path / "dataset.json")
     own = theirs(*nested, keys, tmp_path / "own.json", labels.ignore)
     assert path.name == "summary.json"
     assert path.read_text() == own.read_text()
