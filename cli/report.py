@@ -48,7 +48,7 @@ def report(
         typer.Option(
             "--metric",
             help="As for `medmamba evaluate`, with --reference; repeat for several.",
-            show_default="standard",
+            show_default="that of the first report, or standard",
         ),
     ] = None,
     images: Annotated[
@@ -89,17 +89,19 @@ def report(
 
         medmamba report theirs/ ours/ --reference data/Dataset004_Hippocampus --subgroups sites.csv
     """
-    from medmamba.evaluation.sources import named, read_report
+    from medmamba.evaluation.sources import read_reports
     from medmamba.io.places import check_output_files
 
     check_output_files([output], inputs=[path for path in (*sources, reference, subgroups) if path and path.is_file()])
-    found = [
-        read_report(
-            path, reference=reference, labels=labels or "", metrics=metric or (), workers=workers, progress=track
-        )
-        for path in sources
-    ]
-    reports = named(found, sources, name or ())
+    reports = read_reports(
+        sources,
+        names=name or (),
+        reference=reference,
+        labels=labels or "",
+        metrics=metric or (),
+        workers=workers,
+        progress=track,
+    )
     for each in reports:
         if each.failed:
             note(f"{each.name}: {len(each.failed)} of {len(each.cases)} cases failed, which the page lists")

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -127,6 +127,16 @@ class Report:
         descending = not metric(self.metrics[0]).higher_is_better
         ranked.sort(key=lambda item: item[0], reverse=descending)
         return tuple((case, mean) for (mean, *_), case in ranked[:count])
+
+    def only(self, metrics: Sequence[str]) -> Report:
+        """The same report with some of its metrics, in another order if need be."""
+        columns = [self.metrics.index(name) for name in metrics]
+
+        def cut(score: LabelScore) -> LabelScore:
+            return replace(score, values=tuple(score.values[column] for column in columns))
+
+        cases = tuple(replace(case, scores=tuple(map(cut, case.scores))) for case in self.cases)
+        return replace(self, metrics=tuple(metrics), cases=cases)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data: undefined values are null, infinite ones the string ``"inf"``."""

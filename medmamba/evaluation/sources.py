@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from medmamba.case import Dataset
-from medmamba.errors import UsageError
+from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import nnunet_summary
 from medmamba.evaluation.evaluate import evaluate_files
 from medmamba.evaluation.report import REPORT_FILES, Report
+from medmamba.evaluation.scores import LabelScore
 from medmamba.io.datasets import open_dataset
 from medmamba.io.errors import DatasetError
 from medmamba.io.layouts.names import maps_in
+from medmamba.labels import Labels
 from medmamba.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -23,31 +25,59 @@ logger = logging.getLogger(__name__)
 RUN, FOLDS = "run.json", "fold_*/run.json"
 
 
-def read_report(
-    path: Path,
+def read_reports(
+    paths: Sequence[Path],
     *,
+    names: Sequence[str] = (),
     reference: Path | None = None,
     labels: str = "",
     metrics: Sequence[str] = (),
     workers: int = 1,
     progress: Progress = silent,
-) -> Report:
-    """The report of one model.
+) -> tuple[Report, ...]:
+    """The reports of one model or several, ready to be compared.
 
     Args:
-        path: a ``report.json`` or its folder; an nnU-Net ``summary.json``, its folder, that of a fold, or that of a
-            trainer with its folds; a folder of predictions.
-        reference: what predictions are compared with that have no report yet.
+        paths: of each model a ``report.json`` or its folder; an nnU-Net ``summary.json``, its folder, that of a fold,
+            or that of a trainer with its folds; or a folder of predictions.
+        names: what the models are to be called; with none, the names they bear, or else as much of each path as it
+            takes.
+        reference: what predictions are compared with that have no scores yet.
         labels: as for `medmamba.evaluation.evaluate.evaluate_files`, likewise.
-        metrics: likewise.
+        metrics: likewise; with none, those of the first report that is there.
         workers: likewise.
         progress: told after each case that is compared.
 
+    Returns:
+        One report each, in order, with the metrics that all of them have, and with the first one's names for labels
+        of the same values.
+
     Raises:
-        FileNotFoundError: if it does not exist.
-        UsageError: if there are no scores, and nothing that could be scored, naming what to do.
-        DataError: if what is there cannot be read.
+        FileNotFoundError: if one does not exist.
+        UsageError: if there are no scores and nothing that could be scored, or names do not tell models apart, naming
+            what to do.
+        DataError: if what is there cannot be read, or no metric is in all of them.
     """
+    if names and len(names) != len(paths):
+        raise UsageError(f"give one name for each of the {len(paths)} reports, or none; got {len(names)}")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"a report is compared with itself: {', '.join(map(str, paths))}; give each once")
+    scored = [_scores(path, reference) for path in paths]
+    asked = metrics or next((report.metrics for report in scored if report), ())
+    reports = []
+    for path, report in zip(paths, scored, strict=True):
+        if report is None:
+            assert reference is not None  # else there was no report to wait for
+            report, _ = evaluate_files(
+                path, reference, labels=labels, metrics=asked, workers=workers, progress=progress
+            )
+        reports.append(report)
+    alike = [_with_labels(report, reports[0].labels) for report in reports]
+    return _with_common_metrics(_named(alike, paths, names))
+
+
+def _scores(path: Path, reference: Path | None) -> Report | None:
+    """The report that is there; None where there are segmentations to be compared with a reference."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if (path / REPORT_FILES[0]).is_file():
@@ -72,30 +102,41 @@ def read_report(
             f"{path} holds segmentations without scores; say with --reference what to compare them with, or run "
             f"`medmamba evaluate {path} REFERENCES` first"
         )
-    report, _ = evaluate_files(path, reference, labels=labels, metrics=metrics, workers=workers, progress=progress)
-    return report
+    return None
 
 
-def named(reports: Sequence[Report], paths: Sequence[Path], names: Sequence[str] = ()) -> tuple[Report, ...]:
-    """Reports with names that differ.
-
-    Args:
-        reports: of several models.
-        paths: that they were read from.
-        names: what they are to be called; with none, the names they bear, or else as much of each path as it takes.
-
-    Raises:
-        UsageError: for another number of names than of reports, a name that is given twice, or a report that is.
-    """
-    if names and len(names) != len(reports):
-        raise UsageError(f"give one name for each of the {len(reports)} reports, or none; got {len(names)}")
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError(f"a report is compared with itself: {', '.join(map(str, paths))}; give each once")
+def _named(reports: Sequence[Report], paths: Sequence[Path], names: Sequence[str]) -> list[Report]:
     own = [report.name for report in reports]
     chosen = list(names) or (own if all(own) and len(set(own)) == len(own) else _distinct(paths))
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"names must differ, got {', '.join(chosen)}")
-    return tuple(replace(report, name=name) for report, name in zip(reports, chosen, strict=True))
+    return [replace(report, name=name) for report, name in zip(reports, chosen, strict=True)]
+
+
+def _with_labels(report: Report, labels: Labels) -> Report:
+    """The same report with these names and this order of labels, where they have the same values."""
+    ours, theirs = ([frozenset(label.values) for label in each.foreground] for each in (report.labels, labels))
+    if set(ours) != set(theirs):
+        return report  # which whoever compares them will tell
+
+    def alike(scores: Sequence[LabelScore]) -> tuple[LabelScore, ...]:
+        found = zip(theirs, labels.foreground, strict=True)
+        return tuple(replace(scores[ours.index(values)], label=label.name) for values, label in found)
+
+    cases = tuple(replace(case, scores=alike(case.scores) if case.scores else ()) for case in report.cases)
+    return replace(report, labels=replace(labels, ignore=report.labels.ignore), cases=cases)
+
+
+def _with_common_metrics(reports: Sequence[Report]) -> tuple[Report, ...]:
+    """The same reports, each with the metrics that all have, in the order of the first one."""
+    common = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
+    if not common:
+        each = "; ".join(f"{report.name} has {', '.join(report.metrics)}" for report in reports)
+        raise DataError(f"no metric is in all reports: {each}; evaluate them with the same --metric")
+    left_out = dict.fromkeys(name for report in reports for name in report.metrics if name not in common)
+    if left_out:
+        logger.warning("left out, for not all reports have it: %s", ", ".join(left_out))
+    return tuple(report.only(common) for report in reports)
 
 
 def dataset_of(reference: Path | None) -> Dataset | None:

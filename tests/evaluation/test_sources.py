@@ -8,19 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from medmamba.errors import UsageError
+from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.evaluate import evaluate, evaluate_files
 from medmamba.evaluation.matching import match_files
 from medmamba.evaluation.nnunet_summary import save
-from medmamba.evaluation.sources import dataset_of, named, read_report
+from medmamba.evaluation.report import Report
+from medmamba.evaluation.sources import dataset_of, read_reports
+from medmamba.labels import Label, Labels
 from tests.evaluation.factory import BALL, ball, description
 from tests.evaluation.factory import save as store
+
+
+def read_report(path: Path, *, reference: Path | None = None, metrics: tuple[str, ...] = ()) -> Report:
+    return read_reports([path], names=["one"], reference=reference, metrics=metrics)[0]
 
 
 def test_saved_report_is_read_from_its_folder_or_by_its_name(folders: tuple[Path, Path]) -> None:
     made, _ = evaluate_files(*folders, name="mine")
     made.save(folders[0])
-    assert read_report(folders[0]) == read_report(folders[0] / "report.json") == made
+    for path in (folders[0], folders[0] / "report.json"):
+        assert read_reports([path]) == (made,)
 
 
 def test_report_knows_where_its_masks_lie_and_what_measured_them(folders: tuple[Path, Path]) -> None:
@@ -91,27 +98,71 @@ def test_what_holds_no_scores_says_what_to_do(folders: tuple[Path, Path], tmp_pa
         read_report(tmp_path / "nowhere")
 
 
+def saved(report: Report, *places: Path) -> list[Path]:
+    for place in places:
+        report.save(place)
+    return list(places)
+
+
 def test_models_are_called_by_as_much_of_their_paths_as_it_takes(folders: tuple[Path, Path], tmp_path: Path) -> None:
     report = evaluate_files(*folders)[0]
-    paths = [tmp_path / "unet" / "validation", tmp_path / "umamba" / "validation", tmp_path / "third"]
-    for path in paths:
-        path.mkdir(parents=True)
-    assert [each.name for each in named([report] * 3, paths)] == [
+    paths = saved(report, tmp_path / "unet" / "validation", tmp_path / "umamba" / "validation", tmp_path / "third")
+    assert [each.name for each in read_reports(paths)] == [
         "unet/validation",
         "umamba/validation",
         f"{tmp_path.name}/third",
     ]
-    assert [each.name for each in named([report] * 3, paths, ["a", "b", "c"])] == ["a", "b", "c"]
+    assert [each.name for each in read_reports(paths, names=["a", "b", "c"])] == ["a", "b", "c"]
+    assert [each.name for each in read_reports(paths[2:])] == ["third"]
 
 
-def test_names_that_do_not_tell_models_apart_are_refused(folders: tuple[Path, Path]) -> None:
-    report = evaluate_files(*folders)[0]
+def test_names_that_do_not_tell_models_apart_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    paths = saved(evaluate_files(*folders)[0], tmp_path / "one", tmp_path / "two")
     with pytest.raises(UsageError, match="one name for each of the 2 reports"):
-        named([report] * 2, folders, ["a"])
+        read_reports(paths, names=["a"])
     with pytest.raises(UsageError, match="names must differ"):
-        named([report] * 2, folders, ["a", "a"])
+        read_reports(paths, names=["a", "a"])
     with pytest.raises(UsageError, match="compared with itself"):
-        named([report] * 2, [folders[0], folders[0] / ".." / folders[0].name])
+        read_reports([paths[0], paths[1] / ".." / "one"])
+
+
+def test_reports_are_compared_by_the_metrics_that_all_have(
+    folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = evaluate_files(*folders, metrics=("iou", "hd95", "dice"))[0]
+    other = evaluate_files(*folders, metrics=("dice", "assd", "iou"))[0]
+    paths = [*saved(one, tmp_path / "one"), *saved(other, tmp_path / "other")]
+    reports = read_reports(paths)
+    assert [report.metrics for report in reports] == [("iou", "dice")] * 2
+    assert [case.scores for case in reports[0].cases] == [case.scores for case in reports[1].cases]
+    assert "left out, for not all reports have it: hd95, assd" in caplog.text
+    saved(evaluate_files(*folders, metrics=("hd",))[0], tmp_path / "other")
+    with pytest.raises(DataError, match="no metric is in all reports: one has iou, hd95, dice; other has hd"):
+        read_reports(paths)
+
+
+def test_labels_of_the_same_values_get_the_names_and_the_order_of_the_first_report(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    store(ball(6) + ball(3), folders[1] / "a.nii.gz")
+    pairs = match_files(*folders).pairs
+    named = Labels(foreground=(Label(name="inner", values=(2,)), Label(name="outer", values=(1,))))
+    one, plain = (evaluate(pairs, labels, metrics=("dice",)) for labels in (named, Labels.of_values((1, 2))))
+    first, second = read_reports([*saved(one, tmp_path / "one"), *saved(plain, tmp_path / "other")])
+    assert first.labels == second.labels == named
+    assert first.cases == second.cases
+    other = saved(evaluate(pairs, BALL, metrics=("dice",)), tmp_path / "other")
+    assert read_reports([tmp_path / "one", *other])[1].labels == BALL
+
+
+def test_what_is_scored_on_the_way_gets_the_metrics_of_the_reports_that_are_there(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    paths = [folders[0], *saved(evaluate_files(*folders, metrics=("iou", "assd"))[0], tmp_path / "scored")]
+    one, other = read_reports(paths, reference=folders[1])
+    assert one.metrics == other.metrics == ("iou", "assd")
+    assert one.cases == other.cases
+    assert (one.name, other.name) == ("predictions", "scored")
 
 
 def test_images_are_those_of_the_data_set_of_the_references(tmp_path: Path, folders: tuple[Path, Path]) -> None:
