@@ -147,8 +147,8 @@ def evaluate(
     finite ones. Worst cases are ranked by the first metric. A prediction on another grid than its reference is a
     failure: nothing is resampled.
 
-    Folders of nnUNetv2_predict are taken as they lie; probabilities beside the segmentations (--save_probabilities)
-    tell how well a network knows what it knows: --metric ece.
+    Folders of nnUNetv2_predict are taken as they lie; probabilities that it saved beside the segmentations tell
+    how well a network knows what it knows: --metric ece.
 
     Exit code 3 says that cases failed; the report is written all the same.
 

@@ -59,7 +59,7 @@ def _by_manifest(folder: Path) -> tuple[str, str]:
     more = f", and {len(makers) - 1} others" if len(makers) > 1 else ""
     weights = ", ".join(digest[:DIGITS] for digest in maker.weights)
     mirrored = ", mirrored" if maker.mirror else ""
-    return f"medmamba {made_by}, weights {weights}, {maker.precision}{mirrored}{more}", maker.plan
+    return f"MedMamba {made_by}, weights {weights}, {maker.precision}{mirrored}{more}", maker.plan
 
 
 def _by_nnunet(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Probabilities that lie beside a segmentation, as `nnUNetv2_predict --save_probabilities` writes them.
+"""Probabilities that lie beside a segmentation, as nnUNetv2_predict saves them when asked to.
 
 The properties beside them (``.pkl``) are a pickle, which can run any code, and stay closed. Instead the probabilities
 have to lead to the segmentation that lies beside them, which tells when an axis runs the other way.
@@ -76,7 +76,7 @@ def _stored(path: Path) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as found:
             if KEY not in found:
-                raise ProbabilityError(f"{path} holds no array {KEY!r}; those of nnU-Net's --save_probabilities do")
+                raise ProbabilityError(f"{path} holds no array {KEY!r}; those that nnU-Net saves do")
             return np.asarray(found[KEY])
     except ProbabilityError:
         raise

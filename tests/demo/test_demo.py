@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import medmamba.demo.demo
-import medmamba.evaluation.matching
+import medmamba.evaluation.evaluate
 from medmamba.cli.main import main
 from medmamba.demo.demo import Demo
 from medmamba.demo.phantom import cohort_seed
@@ -51,7 +51,7 @@ def test_demo_is_what_its_commands_do_and_goes_on_after_an_interruption(
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(medmamba.evaluation.matching, "match_files", interrupt)
+        patch.setattr(medmamba.evaluation.evaluate, "match_files", interrupt)
         assert medmamba_(monkeypatch, *demo) == 5
     assert "the same command goes on" in capsys.readouterr().err
     run = Run(folder / "medmamba-work" / medmamba.demo.demo.DATASET / "3d_fullres__unet" / "fold_all")

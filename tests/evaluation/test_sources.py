@@ -50,7 +50,7 @@ def test_report_names_the_model_that_predicted(folders: tuple[Path, Path]) -> No
     record = {"cases": ["a", "b", "c"], "made": {f"{name}.nii.gz": made for name in "abc"}}
     (folders[0] / "prediction.json").write_text(json.dumps(record))
     found = evaluate_files(*folders)[0].origin
-    assert (found.model, found.plan_digest) == ("medmamba 0.2.0, weights 0123456789ab, bf16, mirrored", "abc")
+    assert (found.model, found.plan_digest) == ("MedMamba 0.2.0, weights 0123456789ab, bf16, mirrored", "abc")
     (folders[0] / "prediction.json").unlink()
     (folders[0] / "plans.json").write_text(json.dumps({"plans_name": "nnUNetPlans", "dataset_name": "Dataset004_X"}))
     assert evaluate_files(*folders)[0].origin.model == "nnU-Net: nnUNetPlans, Dataset004_X"
