@@ -14,6 +14,7 @@ from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, survey
 from medmamba.io.layouts.brats import Brats
+from medmamba.io.layouts.editions import EDITIONS, labels_of_edition
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.labels import Labels
@@ -161,12 +162,31 @@ def find_meaning(prediction: Path, reference: Path, given: str = "") -> Meaning 
         UsageError: if ``given`` is neither.
         DataError: if a data set is wrong about its labels.
     """
-    if not given:
-        found = find_labels(prediction, reference)
-        return None if found is None else Meaning(found)
-    if Path(given).exists():
-        return Meaning(labels_of(Path(given)))
-    raise UsageError(f"labels are read from a data set or its dataset.json, or are those of an edition; got {given!r}")
+    if given in EDITIONS:
+        return _meaning_of(reference, given) if _is_brats(reference) else Meaning(labels_of_edition(given), given)
+    if given and not Path(given).exists():
+        raise UsageError(
+            f"labels are read from a data set or its dataset.json, or are those of an edition of BraTS; {given!r} is "
+            f"nothing that exists, and none of {', '.join(EDITIONS)}"
+        )
+    place = Path(given) if given else reference
+    if _is_brats(place):
+        return _meaning_of(place)
+    found = labels_of(place) if given else find_labels(prediction, reference)
+    return None if found is None else Meaning(found)
+
+
+def _is_brats(path: Path) -> bool:
+    """Whether this is a folder of BraTS as downloaded."""
+    return path.is_dir() and Brats().recognises(Folder(path))
+
+
+def _meaning_of(folder: Path, edition: str = "") -> Meaning:
+    """What values mean in a folder of BraTS, by the names of cases and by the values themselves."""
+    found = survey(folder, edition)
+    if found.labels is None:
+        raise found.problems[0]
+    return Meaning(found.labels, found.edition)
 
 
 def find_labels(prediction: Path, reference: Path) -> Labels | None:
@@ -185,7 +205,7 @@ def find_labels(prediction: Path, reference: Path) -> Labels | None:
     theirs = reference.parent if io.is_image(reference) else reference
     if (theirs / "images").is_dir() and (theirs / "labels").is_dir():
         return labels_of(theirs)
-    return labels_of(theirs) if Brats().recognises(Folder(theirs)) else None
+    return labels_of(theirs) if _is_brats(theirs) else None
 
 
 def description_beside(prediction: Path, reference: Path, given: str = "") -> Path | None:

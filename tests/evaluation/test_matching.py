@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-from medmamba.evaluation.matching import Match, find_labels, labels_in, match_files
+from medmamba.errors import DataError, UsageError
+from medmamba.evaluation.matching import Match, find_labels, find_meaning, labels_in, match_files
+from medmamba.io.layouts.editions import labels_of_edition
 from medmamba.labels import Label
+from tests.brats_factory import brats2020, brats2023
 from tests.evaluation.factory import AFFINE, BALL, REGIONS, ball, description, save
 
 
@@ -155,3 +159,36 @@ def test_two_files_with_one_id_are_refused(folders: tuple[Path, Path]) -> None:
     save(ball(), folders[0] / "a.nii")
     with pytest.raises(ValueError, match="same id 'a'"):
         match_files(*folders)
+
+
+def test_regions_of_brats_are_those_of_its_edition_found_in_place_or_told(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root = brats2023(tmp_path / "downloaded", ("GLI-00001-000", "GLI-00002-000"))
+    made = tmp_path / "made"
+    made.mkdir()
+    shutil.copy(root / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz", made / "BraTS-GLI-00001-000.nii.gz")
+    assert [(pair.id, pair.prediction is None) for pair in match_files(made, root).pairs] == [
+        ("BraTS-GLI-00001-000", False),
+        ("BraTS-GLI-00002-000", True),
+    ]
+    meaning = find_meaning(made, root)
+    assert meaning is not None
+    assert (meaning.edition, meaning.labels) == ("brats2023-gli", labels_of_edition("brats2023-gli"))
+    for given in (str(root), "brats2023-gli"):
+        assert find_meaning(*folders, given) == meaning
+    told = find_meaning(*folders, "brats2024-met")
+    assert told is not None
+    assert (told.edition, told.labels) == ("brats2024-met", labels_of_edition("brats2024-met"))
+
+
+def test_folder_that_mixes_editions_is_refused_by_name(tmp_path: Path) -> None:
+    root = brats2020(tmp_path / "mixed", cases=1)
+    brats2023(root, ("GLI-00000-000",))
+    with pytest.raises(DataError, match=r"mixes editions.*: BraTS-GLI-00000-000; brats2020: BraTS20_Training_001"):
+        find_meaning(tmp_path, root)
+
+
+def test_edition_that_there_is_none_of_is_refused_with_those_there_are(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match=r"'brats1999' is nothing that exists, and none of brats2013, .*brats2024-met"):
+        find_meaning(*folders, "brats1999")
