@@ -17,8 +17,9 @@ def report(
         typer.Argument(
             metavar="RUN_OR_FOLDER...",
             exists=True,
-            help="One for each model: a folder with the report.json of `medmamba evaluate`, or that file; a folder of "
-            "nnU-Net's with summary.json, of a fold, or of a trainer with its folds; or, with --reference, a folder of "
+            help="One for each model: a folder with the report.json of `medmamba evaluate`, or that file; a training "
+            "run, or the folder of its plan for all folds, whose predictions were evaluated; a folder of nnU-Net's "
+            "with summary.json, of a fold, or of a trainer with its folds; or, with --reference, a folder of "
             "segmentations.",
             show_default=False,
         ),

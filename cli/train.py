@@ -164,7 +164,9 @@ def _next_commands(run: Run, dataset: Path) -> str:
     # Beside the weights, so that the folds do not write into one another's folder.
     predictions = run.folder / "predictions"
     predict = command("predict", "-m", run.folder, "--validation", "-o", predictions)
-    return f"{predict} && {command('evaluate', predictions, dataset)}"
+    # An edition that had to be told when the plan was made is not found by looking either.
+    edition = ("--labels", run.plan.edition) if run.plan.edition else ()
+    return f"{predict} && {command('evaluate', predictions, dataset, *edition)}"
 
 
 def parse_time(text: str) -> float:

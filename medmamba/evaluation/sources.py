@@ -21,8 +21,8 @@ from medmamba.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
-#: What marks a training run, and the folder of a plan with its folds.
-RUN, FOLDS = "run.json", "fold_*/run.json"
+#: What marks a training run, and the folder of a plan with its folds; where the commands put what a run predicts.
+RUN, FOLDS, PREDICTIONS = "run.json", "fold_*/run.json", "predictions"
 
 
 def read_reports(
@@ -39,7 +39,8 @@ def read_reports(
 
     Args:
         paths: of each model a ``report.json`` or its folder; an nnU-Net ``summary.json``, its folder, that of a fold,
-            or that of a trainer with its folds; or a folder of predictions.
+            or that of a trainer with its folds; a training run, or the folder of its plan with all folds, of whose
+            ``predictions`` there are reports; or a folder of predictions.
         names: what the models are to be called; with none, the names they bear, or else as much of each path as it
             takes.
         reference: what predictions are compared with that have no scores yet.
@@ -86,12 +87,8 @@ def _scores(path: Path, reference: Path | None) -> Report | None:
         return nnunet_summary.load(summaries)
     if path.is_file():
         return _saved(path)
-    if (path / RUN).is_file() or any(path.glob(FOLDS)):
-        raise UsageError(
-            f"{path} is a training run, which holds no segmentations of whole scans; make and score them: `medmamba "
-            "predict --validation -o PREDICTIONS -m FOLD`, `medmamba evaluate PREDICTIONS DATASET`, then give "
-            "PREDICTIONS"
-        )
+    if folds := _folds(path):
+        return _together([_of_run(fold, reference) for fold in folds], path)
     if not maps_in(path):
         raise UsageError(
             f"{path} holds neither {REPORT_FILES[0]} nor nnU-Net's {nnunet_summary.SUMMARY} nor segmentations; give a "
@@ -103,6 +100,34 @@ def _scores(path: Path, reference: Path | None) -> Report | None:
             f"`medmamba evaluate {path} REFERENCES` first"
         )
     return None
+
+
+def _folds(path: Path) -> list[Path]:
+    """The run itself, or the runs of all folds in the folder of a plan."""
+    return [folder.parent for folder in ([path / RUN] if (path / RUN).is_file() else sorted(path.glob(FOLDS)))]
+
+
+def _of_run(run: Path, reference: Path | None) -> Report:
+    """The report of what a training run predicted for the cases that it did not learn from."""
+    report = run / PREDICTIONS / REPORT_FILES[0]
+    if not report.is_file():
+        raise UsageError(
+            f"{run} is a training run without scores; make some with `medmamba predict --validation -o "
+            f"{run / PREDICTIONS} -m {run}` and `medmamba evaluate {run / PREDICTIONS} {reference or 'DATASET'}`"
+        )
+    return _saved(report)
+
+
+def _together(reports: Sequence[Report], path: Path) -> Report:
+    """The folds of one model as one report."""
+    cases = sorted((case for report in reports for case in report.cases), key=lambda case: case.id)
+    kinds = [(report.labels, report.metrics, report.policy) for report in reports]
+    if any(kind != kinds[0] for kind in kinds) or len({case.id for case in cases}) < len(cases):
+        raise DataError(
+            f"the reports of the folds in {path} are of different labels, metrics or policies, or of one case twice; "
+            "evaluate all folds alike, or give the folders one by one"
+        )
+    return replace(reports[0], cases=tuple(cases), name="")
 
 
 def _named(reports: Sequence[Report], paths: Sequence[Path], names: Sequence[str]) -> list[Report]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,29 @@ def test_what_holds_no_scores_says_what_to_do(folders: tuple[Path, Path], tmp_pa
         read_report(tmp_path / "plan")
     (tmp_path / "plan" / "fold_0" / "run.json").write_text("{}")
     for run in (tmp_path / "plan", tmp_path / "plan" / "fold_0"):
-        with pytest.raises(UsageError, match=r"is a training run.*medmamba predict --validation"):
+        with pytest.raises(
+            UsageError, match=r"run without scores; .*predict --validation .* evaluate .*predictions DAT"
+        ):
             read_report(run)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         read_report(tmp_path / "nowhere")
+
+
+def test_run_is_what_it_predicted_and_a_plan_is_all_its_folds(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    report = evaluate_files(*folders)[0]
+    runs = [tmp_path / "plan" / f"fold_{fold}" for fold in range(2)]
+    for run, cases in zip(runs, (report.cases[1:], report.cases[:1]), strict=True):
+        run.mkdir(parents=True)
+        (run / "run.json").write_text("{}")
+        replace(report, cases=cases).save(run / "predictions")
+    assert [case.id for case in read_report(runs[0]).cases] == ["b", "c"]
+    assert read_report(tmp_path / "plan").cases == report.cases
+    report.save(runs[1] / "predictions")
+    with pytest.raises(DataError, match="of one case twice"):
+        read_report(tmp_path / "plan")
+    report.only(["dice"]).save(runs[1] / "predictions")
+    with pytest.raises(DataError, match="different labels, metrics or policies"):
+        read_report(tmp_path / "plan")
 
 
 def saved(report: Report, *places: Path) -> list[Path]:
