@@ -37,7 +37,7 @@ def show_report(report: Report) -> None:
             out.print(_table(name, [found for found in report.summaries if found.metric == name]), soft_wrap=False)
             _define([name])
             out.print()
-    say(f"policy: {' '.join(report.policy.sentences)}", "dim")
+    say(f"policy: {' '.join(report.rules)}", "dim")
     if all(summary.n < MINIMUM_FOR_INTERVAL for summary in report.summaries):
         say("No intervals: they need at least five cases.", "dim")
     if any(summary.infinite for summary in report.summaries):

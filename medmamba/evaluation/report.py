@@ -39,6 +39,8 @@ REPORT_FILES = ("report.json", "report.csv", "lesions.csv")
 #: The note of a case that has no prediction.
 NO_PREDICTION = "no prediction"
 
+#: What is said before the names of those who decided.
+OWN = "These decide themselves about empty masks and infinite distances:"
 #: How the sums are made, whatever the policy.
 SUMS = (
     "The mean over labels is the mean of the labels' means.",
@@ -128,6 +130,13 @@ class Report:
         ranked.sort(key=lambda item: item[0], reverse=descending)
         return tuple((case, mean) for (mean, *_), case in ranked[:count])
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What became of values that are no plain numbers, and how the sums are made, for people."""
+        rows = [metric(name) for name in self.metrics]
+        own = "; ".join(dict.fromkeys(row.source for row in rows if row.own_policy))
+        return (*self.policy.sentences, *([f"{OWN} {own}."] if own else []), *SUMS)
+
     def only(self, metrics: Sequence[str]) -> Report:
         """The same report with some of its metrics, in another order if need be."""
         columns = [self.metrics.index(name) for name in metrics]
@@ -144,7 +153,7 @@ class Report:
             "schema": SCHEMA,
             "medmamba": version("medmamba"),
             "name": self.name,
-            "policy": [*self.policy.sentences, *SUMS],
+            "policy": list(self.rules),
             "policies": to_json(self.policy),
             "origin": to_json(self.origin),
             "metrics": {name: {key: getattr(metric(name), key) for key in _TOLD} for name in self.metrics},

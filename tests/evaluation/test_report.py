@@ -11,7 +11,7 @@ import pytest
 
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.metrics import metric
-from medmamba.evaluation.report import Report
+from medmamba.evaluation.report import OWN, Report
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Voxels
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS, Summary
 from medmamba.labels import Label, Labels
@@ -151,6 +151,12 @@ def test_definition_and_source_stand_beside_every_metric() -> None:
 def test_policy_is_printed_as_it_was(policy: Policy, words: tuple[str, ...]) -> None:
     said = " ".join(replace(report(), policy=policy).to_json()["policy"])
     assert all(word in said for word in words)
+
+
+def test_metrics_that_follow_rules_of_their_own_are_told_by_whose() -> None:
+    assert not [rule for rule in report().rules if rule.startswith(OWN)]
+    (rule,) = [rule for rule in replace(report(), metrics=("dice", "ece")).rules if rule.startswith(OWN)]
+    assert rule.endswith(f"{metric('ece').source}.")
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "inf", "nan", "far", "value", ""])
