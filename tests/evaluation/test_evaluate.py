@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medmamba.evaluation.evaluate import evaluate
+from medmamba.evaluation.evaluate import evaluate, evaluate_files
 from medmamba.evaluation.matching import Match, find_labels, match_files
 from medmamba.evaluation.metrics import GROUPS, METRICS, Metric, dice, metric
 from medmamba.evaluation.report import Report
 from medmamba.evaluation.scores import CaseScore, Policy
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS
 from medmamba.labels import Label, Labels
+from tests.brats_factory import brats2023
 from tests.evaluation.factory import AFFINE, BALL, REGIONS, ball, cubes, itk, save
 
 #: Every metric that label maps suffice for.
@@ -382,3 +384,19 @@ def test_rounded_header_is_the_same_grid_and_a_note(folders: tuple[Path, Path]) 
     assert "less than half a voxel apart" in shifted.notes[0]
     assert "origin shifted by 0.1 mm" in shifted.notes[0]
     assert not sound.notes
+
+
+def test_references_of_brats_are_scored_as_their_challenge_does_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brats2023(tmp_path / "downloaded", ("GLI-00001-000",))
+    (tmp_path / "made").mkdir()
+    seg = root / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz"
+    shutil.copy(seg, tmp_path / "made" / "BraTS-GLI-00001-000.nii.gz")
+    monkeypatch.setitem(GROUPS, "brats2023_gli", ("iou", "dice"))
+    report, _ = evaluate_files(tmp_path / "made", root)
+    assert report.metrics == ("dice", "hd95", "iou")
+    assert [label.name for label in report.labels.foreground] == ["WT", "TC", "ET"]
+    assert [score.values for score in report.cases[0].scores] == [(1.0, 0.0, 1.0)] * 3
+    assert evaluate_files(tmp_path / "made", root, metrics=("hd",))[0].metrics == ("hd",)
+    assert evaluate_files(tmp_path / "made", root, labels="brats2023-gli")[0] == report
