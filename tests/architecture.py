@@ -41,7 +41,7 @@ WITHIN = {
     "evaluation": (
         "sources",
         "evaluate comparison breakdown subgroups nnunet_summary",
-        "report probabilities",
+        "report probabilities maps",
         "metrics",
         "*",
         "scores",

@@ -269,7 +269,7 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
 
 
 def _values(pair: Match) -> list[int]:
-    values: list[int] = np.unique(io.read_label(pair.reference).array).tolist()
+    values: list[int] = np.unique(io.read_label(pair.reference, as_stored=True).array).tolist()
     return values
 
 

@@ -96,11 +96,13 @@ def read_geometry(path: Path) -> Geometry:
     return _format(path).read_header(path).geometry
 
 
-def read_label(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+def read_label(path: Path, *, as_stored: bool = False, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read a label map.
 
     Args:
         path: the file.
+        as_stored: leave voxels in memory as they lie in the file, which spares a copy that takes longer than reading;
+            else the last axis runs fastest.
         max_voxels: as in `read`.
 
     Returns:
@@ -111,12 +113,14 @@ def read_label(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
         LabelValueError: if it holds values that are not integers.
         ImageFileError: as `read`, and if it has several channels.
     """
-    volume, remarks = read_label_with_remarks(path, max_voxels=max_voxels)
+    volume, remarks = read_label_with_remarks(path, as_stored=as_stored, max_voxels=max_voxels)
     tell(remarks, path)
     return volume
 
 
-def read_label_with_remarks(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[Volume, tuple[Remark, ...]]:
+def read_label_with_remarks(
+    path: Path, *, as_stored: bool = False, max_voxels: int = MAX_VOXELS
+) -> tuple[Volume, tuple[Remark, ...]]:
     """As `read_label`, with what is odd about the file as values: nothing is logged."""
     stored = _stored(path, max_voxels)
     array, remarks = stored.array, stored.remarks
@@ -127,7 +131,7 @@ def read_label_with_remarks(path: Path, *, max_voxels: int = MAX_VOXELS) -> tupl
         if stored.array.dtype == np.float32 and np.abs(array).max() >= _EXACT:
             message = f"label values above {_EXACT} are stored as float32, which rounds them; store integers"
             remarks = (*remarks, Remark(message))
-    return Volume(np.ascontiguousarray(array), stored.geometry), remarks
+    return Volume(array if as_stored else np.ascontiguousarray(array), stored.geometry), remarks
 
 
 def read_case(case: Case) -> Volume:

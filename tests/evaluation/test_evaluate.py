@@ -52,7 +52,7 @@ def test_number_of_workers_does_not_change_the_report(
 def test_case_without_enough_memory_fails_without_a_score(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short(path: Path) -> None:
+    def short(path: Path, **_: object) -> None:
         raise MemoryError("Unable to allocate 9 GiB")
 
     monkeypatch.setattr("medmamba.evaluation.evaluate.io.read_label", short)

@@ -487,3 +487,15 @@ def test_channels_with_rounded_headers_lie_on_the_grid_of_the_first(
     np.testing.assert_array_equal(read.array, np.concatenate([io.read(path).array for path in paths]))
     assert "a_0001.nii.gz: less than half a voxel from the first channel" in caplog.text
     assert "shifted by 0.1 mm" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
+def test_label_map_as_stored_is_the_same_but_for_its_place_in_memory(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"map{suffix}"
+    array = np.random.default_rng(0).integers(0, 5, (1, 4, 5, 6)).astype(np.uint8)
+    io.write(Volume(array, Geometry((4, 5, 6), np.diag([1.0, 2.0, 3.0, 1.0]))), path)
+    usual, as_stored = (io.read_label(path, as_stored=as_it_is) for as_it_is in (False, True))
+    np.testing.assert_array_equal(usual.array, as_stored.array)
+    assert usual.array.dtype == as_stored.array.dtype
+    assert usual.array.flags.c_contiguous
+    assert as_stored.array[0].flags.f_contiguous  # the first axis runs fastest in all of these

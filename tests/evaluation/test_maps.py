@@ -1,0 +1,63 @@
+"""Masks of labels out of two label maps: counts in a box are those of the whole, and nothing is made for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medmamba.evaluation.maps import FEW, LabelMaps, holding
+from medmamba.evaluation.metrics import METRICS, Masks, count_voxels
+from medmamba.labels import Label
+
+WHOLE, CORE = Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))
+
+
+def two_maps(ignore: int | None = None, order: str = "C") -> LabelMaps:
+    rng = np.random.default_rng(0)
+    prediction, reference = np.zeros((2, 20, 18, 16), np.uint8)
+    prediction[3:9, 4:9, 5:11] = rng.integers(0, 3, (6, 5, 6))
+    reference[5:12, 3:8, 5:14] = rng.integers(0, 4, (7, 5, 9))
+    arrays = (np.asarray(array, order=order) for array in (prediction, reference))  # type: ignore[call-overload]
+    return LabelMaps(prediction=next(arrays), reference=next(arrays), spacing_mm=(1.0, 1.5, 2.0), ignore=ignore)
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("ignore", [None, 3])
+@pytest.mark.parametrize("label", [WHOLE, CORE], ids=lambda label: label.name)
+def test_counts_in_the_box_are_those_of_the_whole_masks(label: Label, ignore: int | None, order: str) -> None:
+    maps = two_maps(ignore, order)
+    counts = np.ones(maps.reference.shape, bool) if ignore is None else maps.reference != ignore
+    prediction, reference = (np.isin(array, label.values) & counts for array in (maps.prediction, maps.reference))
+    masks = maps.masks(label)
+    assert masks.voxels == replace(
+        count_voxels(prediction, reference), tn=int((counts & ~prediction & ~reference).sum())
+    )
+    np.testing.assert_array_equal(masks.prediction, prediction)
+    np.testing.assert_array_equal(masks.reference, reference)
+    whole = Masks(prediction=prediction, reference=reference, spacing_mm=maps.spacing_mm, annotated=masks.annotated)
+    for name, row in METRICS.items():
+        np.testing.assert_equal(row.measure(masks), row.measure(whole), err_msg=name)
+
+
+def test_masks_are_made_only_when_a_metric_looks_at_them() -> None:
+    masks = two_maps().masks(WHOLE)
+    METRICS["dice"].measure(masks)
+    assert not {"prediction", "reference"} & vars(masks).keys()
+    METRICS["hd95"].measure(masks)
+    assert masks.prediction is masks.prediction
+    with pytest.raises(AttributeError, match="nothing"):
+        masks.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_maps_of_background_alone_are_counted_too() -> None:
+    nothing = np.zeros((4, 5, 6), np.uint8)
+    counts = LabelMaps(prediction=nothing, reference=nothing, spacing_mm=(1.0, 1.0, 1.0)).count(WHOLE)
+    assert (counts.either, counts.tn) == (0, 120)
+
+
+def test_few_values_and_many_are_found_alike() -> None:
+    array = np.arange(40, dtype=np.int16).reshape(5, 8)
+    for count in (1, 2, FEW, FEW + 1, 20):
+        np.testing.assert_array_equal(holding(array, range(3, 3 + count)), np.isin(array, range(3, 3 + count)))
