@@ -22,7 +22,7 @@ from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import probabilities
 from medmamba.evaluation.maps import LabelMaps, holding
 from medmamba.evaluation.matching import Match, Matches, Meaning, find_meaning, labels_in, match_files
-from medmamba.evaluation.metrics import GROUPS, Masks, Metric, expand, metric
+from medmamba.evaluation.metrics import GROUPS, TELLING_LESIONS_APART, Masks, Metric, expand, metric
 from medmamba.evaluation.origin import origin as origin_of
 from medmamba.evaluation.report import NO_PREDICTION, Report
 from medmamba.evaluation.scores import CaseScore, LabelScore, Origin, Policy, Status
@@ -234,6 +234,7 @@ def _score_labels(
     maps: LabelMaps, grid: Geometry, outputs: Probabilities | None, asked: _Asked
 ) -> tuple[LabelScore, ...]:
     voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    lesions = not TELLING_LESIONS_APART.isdisjoint(asked.metrics)
     scores = []
     for number, label in enumerate(asked.labels.foreground):
         masks = maps.masks(label, None if outputs is None else outputs[number])
@@ -244,6 +245,7 @@ def _score_labels(
                 prediction_ml=masks.voxels.prediction * voxel_ml,
                 reference_ml=masks.voxels.reference * voxel_ml,
                 voxels=masks.voxels,
+                lesions=masks.lesions.table(grid.spacing_mm, voxel_ml) if lesions else (),
                 reliability=masks.reliability,
             )
         )

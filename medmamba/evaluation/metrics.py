@@ -28,6 +28,10 @@ from numpy.typing import NDArray
 
 from medmamba.errors import UsageError
 from medmamba.evaluation.calibration import BINS, MARGIN_MM, expected_calibration_error, reliability
+from medmamba.evaluation.challenges import CHALLENGES, Challenge, Table
+from medmamba.evaluation.lesions import Lesions, Panoptic
+from medmamba.evaluation.lesionwise2023 import MARGIN
+from medmamba.evaluation.region import Columns
 from medmamba.evaluation.scores import Reliability, Voxels
 from medmamba.evaluation.surface import (
     Mask,
@@ -117,6 +121,26 @@ class Masks:
             return None
         return reliability(self.probability, self.prediction, self.reference, self.spacing_mm, annotated=self.annotated)
 
+    @cached_property
+    def lesions(self) -> Lesions:
+        """The connected components of both."""
+        return Lesions(prediction=self.prediction, reference=self.reference, margin=MARGIN)
+
+    @cached_property
+    def panoptic(self) -> Panoptic:
+        """How well their components are recognized and segmented."""
+        return self.lesions.panoptic
+
+    def columns(self, table: Table) -> Columns:
+        """The table of a challenge, made once."""
+        if table not in self._tables:
+            self._tables[table] = table(self)
+        return self._tables[table]
+
+    @cached_property
+    def _tables(self) -> dict[Table, Columns]:
+        return {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
@@ -172,6 +196,26 @@ def _nsd(tolerance_mm: float) -> Metric:
         definition=f"NSD: share of the area of both surfaces that lies within {tolerance_mm:g} mm of the other one; "
         "0 if one mask is empty, undefined if both are.",
         source=_SURFACE,
+    )
+
+
+#: The definition of lesions that share voxels.
+_ANY_OVERLAP = "any overlap, 26 neighbours, no smallest size; Commowick et al. 2018 without their thresholds"
+_PANOPTIC = "Kirillov et al. 2019 on connected components, numbers of panoptica 2.1.7 (IoU of 0.5 and more)"
+
+
+def _of_challenge(challenge: Challenge, name: str) -> Metric:
+    column = challenge.columns[name]
+    return Metric(
+        title=f"{column.title} ({challenge.title})",
+        measure=lambda masks: masks.columns(challenge.table)[name],
+        definition=f"{column.definition} {challenge.how}",
+        source=challenge.source,
+        higher_is_better=column.higher_is_better,
+        unit=column.unit,
+        symmetric=False,
+        bound=column.worst,
+        own_policy=True,
     )
 
 
@@ -264,6 +308,74 @@ METRICS: dict[str, Metric] = {
         bound=float("nan"),  # says nothing about a case without probabilities
         own_policy=True,
     ),
+    "lesion_f1": Metric(
+        title="lesion F1",
+        measure=lambda masks: masks.lesions.f1,
+        definition="Twice the found lesions over twice the found, the missed and the false ones, where a lesion of the "
+        "reference is found if the prediction shares a voxel with it, and a predicted one false if it shares none; "
+        "undefined if both masks are empty.",
+        source=_ANY_OVERLAP,
+        symmetric=False,
+    ),
+    "lesion_sensitivity": Metric(
+        title="lesion sensitivity",
+        measure=lambda masks: masks.lesions.sensitivity,
+        definition="Found lesions over those of the reference; undefined without any.",
+        source=_ANY_OVERLAP,
+        symmetric=False,
+    ),
+    "lesion_precision": Metric(
+        title="lesion precision",
+        measure=lambda masks: masks.lesions.precision,
+        definition="Found lesions over found and false ones; undefined without any, but 0 if every lesion was missed.",
+        source=_ANY_OVERLAP,
+        symmetric=False,
+    ),
+    "lesions_missed": Metric(
+        title="lesions missed",
+        measure=lambda masks: masks.lesions.missed,
+        definition="How many lesions of the reference share no voxel with the prediction; unknown without one.",
+        source=_ANY_OVERLAP,
+        higher_is_better=False,
+        symmetric=False,
+        bound=float("nan"),
+        own_policy=True,
+    ),
+    "lesions_false": Metric(
+        title="lesions invented",
+        measure=lambda masks: masks.lesions.false,
+        definition="How many predicted lesions share no voxel with the reference.",
+        source=_ANY_OVERLAP,
+        higher_is_better=False,
+        symmetric=False,
+        bound=float("nan"),
+        own_policy=True,
+    ),
+    "pq": Metric(
+        title="panoptic quality",
+        measure=lambda masks: masks.panoptic.quality,
+        definition="PQ: sum of the IoU of matched lesions over matched ones and half of all others; lesions match from "
+        "an IoU of 0.5 on; 0 if nothing matches, undefined if both masks are empty.",
+        source=_PANOPTIC,
+    ),
+    "sq": Metric(
+        title="segmentation quality",
+        measure=lambda masks: masks.panoptic.segmentation,
+        definition="SQ: mean IoU of matched lesions; 0 if nothing matches, undefined if both masks are empty.",
+        source=_PANOPTIC,
+    ),
+    "rq": Metric(
+        title="recognition quality",
+        measure=lambda masks: masks.panoptic.recognition,
+        definition="RQ: matched lesions over matched ones and half of all others (F1); 0 if nothing matches, undefined "
+        "if both masks are empty.",
+        source=_PANOPTIC,
+    ),
+    **{
+        f"{group}_{name}": _of_challenge(challenge, name)
+        for group, challenge in CHALLENGES.items()
+        for name in challenge.columns
+    },
 }
 
 #: Names for several metrics at once.
@@ -272,7 +384,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "surface": ("hd95", "hd", "assd", "nsd_0.5mm", "nsd_1mm", "nsd_2mm"),
     "calibration": ("ece",),
     "volume": ("volume_difference", "volume_similarity"),
+    "lesions": ("lesion_f1", "lesion_sensitivity", "lesion_precision", "lesions_missed", "lesions_false"),
+    "panoptic": ("pq", "sq", "rq"),
+    **{group: tuple(f"{group}_{name}" for name in challenge.columns) for group, challenge in CHALLENGES.items()},
 }
+
+
+#: What lesions are told apart for.
+TELLING_LESIONS_APART = frozenset(name for group in ("lesions", "panoptic", *CHALLENGES) for name in GROUPS[group])
 
 
 def metric(name: str) -> Metric:

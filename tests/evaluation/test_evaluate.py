@@ -21,8 +21,8 @@ from medmamba.labels import Label, Labels
 from tests.brats_factory import brats2023
 from tests.evaluation.factory import AFFINE, BALL, REGIONS, ball, cubes, itk, save
 
-#: Every metric that label maps suffice for.
-WITHOUT_PROBABILITIES = tuple(name for name in METRICS if name not in GROUPS["calibration"])
+#: Every metric that label maps suffice for, and that leaves empty masks to the report's policy.
+WITHOUT_PROBABILITIES = tuple(name for name, row in METRICS.items() if not row.own_policy)
 
 
 def case(report: Report, name: str) -> CaseScore:
@@ -273,6 +273,14 @@ def test_missed_structure_has_the_worst_value_of_every_metric(tmp_path: Path) ->
         0.064 if row.unit == "ml" else row.worst for row in map(metric, WITHOUT_PROBABILITIES)
     )
     assert (scores.prediction_ml, scores.reference_ml) == (0.0, 0.064)
+
+
+def test_lesions_are_told_apart_where_they_are_asked_for(tmp_path: Path) -> None:
+    pair = Match(id="a", reference=cubes(tmp_path / "r.nii", 4), prediction=cubes(tmp_path / "p.nii"))
+    for metrics, kinds in ((("dice",), []), (("lesions",), ["missed"]), (("brats2023_gli",), ["missed"])):
+        (score,) = evaluate([pair], BALL, metrics=metrics).cases[0].scores
+        assert [lesion.kind for lesion in score.lesions] == kinds
+        assert [lesion.volume_ml for lesion in score.lesions] == pytest.approx([0.064] * len(kinds))
 
 
 def test_invented_structure_is_infinitely_far_and_worth_nothing(tmp_path: Path) -> None:
