@@ -1,18 +1,14 @@
 """A picture of a segmentation on its image: three slices through the largest structure.
 
-Display is radiological: the patient's right is on the left of axial and coronal views, the front of the head (or the
-belly) is up in axial and on the left in sagittal views. Slices follow the axes of the grid; for an oblique grid the
-nearest body directions are written at the borders, and the angle below.
+How it is displayed says `medmamba.evaluation.display`; the angle of an oblique grid is written below.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cc3d
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
@@ -23,45 +19,26 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from medmamba.errors import DataError
+from medmamba.evaluation.display import (
+    COLOURS,
+    View,
+    box_around,
+    most_of_largest,
+    obliqueness_degrees,
+    ras_axes,
+    reordered,
+    slice_name,
+    views_of,
+    window_of,
+)
 from medmamba.files import replacing
 from medmamba.labels import Labels
-from medmamba.volume import Geometry, Volume, bounding_box
+from medmamba.volume import Volume
 
 FloatArray = NDArray[np.float64]
 
-#: The bright ones of Okabe and Ito's colours, which people with any colour vision can tell apart.
-COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#E69F00")
 #: The segmentation of this name is drawn as outlines, so that the other one shows below it.
 REFERENCE = "reference"
-
-
-class _View(NamedTuple):
-    """One way to look at a volume in RAS order.
-
-    Args:
-        name: of the view.
-        across: axis from right to left.
-        up: axis from bottom to top, a later one than ``across``.
-        through: axis into the picture.
-    """
-
-    name: str
-    across: int
-    up: int
-    through: int
-
-    def slice(self, array: NDArray[Any], position: int) -> NDArray[Any]:
-        """(rows, columns) picture, its first row on top."""
-        plane: NDArray[Any] = array.take(position, axis=self.through)
-        return plane.T[::-1, ::-1]
-
-    @property
-    def borders(self) -> tuple[str, str, str, str]:
-        """Body directions at left, right, bottom and top."""
-        return "RAS"[self.across], "LPI"[self.across], "LPI"[self.up], "RAS"[self.up]
-
-
-_VIEWS = (_View("axial", 0, 1, 2), _View("coronal", 0, 2, 1), _View("sagittal", 1, 2, 0))
 
 
 def overlay(
@@ -116,28 +93,23 @@ class _Scene:
     def __init__(self, image: Volume, segmentations: dict[str, Volume], labels: Labels) -> None:
         self.labels = labels
         self.geometry = image.geometry
-        order, flips = _to_ras(image.geometry)
+        order, flips = ras_axes(image.geometry)
         self.spacing_mm = tuple(image.geometry.spacing_mm[axis] for axis in order)
-        pixels = _reordered(image.array, order, flips)
-        maps = {name: _reordered(volume.array[:1], order, flips)[0] for name, volume in segmentations.items()}
+        pixels = reordered(image.array, order, flips)
+        maps = {name: reordered(volume.array[:1], order, flips)[0] for name, volume in segmentations.items()}
         drawn = np.logical_or.reduce([np.isin(part, labels.values[1:]) for part in maps.values()])
         marked = np.isin(maps[REFERENCE] if REFERENCE in maps else next(iter(maps.values())), labels.values[1:])
         # What is drawn outside of the body must be seen as well: it is wrong.
-        box = _box((pixels != 0).any(axis=0) | drawn)
+        box = box_around((pixels != 0).any(axis=0) | drawn)
         self.pixels = pixels[:, *box]
         self.maps = {name: part[box] for name, part in maps.items()}
-        self.centre = _centre((marked if marked.any() else drawn)[box])
-        # What the slices are called in the file, undoing the cut and the flips.
-        self.slice_names = []
-        for ras, axis in enumerate(order):
-            at = box[ras].start + self.centre[ras]
-            self.slice_names.append(f"{'ijk'[axis]} = {image.geometry.shape[axis] - 1 - at if flips[ras] else at}")
+        self.centre = most_of_largest((marked if marked.any() else drawn)[box])
+        self.slice_names = [slice_name(image.geometry, axis, box[axis].start + self.centre[axis]) for axis in range(3)]
 
     @property
-    def views(self) -> tuple[_View, ...]:
+    def views(self) -> tuple[View, ...]:
         """Those in which there is more than a line to see."""
-        shape = self.pixels.shape[1:]
-        return tuple(view for view in _VIEWS if shape[view.across] > 1 and shape[view.up] > 1) or _VIEWS[:1]
+        return views_of(self.pixels.shape[1:])
 
     def size_mm(self, axis: int) -> float:
         """How far the scene reaches along a RAS axis."""
@@ -160,7 +132,7 @@ def _draw(
     total = float(figure.get_figheight())
     figure.subplots_adjust(0.03, 0.85 / total, 0.99, 1 - 0.4 / total, wspace=0.02, hspace=0.02)
     for row, channel in enumerate(channels):
-        low, high = window or _window(scene.pixels[channel])
+        low, high = window or window_of(scene.pixels[channel])
         for view, axes in zip(scene.views, grid[row], strict=True):
             picture = view.slice(scene.pixels[channel], scene.centre[view.through])
             _show(axes, scene, view, picture, (low, high))
@@ -176,7 +148,7 @@ def _draw(
 _WORDS: dict[str, Any] = {"color": "0.8", "fontsize": 9, "ha": "center", "va": "center"}
 
 
-def _show(axes: Axes, scene: _Scene, view: _View, picture: NDArray[Any], window: tuple[float, float]) -> None:
+def _show(axes: Axes, scene: _Scene, view: View, picture: NDArray[Any], window: tuple[float, float]) -> None:
     aspect = scene.spacing_mm[view.up] / scene.spacing_mm[view.across]
     axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, interpolation="bilinear")
     axes.set_axis_off()
@@ -232,54 +204,7 @@ def _legend(figure: Figure, scene: _Scene, total: float) -> None:
         fontsize=9,
     )
     notes = "radiological display: the patient's right is on the left"
-    angle = _obliqueness_degrees(scene.geometry)
+    angle = obliqueness_degrees(scene.geometry)
     if angle > 2:
         notes += f"; slices follow the scan, {angle:.0f}° off the body axes"
     figure.text(0.5, 0.15 / total, notes, **_WORDS | {"fontsize": 8})
-
-
-def _window(channel: NDArray[Any]) -> tuple[float, float]:
-    inside = channel[np.isfinite(channel) & (channel != 0)]
-    if not inside.size:
-        return 0.0, 1.0
-    low, high = np.percentile(inside, (1, 99.5))
-    # A skull-stripped background is darker than the darkest tissue.
-    return float(min(low, max(0.0, low - 0.2 * (high - low)))), float(max(high, low + 1e-6))
-
-
-def _to_ras(geometry: Geometry) -> tuple[list[int], list[bool]]:
-    """For each RAS axis, the array axis nearest to it and whether that runs the other way."""
-    codes = geometry.orientation
-    order = [next(axis for axis in range(3) if codes[axis] in letters) for letters in ("RL", "AP", "SI")]
-    return order, [codes[axis] in "LPI" for axis in order]
-
-
-def _reordered(array: NDArray[Any], order: list[int], flips: list[bool]) -> NDArray[Any]:
-    turned = array.transpose(0, *(1 + axis for axis in order))
-    return turned[:, *(slice(None, None, -1 if flip else 1) for flip in flips)]
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Bounding box with a small margin; everything when the mask is empty."""
-    box = []
-    for size, side in zip(mask.shape, bounding_box(mask), strict=True):
-        margin = math.ceil(0.02 * size)
-        box.append(slice(max(0, side.start - margin), min(size, side.stop + margin)))
-    return tuple(box)
-
-
-def _centre(marked: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The slices with most of the largest connected structure; the middle when there is none."""
-    if not marked.any():
-        return tuple(size // 2 for size in marked.shape)
-    largest = cc3d.largest_k(np.ascontiguousarray(marked), k=1, connectivity=26) > 0
-    return tuple(
-        int(largest.sum(axis=tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)
-    )
-
-
-def _obliqueness_degrees(geometry: Geometry) -> float:
-    """The largest angle between an array axis and the body axis it is named after."""
-    order, _ = _to_ras(geometry)
-    cosines = [abs(float(geometry.direction[ras, axis])) for ras, axis in enumerate(order)]
-    return math.degrees(math.acos(min(1.0, *cosines)))

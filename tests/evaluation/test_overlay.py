@@ -11,7 +11,8 @@ from matplotlib import image as pictures
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
-from medmamba.evaluation.overlay import COLOURS, overlay
+from medmamba.evaluation.display import COLOURS
+from medmamba.evaluation.overlay import overlay
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 
