@@ -39,7 +39,7 @@ WITHIN = {
     "data": ("patches", "augment", "cache", "preprocess", "__init__"),
     "demo": ("demo", "phantom", "__init__"),
     "evaluation": (
-        "sources",
+        "sources page",
         "evaluate comparison breakdown subgroups nnunet_summary",
         "report probabilities maps",
         "metrics",
@@ -92,6 +92,8 @@ CONFINED = {
     "nibabel": ("io",),
     "SimpleITK": ("io",),
     "numba": ("kernels",),
+    "jinja2": ("evaluation.page",),
+    "PIL": ("evaluation.page",),
     "triton": ("kernels",),
 }
 

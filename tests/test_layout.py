@@ -75,3 +75,6 @@ def test_wheel_is_what_is_tested_when_asked_for() -> None:
     assert shipped == sources | standins
     assert len(list(compat.STANDINS.glob("*.dist-info/METADATA"))) == 2
     assert (root / "medmamba" / "py.typed").is_file()
+    templates = Path("medmamba", "evaluation", "page", "templates")
+    ours, theirs = ({path.name for path in (place / templates).iterdir()} for place in (root, CHECKOUT))
+    assert ours == theirs
