@@ -7,7 +7,8 @@ maps the index of a voxel's centre to its world position. Nothing in this file r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+
+#: Arrays are read in slabs of about so many voxels: what is made of them on the way stays in the processor's cache.
+SLAB_VOXELS = 2**18
 
 #: Two grids count as the same one, everywhere, when every corner voxel lies less than this share of a voxel
 #: apart: headers round, but half a voxel is another place.
@@ -201,17 +205,44 @@ class Volume:
         return Volume(array, self.geometry)
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box around what is marked, a slice for each axis; everything where nothing is.
+def slabs(shape: Sequence[int], voxels: int = SLAB_VOXELS) -> Iterator[slice]:
+    """Parts of the first axis that hold about so many voxels each.
+
+    >>> list(slabs((5, 10), 20))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, voxels // max(1, math.prod(shape[1:])))
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def in_memory_order(array: NDArray[Any]) -> NDArray[Any]:
+    """The array itself, or its transpose where the first axis runs faster than the last."""
+    return array.T if array.ndim > 1 and array.strides[0] < array.strides[-1] else array
+
+
+def bounding_box(array: NDArray[Any]) -> tuple[slice, ...]:
+    """The smallest box around what is not zero, a slice for each axis; everything where nothing is.
 
     >>> bounding_box(np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0]], bool))
     (slice(1, 3, None), slice(0, 2, None))
     """
-    box = []
-    for axis, size in enumerate(mask.shape):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, size))
-    return tuple(box)
+    return marked_box(array) or tuple(slice(0, size) for size in array.shape)
+
+
+def marked_box(array: NDArray[Any]) -> tuple[slice, ...] | None:
+    """The smallest box around what is not zero, a slice for each axis; None where nothing is."""
+    ordered = in_memory_order(array)
+    inside = [np.zeros(size, dtype=bool) for size in ordered.shape]
+    for rows in slabs(ordered.shape):
+        marked = ordered[rows] != 0
+        if marked.any():
+            inside[0][rows] = marked.any(axis=tuple(range(1, array.ndim)))
+            for axis in range(1, array.ndim):
+                inside[axis] |= marked.any(axis=tuple(other for other in range(array.ndim) if other != axis))
+    if not inside[0].any():
+        return None
+    at = [np.flatnonzero(marks) for marks in (inside if ordered is array else reversed(inside))]
+    return tuple(slice(int(marks[0]), int(marks[-1]) + 1) for marks in at)
 
 
 def _rounded(values: Sequence[float]) -> tuple[float, ...]:

@@ -43,7 +43,11 @@ WITHIN = {
         "evaluate comparison breakdown subgroups nnunet_summary",
         "report probabilities maps",
         "metrics",
+        "masks",
         "*",
+        "lesions",
+        "components",
+        "surface",
         "scores",
     ),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
@@ -87,6 +91,7 @@ STRANGERS = {
 #: Libraries that stay in one place.
 CONFINED = {
     "monai": ("data", "prediction.predictor"),
+    "cc3d": ("evaluation.components",),
     "typer": ("cli",),
     "rich": ("cli",),
     "nibabel": ("io",),

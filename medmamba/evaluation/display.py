@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from medmamba.evaluation.components import components
 from medmamba.volume import Geometry, bounding_box
 
 #: The bright ones of Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -98,7 +98,8 @@ def most_of_largest(marked: NDArray[np.bool_]) -> tuple[int, ...]:
     """The slices with most of the largest connected structure; the middle when there is none."""
     if not marked.any():
         return tuple(size // 2 for size in marked.shape)
-    largest = cc3d.largest_k(np.ascontiguousarray(marked), k=1, connectivity=26) > 0
+    found = components(marked)
+    largest = found.labels == found.voxels.argmax()
     return tuple(
         int(largest.sum(axis=tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)
     )

@@ -1,8 +1,6 @@
 """Lesions: the connected components of two masks, and which of them meet.
 
-Voxels that share a face, an edge or a corner belong to one component (26 neighbours; 8 in the plane). Everything works
-in the box around both masks, and what concerns one lesion in the box around that: nothing is computed where neither
-mask is, and no number depends on it.
+What concerns one lesion is computed in the box around it: no number depends on what is around that.
 """
 
 from __future__ import annotations
@@ -10,106 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medmamba.evaluation.components import Components, Ids, Overlaps, overlaps
 from medmamba.evaluation.scores import Lesion, LesionKind, ratio
-from medmamba.evaluation.surface import Mask, same_shape, slabs
-from medmamba.labels import integer_type
-from medmamba.volume import bounding_box
-
-Ids = NDArray[np.int64]
-Box = tuple[slice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Components:
-    """The connected components of a mask, numbered from 1 in the order in which the first axis runs fastest.
-
-    Args:
-        labels: number of the component at each voxel, 0 outside; as small a type as holds them.
-        voxels: (N + 1,) how many each has; of 0 nothing.
-        boxes: N + 1 boxes around each; that of 0 is without meaning.
-    """
-
-    labels: NDArray[Any]
-    voxels: Ids
-    boxes: tuple[Box, ...]
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.voxels) - 1
-
-    @property
-    def ids(self) -> Ids:
-        """Their numbers."""
-        return np.arange(1, self.count + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Overlaps:
-    """In how many voxels the things that two arrays number lie on one another: one entry for each two that do.
-
-    Args:
-        one: (N,) numbers in the first array, ascending.
-        other: (N,) in the second.
-        voxels: (N,) which they share.
-    """
-
-    one: Ids
-    other: Ids
-    voxels: Ids
-
-
-def components(mask: Mask) -> Components:
-    """The connected components of a mask of two or three axes."""
-    import cc3d  # late: who asks for overlap alone need not wait for it
-
-    # Numbered as an ITK reader would find them; cc3d goes through memory in one direction.
-    turned = np.ascontiguousarray(mask.T)
-    # Where the number of voxels along an axis is odd, cc3d 4.1.1 fails on as many lesions as there can be.
-    odd = [(0, size % 2) for size in turned.shape]
-    room = np.pad(turned, odd) if np.any(odd) else turned
-    labels = cc3d.connected_components(room, connectivity=26 if mask.ndim == 3 else 8, binary_image=True)
-    return measured(labels[tuple(slice(size) for size in turned.shape)].T)
-
-
-def measured(labels: NDArray[Any]) -> Components:
-    """What is known of components that an array numbers."""
-    import cc3d  # late, as above
-
-    found = cc3d.statistics(labels)
-    voxels = found["voxel_counts"].astype(np.int64)
-    voxels[0] = 0
-    small = labels.astype(integer_type(0, len(voxels)), copy=False)
-    return Components(labels=small, voxels=voxels, boxes=tuple(found["bounding_boxes"]))
-
-
-def overlaps(one: NDArray[Any], other: NDArray[Any]) -> Overlaps:
-    """Which things that one array numbers share voxels with which of another array of its shape; 0 is nothing."""
-    from scipy.sparse import coo_array, csr_array  # late, as above
-
-    shape = (int(one.max(initial=0)) + 1, int(other.max(initial=0)) + 1)
-    table = csr_array(shape, dtype=np.int64)
-    for rows in slabs(one.T.shape):
-        here, there = one.T[rows], other.T[rows]
-        both = (here != 0) & (there != 0)
-        if both.any():
-            table = table + coo_array(
-                (np.ones(np.count_nonzero(both), dtype=np.int64), (here[both], there[both])), shape=shape
-            )
-    entries = table.tocoo()
-    return Overlaps(*(np.asarray(values, dtype=np.int64) for values in (entries.row, entries.col, entries.data)))
-
-
-def union(boxes: Sequence[Box]) -> Box:
-    """The box around boxes."""
-    return tuple(
-        slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*boxes, strict=True)
-    )
+from medmamba.evaluation.surface import same_shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,44 +49,20 @@ class Panoptic:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesions:
-    """The components of a prediction and of its reference, all in one box of the image.
+    """The components of a prediction and of its reference.
 
     Args:
-        prediction: (I, J, K) mask, or (I, J).
-        reference: mask of the same shape.
-        margin: voxels that the box reaches beyond both masks, where the image does.
-
-    Raises:
-        ValueError: if shapes differ.
+        predicted: those of the prediction.
+        expected: those of the reference, numbered in an array of the same shape.
+        corner: where the first voxel of these arrays is in the image.
     """
 
-    prediction: Mask
-    reference: Mask
-    margin: int = 0
+    predicted: Components
+    expected: Components
+    corner: tuple[int, ...] = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        same_shape(self.prediction, self.reference)
-
-    @cached_property
-    def box(self) -> Box:
-        """Where they are in the image; as small as it gets where both masks are empty."""
-        around = [bounding_box(mask) for mask in (self.prediction, self.reference) if mask.any()]
-        if not around:
-            return (slice(0, 1),) * self.reference.ndim
-        return tuple(
-            slice(max(part.start - self.margin, 0), min(part.stop + self.margin, size))
-            for part, size in zip(union(around), self.reference.shape, strict=True)
-        )
-
-    @cached_property
-    def predicted(self) -> Components:
-        """Those of the prediction."""
-        return components(self.prediction[self.box])
-
-    @cached_property
-    def expected(self) -> Components:
-        """Those of the reference."""
-        return components(self.reference[self.box])
+        same_shape(self.predicted.labels, self.expected.labels)
 
     @cached_property
     def meetings(self) -> Overlaps:
@@ -259,7 +140,7 @@ class Lesions:
         box = found.boxes[lesion]
         voxels = np.argwhere(found.labels[box] == lesion)
         apart = (((voxels - voxels.mean(axis=0)) * spacing_mm) ** 2).sum(axis=1)
-        start = [inner.start + outer.start for inner, outer in zip(box, self.box, strict=True)]
+        start = [side.start + first for side, first in zip(box, self.corner, strict=False)]
         i, j, k = (*(voxels[apart.argmin()] + start), 0)[:3]
         return int(i), int(j), int(k)
 
@@ -277,7 +158,7 @@ def one_to_one(one: Ids, other: Ids, scores: NDArray[np.float64]) -> Ids:
     Returns:
         (M,) which entries.
     """
-    from scipy.optimize import linear_sum_assignment  # late, as above
+    from scipy.optimize import linear_sum_assignment  # late: who asks for overlap alone need not wait for it
 
     if not scores.size:
         return np.zeros(0, dtype=np.int64)

@@ -10,16 +10,16 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmamba.evaluation.lesions import Components, components, measured, overlaps, union
-from medmamba.evaluation.region import Columns, Region, volume_mm3
-from medmamba.evaluation.surface import Mask, SurfaceDistances, hausdorff, slabs, surface_distances
+from medmamba.evaluation.components import Box, components_in_slabs, overlaps, union
+from medmamba.evaluation.region import MARGIN, Columns, Region, volume_mm3
+from medmamba.evaluation.surface import Mask, SurfaceDistances, hausdorff, surface_distances
+from medmamba.volume import slabs
 
-#: So many voxels these challenges let references grow at most.
-MARGIN = 3
 #: What stands for an infinite distance, in mm.
 INFINITE_MM = 374.0
 #: A guard of the official script against division by zero, which a specificity of 0 / 0 shows.
@@ -59,6 +59,28 @@ def _grown(mask: Mask, axis: int) -> Mask:
     return grown
 
 
+@dataclass(frozen=True, slots=True)
+class _Growing:
+    """A mask that grows slab by slab.
+
+    Args:
+        labels: what is not zero is marked.
+        times: how often it grows, see `dilated`.
+    """
+
+    labels: NDArray[Any]
+    times: int
+
+    def __call__(self, rows: slice) -> Mask:
+        """A part of the grown mask, transposed."""
+        around = slice(max(rows.start - self.times, 0), rows.stop + self.times)
+        part = self.labels.T[around] != 0
+        if part.any():
+            part = dilated(part.T, self.times).T
+        grown: Mask = part[rows.start - around.start :][: rows.stop - rows.start]
+        return grown
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brats2023:
     """The lesion-wise scores of BraTS 2023.
@@ -71,6 +93,10 @@ class Brats2023:
 
     dilation: int
     volume_mm3: float
+
+    def __post_init__(self) -> None:
+        if self.dilation > MARGIN:
+            raise ValueError(f"masks leave room for lesions to grow by up to {MARGIN} voxels, got {self.dilation}")
 
     def __call__(self, region: Region) -> Columns:
         """All columns of the official table, by name."""
@@ -98,30 +124,27 @@ class Brats2023:
 
     def _matches(self, region: Region) -> _Matches:
         """The lesions of the reference, merged where they lie close together, and what was predicted near each."""
-        lesions = region.lesions
-        if lesions.margin < self.dilation:
-            raise ValueError(f"lesions that grow by {self.dilation} voxels need that margin, got {lesions.margin}")
-        reference, predicted = lesions.reference[lesions.box], lesions.predicted
+        expected, predicted = region.lesions.expected, region.lesions.predicted
         # The zone around a merged lesion is the component of the grown reference that it lies in: growing it by itself
         # gives the same, as every voxel grows into one piece.
-        zones = components(dilated(reference, self.dilation)).labels
-        near = overlaps(zones, predicted.labels)
-        zones[~reference] = 0
-        merged = measured(zones)
-        common = np.zeros(merged.count + 1, dtype=np.int64)
-        meetings = overlaps(merged.labels, predicted.labels)
-        np.add.at(common, meetings.one, meetings.voxels)
+        zones = components_in_slabs(_Growing(expected.labels, self.dilation), expected.labels.shape)
+        near, common = overlaps(zones.labels, predicted.labels), np.zeros(zones.count + 1, dtype=np.int64)
+        zone = np.zeros(expected.count + 1, dtype=np.int64)
+        home = overlaps(expected.labels, zones.labels)
+        zone[home.one] = home.other
+        np.add.at(common, zone[region.lesions.meetings.one], region.lesions.meetings.voxels)
         return _Matches(
-            merged=merged,
+            zone=zone,
             lesions=tuple(
                 _Lesion(
                     id=int(lesion),
-                    voxels=int(merged.voxels[lesion]),
+                    box=union([expected.boxes[part] for part in np.flatnonzero(zone == lesion)]),
+                    voxels=int(expected.voxels[zone == lesion].sum()),
                     common=int(common[lesion]),
                     near=(ids := near.other[near.one == lesion]),
                     near_voxels=int(predicted.voxels[ids].sum()),
                 )
-                for lesion in merged.ids
+                for lesion in zones.ids
             ),
             false=predicted.count - len(np.unique(near.other)),
         )
@@ -129,16 +152,16 @@ class Brats2023:
     def _hd95(self, region: Region, matched: _Matches, lesion: _Lesion) -> float:
         if not lesion.is_found:
             return INFINITE_MM
-        predicted = region.lesions.predicted
+        expected, predicted = region.lesions.expected, region.lesions.predicted
         if len(matched.lesions) == 1 and not matched.false:  # it is all there is, which has been measured
             return hausdorff(_whole(region))
-        box = union([matched.merged.boxes[lesion.id], *(predicted.boxes[other] for other in lesion.near)])
+        box = union([lesion.box, *(predicted.boxes[other] for other in lesion.near)])
         is_near = np.zeros(predicted.count + 1, dtype=bool)
         is_near[lesion.near] = True
         return hausdorff(
             surface_distances(
                 is_near[predicted.labels[box]],
-                matched.merged.labels[box] == lesion.id,
+                (matched.zone == lesion.id)[expected.labels[box]],
                 region.spacing_mm,
                 contour=False,
             )
@@ -150,6 +173,7 @@ class _Lesion:
     """A lesion of the reference in BraTS 2023: its voxels, those it shares, and the predicted components near it."""
 
     id: int
+    box: Box
     voxels: int
     common: int
     near: NDArray[np.int64]
@@ -166,9 +190,15 @@ class _Lesion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Matches:
-    """All lesions of a case in BraTS 2023, and how many predicted components are near none."""
+    """All lesions of a case in BraTS 2023, and how many predicted components are near none.
 
-    merged: Components
+    Args:
+        zone: (N + 1,) number of the lesion that each component of the reference is part of.
+        lesions: those.
+        false: how many predicted components are near none.
+    """
+
+    zone: NDArray[np.int64]
     lesions: tuple[_Lesion, ...]
     false: int
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medmamba.evaluation.lesions import one_to_one, union
+from medmamba.evaluation.components import union
+from medmamba.evaluation.lesions import one_to_one
 from medmamba.evaluation.region import Columns, Region, volume_mm3
 from medmamba.evaluation.scores import ratio
 from medmamba.evaluation.surface import Mask, border_distances
@@ -173,8 +174,8 @@ def _global(region: Region) -> Columns:
             "global_nsd": worst,
             "global_hd95": INFINITE_MM if counts.either else _NAN,
         }
-    box = region.lesions.box
-    nsd, hd95 = _pair_scores(region.prediction[box], region.reference[box], (1.0,) * len(box), 0.5)
+    prediction, reference = region.prediction, region.reference
+    nsd, hd95 = _pair_scores(prediction, reference, (1.0,) * reference.ndim, 0.5)
     return {"global_dice": counts.dice, "global_nsd": nsd, "global_hd95": hd95}
 
 

@@ -20,42 +20,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from medmamba.errors import UsageError
-from medmamba.evaluation.calibration import BINS, MARGIN_MM, expected_calibration_error, reliability
-from medmamba.evaluation.challenges import CHALLENGES, Challenge, Table
-from medmamba.evaluation.lesions import Lesions, Panoptic
-from medmamba.evaluation.lesionwise2023 import MARGIN
-from medmamba.evaluation.region import Columns
-from medmamba.evaluation.scores import Reliability, Voxels
-from medmamba.evaluation.surface import (
-    Mask,
-    SurfaceDistances,
-    assd,
-    hausdorff,
-    same_shape,
-    surface_dice,
-    surface_distances,
-)
+from medmamba.evaluation.calibration import BINS, MARGIN_MM, expected_calibration_error
+from medmamba.evaluation.challenges import CHALLENGES, Challenge
+from medmamba.evaluation.masks import Masks, count_voxels
+from medmamba.evaluation.surface import Mask, assd, hausdorff, surface_dice
 from medmamba.evaluation.words import WORDS
-
-
-def count_voxels(prediction: Mask, reference: Mask) -> Voxels:
-    """In how many voxels two masks agree and differ.
-
-    Raises:
-        ValueError: if shapes differ.
-    """
-    same_shape(prediction, reference)
-    common = int(np.count_nonzero(prediction & reference))
-    only_prediction, only_reference = (int(np.count_nonzero(mask)) - common for mask in (prediction, reference))
-    rest = prediction.size - common - only_prediction - only_reference
-    return Voxels(tp=common, fp=only_prediction, fn=only_reference, tn=rest)
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
@@ -76,70 +48,6 @@ def precision(prediction: Mask, reference: Mask) -> float:
 def sensitivity(prediction: Mask, reference: Mask) -> float:
     """Share of the reference that was found (recall); NaN when it is empty."""
     return count_voxels(prediction, reference).sensitivity
-
-
-@dataclass(frozen=True, kw_only=True)
-class Masks:
-    """A prediction and its reference, with what several metrics need computed once.
-
-    Args:
-        prediction: (I, J, K) bool.
-        reference: (I, J, K) bool.
-        spacing_mm: size of a voxel along each array axis.
-        annotated: (I, J, K) bool, the voxels that count; None where all do. Both masks are empty in the others.
-        probability: (I, J, K) of the structure, where the network's are at hand.
-    """
-
-    prediction: Mask
-    reference: Mask
-    spacing_mm: tuple[float, ...]
-    annotated: Mask | None = None
-    probability: NDArray[np.float32] | None = None
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of a voxel whose edges are perpendicular."""
-        return float(np.prod(self.spacing_mm)) / 1000
-
-    @cached_property
-    def voxels(self) -> Voxels:
-        """In how many voxels both agree and differ, of those that count."""
-        voxels = count_voxels(self.prediction, self.reference)
-        if self.annotated is None:
-            return voxels
-        return replace(voxels, tn=int(np.count_nonzero(self.annotated)) - voxels.either)
-
-    @cached_property
-    def surface(self) -> SurfaceDistances:
-        """The distances between both surfaces."""
-        return surface_distances(self.prediction, self.reference, self.spacing_mm)
-
-    @cached_property
-    def reliability(self) -> Reliability | None:
-        """How often probabilities around the structure are right; None without probabilities."""
-        if self.probability is None:
-            return None
-        return reliability(self.probability, self.prediction, self.reference, self.spacing_mm, annotated=self.annotated)
-
-    @cached_property
-    def lesions(self) -> Lesions:
-        """The connected components of both."""
-        return Lesions(prediction=self.prediction, reference=self.reference, margin=MARGIN)
-
-    @cached_property
-    def panoptic(self) -> Panoptic:
-        """How well their components are recognized and segmented."""
-        return self.lesions.panoptic
-
-    def columns(self, table: Table) -> Columns:
-        """The table of a challenge, made once."""
-        if table not in self._tables:
-            self._tables[table] = table(self)
-        return self._tables[table]
-
-    @cached_property
-    def _tables(self) -> dict[Table, Columns]:
-        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

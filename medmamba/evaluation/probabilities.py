@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.errors import DataError
-from medmamba.evaluation.metrics import count_voxels
+from medmamba.evaluation.masks import count_voxels
 from medmamba.io.layouts.names import split_ending
 from medmamba.labels import Labels
 

@@ -9,16 +9,18 @@ from medmamba.evaluation.lesions import Lesions
 from medmamba.evaluation.scores import Voxels
 from medmamba.evaluation.surface import Mask, SurfaceDistances
 
+#: So many voxels challenges look beyond both masks at most.
+MARGIN = 3
 #: Values by the names of their columns.
 Columns = dict[str, float]
 
 
 class Region(Protocol):
-    """One region of one case, as `medmamba.evaluation.metrics.Masks`."""
+    """One region of one case, as `medmamba.evaluation.masks.Masks`."""
 
     @property
     def prediction(self) -> Mask:
-        """(I, J, K) bool."""
+        """(I, J, K) bool, in a box that leaves room for `MARGIN` where the image does."""
         ...
 
     @property
@@ -43,7 +45,7 @@ class Region(Protocol):
 
     @property
     def lesions(self) -> Lesions:
-        """Their components, in a box that leaves room for `MARGIN`."""
+        """Their components."""
         ...
 
 

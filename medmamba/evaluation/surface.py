@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -25,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.evaluation.scores import ratio
-from medmamba.volume import bounding_box
+from medmamba.labels import integer_type
+from medmamba.volume import in_memory_order, marked_box, slabs
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Arrays are read in slabs of about so many voxels: what is made of them on the way stays in the processor's cache.
-SLAB_VOXELS = 2**18
 #: So many points are looked up at a time.
 POINTS = 2**16
 
@@ -67,6 +66,28 @@ class SurfaceDistances:
         return None if not any(empty) else float("nan" if all(empty) else "inf")
 
 
+class Surface(NamedTuple):
+    """The elements of a surface.
+
+    Args:
+        corners: (N, dims) the grid corners they are at, as small a type as holds their indices.
+        codes: (N,) which of the voxels around each are inside, from which its area follows.
+        area_of: the area for each code, in mm^2, or the length in mm in the plane.
+        spacing_mm: size of a voxel along each of the axes.
+    """
+
+    corners: NDArray[Any]
+    codes: NDArray[np.uint8]
+    area_of: FloatArray
+    spacing_mm: tuple[float, ...]
+
+    @property
+    def areas(self) -> FloatArray:
+        """(N,) of each."""
+        areas: FloatArray = self.area_of[self.codes]
+        return areas
+
+
 def surface_distances(
     prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, contour: bool = True
 ) -> SurfaceDistances:
@@ -83,18 +104,27 @@ def surface_distances(
         ValueError: if shapes differ or the spacing does not have one positive entry per axis.
     """
     same_shape(prediction, reference)
+    ours, theirs = (surface_of(mask, spacing_mm, contour=contour) for mask in (prediction, reference))
+    return distances_between(ours, theirs)
+
+
+def surface_of(mask: Mask, spacing_mm: Sequence[float], *, contour: bool = True) -> Surface:
+    """The surface of a mask: arguments and errors as of `surface_distances`."""
     spacing = tuple(float(step) for step in spacing_mm)
-    if len(spacing) != prediction.ndim or prediction.ndim not in (2, 3):
-        raise ValueError(f"spacing needs one entry for each of two or three axes, got {spacing} for {prediction.shape}")
+    if len(spacing) != mask.ndim or mask.ndim not in (2, 3):
+        raise ValueError(f"spacing needs one entry for each of two or three axes, got {spacing} for {mask.shape}")
     if not all(0 < step < np.inf for step in spacing):
         raise ValueError(f"spacing must be positive and finite along every axis, got {spacing} mm")
-    prediction, reference = prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
-    if contour and prediction.ndim == 3 and prediction.shape.count(1) == 1:
-        flat = prediction.shape.index(1)
-        prediction, reference = prediction.squeeze(flat), reference.squeeze(flat)
-        spacing = spacing[:flat] + spacing[flat + 1 :]
-    ours, theirs = (_elements(mask, spacing) for mask in (prediction, reference))
-    return SurfaceDistances(*_distances(ours, theirs, spacing), *_distances(theirs, ours, spacing))
+    mask = mask.astype(bool, copy=False)
+    if contour and mask.ndim == 3 and mask.shape.count(1) == 1:
+        flat = mask.shape.index(1)
+        mask, spacing = mask.squeeze(flat), spacing[:flat] + spacing[flat + 1 :]
+    return _elements(mask, spacing)
+
+
+def distances_between(prediction: Surface, reference: Surface) -> SurfaceDistances:
+    """Distances between two surfaces of masks of one shape and spacing."""
+    return SurfaceDistances(*_distances(prediction, reference), *_distances(reference, prediction))
 
 
 def border_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[float]) -> tuple[FloatArray, FloatArray]:
@@ -112,12 +142,6 @@ def border_distances(prediction: Mask, reference: Mask, spacing_mm: Sequence[flo
     """
     ours, theirs = (np.argwhere(_border(mask)) for mask in (prediction, reference))
     return _nearest_mm(ours, theirs, spacing_mm), _nearest_mm(theirs, ours, spacing_mm)
-
-
-def slabs(shape: Sequence[int]) -> Iterator[slice]:
-    """Parts of the first axis that hold about `SLAB_VOXELS` voxels each."""
-    step = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
-    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
 def hausdorff(distances: SurfaceDistances, percentile: float = 95) -> float:
@@ -144,7 +168,7 @@ def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
     return ratio(sum(float(areas[values <= tolerance_mm].sum()) for values, areas in distances.directions), total)
 
 
-def same_shape(prediction: Mask, reference: Mask) -> None:
+def same_shape(prediction: NDArray[Any], reference: NDArray[Any]) -> None:
     """Refuse masks of different shapes: numpy would broadcast one of a single slice over all of them without a word.
 
     Raises:
@@ -159,25 +183,13 @@ def _percentile(values: FloatArray, areas: FloatArray, percentile: float) -> flo
     return float(values[min(int(np.searchsorted(share, percentile / 100)), len(values) - 1)])
 
 
-class _Elements(NamedTuple):
-    """Elements of a surface.
-
-    Args:
-        corners: (N, dims) the grid corners they are at.
-        areas: (N,) of each, in mm^2 or mm.
-    """
-
-    corners: NDArray[np.int32]
-    areas: FloatArray
-
-
-def _distances(source: _Elements, target: _Elements, spacing: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
+def _distances(source: Surface, target: Surface) -> tuple[FloatArray, FloatArray]:
     """Distance from each element of ``source`` to the nearest of ``target``, ascending, and the elements' areas."""
-    if not target.areas.size:
-        return np.full(source.areas.shape, np.inf), source.areas
-    values = _nearest_mm(source.corners, target.corners, spacing)
-    order = np.lexsort((source.areas, values))
-    return values[order], source.areas[order]
+    if not target.codes.size:
+        return np.full(source.codes.shape, np.inf), source.areas
+    values, areas = _nearest_mm(source.corners, target.corners, source.spacing_mm), source.areas
+    order = np.lexsort((areas, values))
+    return values[order], areas[order]
 
 
 def _nearest_mm(points: NDArray[Any], others: NDArray[Any], spacing_mm: Sequence[float]) -> FloatArray:
@@ -192,7 +204,7 @@ def _nearest_mm(points: NDArray[Any], others: NDArray[Any], spacing_mm: Sequence
         some = points[start : start + POINTS]
         _, nearest = tree.query(some * scale)
         # From whole steps, so that one and the same step is one and the same distance wherever it lies.
-        distances[start : start + POINTS] = np.linalg.norm((some - others[nearest]) * scale, axis=1)
+        distances[start : start + POINTS] = np.linalg.norm((some.astype(np.int64) - others[nearest]) * scale, axis=1)
     return distances
 
 
@@ -206,22 +218,29 @@ def _border(mask: Mask) -> Mask:
     return mask & ~within
 
 
-def _elements(mask: Mask, spacing: tuple[float, ...]) -> _Elements:
+def _elements(mask: Mask, spacing: tuple[float, ...]) -> Surface:
     """The surface of a mask, read in the order in which it lies in memory."""
-    box = bounding_box(mask)
-    turned = mask.strides[0] < mask.strides[-1]
-    array = mask[box].T if turned else mask[box]
-    areas = _element_areas(spacing[::-1] if turned else spacing)
-    corners, codes = [], []
+    array = in_memory_order(mask)
+    turned = array is not mask
+    kind = integer_type(0, max(mask.shape))
+    corners, codes = [np.zeros((0, mask.ndim), dtype=kind)], [np.zeros(0, dtype=np.uint8)]
     for slab in slabs([size + 1 for size in array.shape]):
-        found = _neighbourhoods(array, slab)
+        box = marked_box(array[max(slab.start - 1, 0) : slab.stop])
+        if box is None:
+            continue
+        found = _neighbourhoods(array[:, *box[1:]], slab)
         # All outside is 0, all inside the largest code.
-        at = np.nonzero((found != 0) & (found != len(areas) - 1))
-        corners.append(np.stack(at, axis=1).astype(np.int32))
-        corners[-1][:, 0] += slab.start
+        at = np.nonzero((found != 0) & (found != 2**2**mask.ndim - 1))
+        first = (slab.start, *(side.start for side in box[1:]))
+        corners.append(np.stack([axis + by for axis, by in zip(at, first, strict=True)], axis=1).astype(kind))
         codes.append(found[at])
-    every = np.concatenate(corners)[:, :: -1 if turned else 1]
-    return _Elements(every + np.array([part.start for part in box], dtype=np.int32), areas[np.concatenate(codes)])
+    every = np.concatenate(corners)
+    return Surface(
+        corners=every[:, ::-1] if turned else every,
+        codes=np.concatenate(codes),
+        area_of=_element_areas(spacing[::-1] if turned else spacing),
+        spacing_mm=spacing,
+    )
 
 
 def _neighbourhoods(mask: Mask, rows: slice) -> NDArray[np.uint8]:

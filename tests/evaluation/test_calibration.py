@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from medmamba.evaluation.calibration import BINS, expected_calibration_error, reliability
-from medmamba.evaluation.metrics import METRICS, Masks
+from medmamba.evaluation.masks import Masks
+from medmamba.evaluation.metrics import METRICS
 from tests.mask_factory import Mask, box
 
 ALL = (1.0, 1.0, 1.0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medmamba.evaluation.challenges import CHALLENGES
-from medmamba.evaluation.metrics import GROUPS, METRICS, Masks
+from medmamba.evaluation.masks import Masks
+from medmamba.evaluation.metrics import GROUPS, METRICS
 from tests.mask_factory import Mask, box
 
 SHAPE = (16, 16, 16)

@@ -17,9 +17,9 @@ from scipy import ndimage
 
 from medmamba import io
 from medmamba.evaluation.challenges import CHALLENGES
-from medmamba.evaluation.lesions import Lesions
 from medmamba.evaluation.lesionwise2023 import Brats2023, dilated
-from medmamba.evaluation.metrics import METRICS, Masks
+from medmamba.evaluation.masks import Masks
+from medmamba.evaluation.metrics import METRICS
 from tests.mask_factory import Mask, blobs, box
 from tests.tumour_factory import REGIONS_2023, REGIONS_2024, TINY, recoded, tiny_pair
 
@@ -245,14 +245,9 @@ def test_masks_grow_as_in_scipy(shape: tuple[int, ...], times: int) -> None:
     np.testing.assert_array_equal(dilated(mask, times), ndimage.binary_dilation(mask, structure, times))
 
 
-def test_lesions_that_grow_need_room_in_their_box() -> None:
-    class Narrow(Masks):
-        @property
-        def lesions(self) -> Lesions:  # type: ignore[override]
-            return Lesions(prediction=self.prediction, reference=self.reference, margin=2)
-
-    with pytest.raises(ValueError, match=r"grow by 3 voxels need that margin, got 2"):
-        RULES[3, 50](Narrow(prediction=TWO, reference=TWO, spacing_mm=(1.0, 1.0, 1.0)))
+def test_lesions_grow_no_further_than_masks_leave_room() -> None:
+    with pytest.raises(ValueError, match=r"grow by up to 3 voxels, got 4"):
+        Brats2023(dilation=4, volume_mm3=50)
 
 
 # 2024

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medmamba.evaluation.maps import FEW, LabelMaps, holding
-from medmamba.evaluation.metrics import METRICS, Masks, count_voxels
+from medmamba.evaluation.masks import Masks, count_voxels
+from medmamba.evaluation.metrics import METRICS
 from medmamba.labels import Label
 
 WHOLE, CORE = Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))
@@ -34,26 +35,28 @@ def test_counts_in_the_box_are_those_of_the_whole_masks(label: Label, ignore: in
     assert masks.voxels == replace(
         count_voxels(prediction, reference), tn=int((counts & ~prediction & ~reference).sum())
     )
-    np.testing.assert_array_equal(masks.prediction, prediction)
-    np.testing.assert_array_equal(masks.reference, reference)
-    whole = Masks(prediction=prediction, reference=reference, spacing_mm=maps.spacing_mm, annotated=masks.annotated)
+    whole = Masks(
+        prediction=prediction,
+        reference=reference,
+        spacing_mm=maps.spacing_mm,
+        annotated=None if ignore is None else counts,
+    )
+    assert masks.reference.size < whole.reference.size
+    assert masks.lesions.table((1, 1, 1), 1.0) == whole.lesions.table((1, 1, 1), 1.0)
     for name, row in METRICS.items():
         np.testing.assert_equal(row.measure(masks), row.measure(whole), err_msg=name)
 
 
-def test_masks_are_made_only_when_a_metric_looks_at_them() -> None:
-    masks = two_maps().masks(WHOLE)
-    METRICS["dice"].measure(masks)
-    assert not {"prediction", "reference"} & vars(masks).keys()
-    METRICS["hd95"].measure(masks)
-    assert masks.prediction is masks.prediction
-    with pytest.raises(AttributeError, match="nothing"):
-        masks.nothing  # type: ignore[attr-defined]  # noqa: B018
+def test_box_of_a_label_leaves_the_room_that_metrics_look_at() -> None:
+    maps = two_maps()
+    assert maps.masks(WHOLE).reference.shape == (15, 12, 14)  # 3 voxels, where the image has them
+    probability = np.zeros(maps.reference.shape, np.float32)
+    assert maps.masks(WHOLE, probability).reference.shape == (20, 16, 16)  # 10 mm
 
 
 def test_maps_of_background_alone_are_counted_too() -> None:
     nothing = np.zeros((4, 5, 6), np.uint8)
-    counts = LabelMaps(prediction=nothing, reference=nothing, spacing_mm=(1.0, 1.0, 1.0)).count(WHOLE)
+    counts = LabelMaps(prediction=nothing, reference=nothing, spacing_mm=(1.0, 1.0, 1.0)).masks(WHOLE).voxels
     assert (counts.either, counts.tn) == (0, 120)
 
 

@@ -16,10 +16,10 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 
 from medmamba.errors import UsageError
 from medmamba.evaluation.challenges import CHALLENGES
+from medmamba.evaluation.masks import Masks
 from medmamba.evaluation.metrics import (
     GROUPS,
     METRICS,
-    Masks,
     Metric,
     dice,
     expand,
