@@ -13,7 +13,8 @@ github.com/rachitsaluja/BraTS-2023-Metrics. It runs with the pandas, NumPy and s
 cast to bool for the last, and pandas replaces infinite values in the columns that hold numbers.
 Times are those of its function and of ours, files and all, without imports; every number has to be the same to 1e-6.
 
-``nnunet`` compares whole commands, ``nnUNetv2_evaluate_folder`` and ``medmamba evaluate``, for Dice alone.
+``nnunet`` compares whole commands on 20 pairs, ``nnUNetv2_evaluate_folder`` and ``medmamba evaluate``, of Dice alone
+and with HD95, in one worker on one core and in two on two: seconds on the clock, and of processors.
 
 ``size`` tells the processor's seconds, and by how much the memory of the process grew at most, the label maps that it
 read included, over the bytes of one label map (uint8): for one region of balls with radii of up to 15 voxels, the
@@ -23,6 +24,7 @@ columns of BraTS 2023 (metastases), lesions, HD95 and Dice.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -32,7 +34,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +99,13 @@ def tumours(folder: Path | None) -> Iterator[tuple[str, Any, Any]]:
         yield path.parent.name, prediction, reference
 
 
-def write(folder: Path, brats: Path | None) -> list[str]:
-    """Write every pair below folder/pred and folder/ref, and tell their names."""
+def write(folder: Path, brats: Path | None, lesions: Sequence[int] = (1, 5, 20, 60)) -> list[str]:
+    """Write every pair below folder/pred and folder/ref, and tell their names; so many lesions have made-up heads."""
     import nibabel
 
-    made = [(f"phantom{count:03d}", *phantom(SHAPE, count, count)) for count in (1, 5, 20, 60)]
+    made = ((f"phantom{count:03d}", *phantom(SHAPE, count, count)) for count in lesions)
     names = []
-    for name, *maps in [*tumours(brats), *made]:
+    for name, *maps in itertools.chain(tumours(brats), made):
         names.append(name)
         for side, labels in zip(("pred", "ref"), maps, strict=True):
             (folder / side).mkdir(exist_ok=True)
@@ -244,12 +246,13 @@ def official(script: Path, brats: Path | None, rounds: int) -> None:
 
 
 def nnunet(brats: Path | None, rounds: int) -> None:
-    print("| round | nnUNetv2_evaluate_folder s | medmamba evaluate s | ratio |\n|---|---|---|---|")
-    ratios = []
+    print("| round | metrics of ours | workers | wall s | processor s | ratio of wall | of processor |")
+    print("|---|---|---|---|---|---|---|")
+    ratios: dict[tuple[str, int], list[Any]] = {}
     bin_folder = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        names = write(folder, brats)
+        names = write(folder, brats, range(1, 21 - len(list(tumours(brats)))))
         plans = {"image_reader_writer": "SimpleITKIO"}
         (folder / "plans.json").write_text(json.dumps(plans))
         pred, ref, described = folder / "pred", folder / "ref", folder / "dataset.json"
@@ -262,23 +265,35 @@ def nnunet(brats: Path | None, rounds: int) -> None:
             "-pfile",
             folder / "plans.json",
         ]
-        theirs += ["-np", "1"]
-        ours = [bin_folder / "medmamba", "evaluate", pred, ref, "--metric", "dice", "--labels", described]
-        ours += ["--workers", "1", "--output", folder / "report"]
-        for number in range(rounds):
-            one, other = timed(theirs), timed(ours)
-            ratios.append(other / one)
-            print(f"| {number + 1} | {one:.2f} | {other:.2f} | {ratios[-1]:.3f} |", flush=True)
+        ours = [bin_folder / "medmamba", "evaluate", pred, ref, "--labels", described, "--output", folder / "report"]
+        for number, workers in itertools.product(range(rounds), (1, 2)):
+            one = timed([*theirs, "-np", str(workers)], workers)
+            print(f"| {number + 1} | nnU-Net | {workers} | {one[0]:.2f} | {one[1]:.2f} | 1 | 1 |", flush=True)
+            for metric in ("standard", "dice"):
+                other = timed([*ours, "--metric", metric, "--workers", str(workers)], workers)
+                ratio = other / one
+                ratios.setdefault((metric, workers), []).append(ratio)
+                print(
+                    f"| {number + 1} | {metric} | {workers} | {other[0]:.2f} | {other[1]:.2f} | {ratio[0]:.3f} | "
+                    f"{ratio[1]:.3f} |",
+                    flush=True,
+                )
         same_dice(
             json.loads((pred / "summary.json").read_text()), json.loads((folder / "report" / "report.json").read_text())
         )
-    print(f"\n{len(names)} pairs; median ratio {statistics.median(ratios):.3f}, largest {max(ratios):.3f}.")
+    print(f"\n{len(names)} pairs; ratios of wall and of the processor's time:\n")
+    for (metric, workers), values in ratios.items():
+        told = [f"median {np.median(kind):.3f}, largest {max(kind):.3f}" for kind in np.transpose(values)]
+        print(f"- {metric}, {workers} worker(s): {'; '.join(told)}")
 
 
-def timed(command: list[Any]) -> float:
-    started = time.perf_counter()
-    subprocess.run(["taskset", "-c", "0", *command], check=True, env=one_core(), capture_output=True)
-    return time.perf_counter() - started
+def timed(command: list[Any], cores: int) -> Any:
+    """Seconds on the clock, and of processors, of a command on so many cores."""
+    started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(["taskset", "-c", f"0-{cores - 1}", *command], check=True, env=one_core(), capture_output=True)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    return np.array([time.perf_counter() - started, cpu])
 
 
 def same_dice(theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -232,15 +232,16 @@ def bounding_box(array: NDArray[Any]) -> tuple[slice, ...]:
 def marked_box(array: NDArray[Any]) -> tuple[slice, ...] | None:
     """The smallest box around what is not zero, a slice for each axis; None where nothing is."""
     ordered = in_memory_order(array)
-    inside = [np.zeros(size, dtype=bool) for size in ordered.shape]
+    along, across = np.zeros(ordered.shape[0], dtype=bool), np.zeros(ordered.shape[1:], dtype=bool)
     for rows in slabs(ordered.shape):
         marked = ordered[rows] != 0
         if marked.any():
-            inside[0][rows] = marked.any(axis=tuple(range(1, array.ndim)))
-            for axis in range(1, array.ndim):
-                inside[axis] |= marked.any(axis=tuple(other for other in range(array.ndim) if other != axis))
-    if not inside[0].any():
+            along[rows] = marked.any(axis=tuple(range(1, array.ndim)))
+            across |= marked.any(axis=0)
+    if not along.any():
         return None
+    axes = range(across.ndim)
+    inside = [along, *(across.any(axis=tuple(other for other in axes if other != axis)) for axis in axes)]
     at = [np.flatnonzero(marks) for marks in (inside if ordered is array else reversed(inside))]
     return tuple(slice(int(marks[0]), int(marks[-1]) + 1) for marks in at)
 

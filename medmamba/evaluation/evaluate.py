@@ -37,8 +37,8 @@ from medmamba.volume import Geometry, Volume
 Probabilities = NDArray[np.float32]
 #: So many unknown values are named for each label map.
 NAMED = 10
-#: Memory a voxel takes about while its masks are compared.
-VOXEL_BYTES = 64
+#: Memory a voxel takes about while its masks are compared, both maps as they are stored among it.
+VOXEL_BYTES = 24
 #: And for each output of a network, whose probabilities are read and checked.
 OUTPUT_BYTES = 12
 

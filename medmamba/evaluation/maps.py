@@ -72,53 +72,58 @@ class LabelMaps:
         """
         prediction, reference = (self.mask(values, label, self.box) for values in (self.prediction, self.reference))
         near = count_voxels(prediction, reference)
-        boxes = [_inside(self.box, marked_box(mask)) for mask in (prediction, reference)]
-        looked_at = 0.0 if probability is None else MARGIN_MM
-        margin = [max(MARGIN, math.ceil(looked_at / step)) for step in self.spacing_mm]
-        return _MasksOnDemand(
-            maps=self,
-            label=label,
-            box=_around(boxes, self.reference.shape, margin),
-            voxels=replace(near, tn=self.reference.size - self.ignored - near.either),
-            probability=probability,
-        )
+        voxels = replace(near, tn=self.reference.size - self.ignored - near.either)
+        return _MasksOnDemand(self, label, voxels, probability)
+
+    def box_of(self, label: Label, margin: Sequence[int]) -> Box:
+        """Around a label in both maps, with a margin where the image has room."""
+        masks = (self.mask(values, label, self.box) for values in (self.prediction, self.reference))
+        return _around([_inside(self.box, marked_box(mask)) for mask in masks], self.reference.shape, margin)
 
 
 class _MasksOnDemand(Masks):
     """Masks that are made whenever a metric looks at them and kept by nobody: what takes memory are the maps."""
 
-    def __init__(
-        self, *, maps: LabelMaps, label: Label, box: Box, voxels: Voxels, probability: NDArray[np.float32] | None
-    ) -> None:
-        given = {
-            "spacing_mm": maps.spacing_mm,
-            "probability": None if probability is None else probability[box],
-            "corner": tuple(side.start for side in box),
-            "voxels": voxels,
-            "_made_of": (maps, label, box),
-        }
+    def __init__(self, maps: LabelMaps, label: Label, voxels: Voxels, probability: NDArray[np.float32] | None) -> None:
+        given = {"spacing_mm": maps.spacing_mm, "voxels": voxels, "_made_of": (maps, label, probability)}
         for name, value in given.items():
             object.__setattr__(self, name, value)  # what derives from a frozen dataclass is frozen too
+
+    _made_of: tuple[LabelMaps, Label, NDArray[np.float32] | None]
+
+    @cached_property
+    def _box(self) -> Box:
+        maps, label, probability = self._made_of
+        looked_at = 0.0 if probability is None else MARGIN_MM
+        return maps.box_of(label, [max(MARGIN, math.ceil(looked_at / step)) for step in maps.spacing_mm])
 
     @property
     def prediction(self) -> Mask:
         """(I, J, K) bool, new at each look."""
-        maps, label, box = self._made_of
-        return maps.mask(maps.prediction, label, box)
+        maps, label, _ = self._made_of
+        return maps.mask(maps.prediction, label, self._box)
 
     @property
     def reference(self) -> Mask:
         """(I, J, K) bool, new at each look."""
-        maps, label, box = self._made_of
-        return maps.mask(maps.reference, label, box)
+        maps, label, _ = self._made_of
+        return maps.mask(maps.reference, label, self._box)
 
     @property
     def annotated(self) -> Mask | None:
         """(I, J, K) bool, new at each look."""
-        maps, _, box = self._made_of
-        return maps.annotated(box)
+        return self._made_of[0].annotated(self._box)
 
-    _made_of: tuple[LabelMaps, Label, Box]
+    @property
+    def probability(self) -> NDArray[np.float32] | None:
+        """(I, J, K), where there is one."""
+        probability = self._made_of[2]
+        return None if probability is None else probability[self._box]
+
+    @property
+    def corner(self) -> tuple[int, ...]:
+        """Where the first of these voxels is in the image."""
+        return tuple(side.start for side in self._box)
 
 
 def _inside(outer: Box, inner: Box | None) -> Box | None:

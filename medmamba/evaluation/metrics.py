@@ -109,7 +109,10 @@ def _nsd(tolerance_mm: float) -> Metric:
 
 #: The definition of lesions that share voxels.
 _ANY_OVERLAP = "any overlap, 26 neighbours, no smallest size; Commowick et al. 2018 without their thresholds"
-_PANOPTIC = "Kirillov et al. 2019 on connected components, numbers of panoptica 2.1.7 (IoU of 0.5 and more)"
+_PANOPTIC = (
+    "Kirillov et al. 2019 on connected components; computed here, as panoptica does not install beside our libraries, "
+    "and equal to panoptica 2.1.7 (IoU of 0.5 and more)"
+)
 
 
 def _of_challenge(challenge: Challenge, name: str) -> Metric:

@@ -12,7 +12,7 @@ from medmamba.io.manifest import Manifest
 from medmamba.records import RecordError, read_json
 
 #: What measures, besides this package.
-MEASURING = ("numpy", "scipy", "edt", "connected-components-3d", "panoptica")
+MEASURING = ("numpy", "scipy", "connected-components-3d")
 #: So many digits tell a digest from others.
 DIGITS = 12
 

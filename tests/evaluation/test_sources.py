@@ -34,7 +34,7 @@ def test_saved_report_is_read_from_its_folder_or_by_its_name(folders: tuple[Path
 def test_report_knows_where_its_masks_lie_and_what_measured_them(folders: tuple[Path, Path]) -> None:
     made, _ = evaluate_files(*folders)
     assert (made.origin.prediction, made.origin.reference) == folders
-    assert {"medmamba", "numpy", "scipy", "edt"} <= made.origin.versions.keys()
+    assert {"medmamba", "numpy", "scipy", "connected-components-3d"} <= made.origin.versions.keys()
     assert made.origin.model == ""
 
 

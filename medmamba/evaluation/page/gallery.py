@@ -11,7 +11,6 @@ from medmamba import io
 from medmamba.case import Case, Dataset
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
-from medmamba.evaluation.evaluate import VOXEL_BYTES
 from medmamba.evaluation.matching import Match, match_files
 from medmamba.evaluation.page.parts import Subjects
 from medmamba.evaluation.page.pictures import Montage, montage
@@ -31,6 +30,8 @@ EACH, WORST = 2, 4
 PREFERRED = ("flair", "t2f", "t2_flair")
 #: Cases that can be looked at in the viewer, at most, and what their volumes may take together.
 MOST_VIEWED, VOLUME_BYTES = 32, 9_000_000
+#: Memory a voxel takes about while a case is drawn.
+VOXEL_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
