@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medmamba.evaluation.components import Components, Ids, Overlaps, overlaps
 from medmamba.evaluation.scores import Lesion, LesionKind, ratio
 from medmamba.evaluation.surface import same_shape
+from medmamba.volume import slabs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +139,19 @@ class Lesions:
     def _voxel(self, found: Components, lesion: int, spacing_mm: Sequence[float]) -> tuple[int, int, int]:
         """The voxel of a component nearest to the mean of all its voxels, in the image."""
         box = found.boxes[lesion]
-        voxels = np.argwhere(found.labels[box] == lesion)
-        apart = (((voxels - voxels.mean(axis=0)) * spacing_mm) ** 2).sum(axis=1)
+        inside = found.labels[box] == lesion
+        every = range(inside.ndim)
+        along = [inside.sum(axis=tuple(other for other in every if other != axis)) for axis in every]
+        centre = [(np.arange(counts.size) * counts).sum() / counts.sum() for counts in along]
+        nearest, best = np.zeros(inside.ndim, dtype=np.int64), np.inf
+        for rows in slabs(inside.shape):
+            voxels = np.argwhere(inside[rows])
+            voxels[:, 0] += rows.start
+            apart = (((voxels - centre) * spacing_mm) ** 2).sum(axis=1)
+            if apart.size and apart.min() < best:
+                nearest, best = voxels[apart.argmin()], apart.min()
         start = [side.start + first for side, first in zip(box, self.corner, strict=False)]
-        i, j, k = (*(voxels[apart.argmin()] + start), 0)[:3]
+        i, j, k = (*(nearest + start), 0)[:3]
         return int(i), int(j), int(k)
 
 

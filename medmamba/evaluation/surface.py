@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 #: So many points are looked up at a time.
-POINTS = 2**16
+POINTS = 2**13
 
 
 @dataclass(frozen=True, slots=True)
