@@ -13,7 +13,7 @@ from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, survey
-from medmamba.io.layouts.brats import Brats
+from medmamba.io.layouts.brats import Brats, holds_labels
 from medmamba.io.layouts.editions import EDITIONS, labels_of_edition
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
@@ -279,7 +279,8 @@ def _references(folder: Path) -> dict[str, Path]:
     # A description alone does not make a data set: copies of it lie beside label maps.
     if here and not any((folder / inner).is_dir() for inner in ("imagesTr", "images")):
         return here
-    training = listing(folder).training
+    by_modality = not here and holds_labels(folder)  # of whatever meaning: that is settled elsewhere
+    training = listing(folder, by_modality=by_modality).training
     listed = {case.id: case.label for case in training if case.label is not None}
     return listed or here
 

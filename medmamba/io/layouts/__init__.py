@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medmamba.io.errors import DatasetError
-from medmamba.io.layouts.brats import Brats
+from medmamba.io.layouts.brats import Brats, holds_modalities
 from medmamba.io.layouts.description import splits
 from medmamba.io.layouts.folders import PlainFolders
 from medmamba.io.layouts.hints import no_layout
@@ -37,13 +37,18 @@ def survey(path: Path, edition: str = "", *, workers: int | None = None) -> Surv
         UsageError: if there is no such edition.
         ValueError: if its dataset.json is not JSON.
     """
-    found = listing(path)
+    found = listing(path, by_modality=bool(edition))
     settle(found, edition, at_most=workers)
     return found
 
 
-def listing(path: Path) -> Survey:
-    """As `survey`, of files alone: without saying what the labels of BraTS mean; errors as there."""
+def listing(path: Path, *, by_modality: bool = False) -> Survey:
+    """As `survey`, of files alone: without saying what the labels of BraTS mean; errors as there.
+
+    Args:
+        path: the folder, or its dataset.json.
+        by_modality: take folders of images by modality as BraTS even where nothing is called so.
+    """
     if path.name == "dataset.json":
         path = path.parent
     if path.is_file():
@@ -52,6 +57,8 @@ def listing(path: Path) -> Survey:
         raise FileNotFoundError(f"{path}: there is no such folder")
     folder = Folder(path.resolve())
     layout = next((known for known in LAYOUTS if known.recognises(folder)), None)
+    if layout is None and by_modality and holds_modalities(folder.root):
+        layout = Brats()
     if layout is None:
         raise DatasetError(no_layout(folder.root, LAYOUTS))
     found = layout.survey(folder)

@@ -78,14 +78,17 @@ class Examination:
 class Brats:
     """Folders of cases, whose names no other layout has."""
 
-    looks = "a folder for each case with files that end in t1c, t2f, seg and so on (BraTS as downloaded)"
+    looks = "a folder for each case, called as in BraTS or with files t1c or t1ce, t2f or flair, seg and so on"
     labels_of: ClassVar[dict[str, str]] = {}
     is_described = False
 
     def recognises(self, folder: Folder) -> bool:
-        """By the first folders in it: a case whose name is in its files or one of BraTS's, or two of any name."""
-        found = list(islice(filter(_is_case, islice(_case_folders(folder.root), _LOOKED_AT)), 2))
-        return len(found) > 1 or any(map(_is_called_so, found))  # a folder may happen to hold a t1.nii and a t2.nii
+        """By the first folders in it: a case called as in BraTS, or others whose files are called as there.
+
+        Folders of FLAIR, T1 and T2 are those of many a data set whose labels are no tumours.
+        """
+        found = list(islice(filter(_is_of_brats, islice(_case_folders(folder.root), _LOOKED_AT)), 2))
+        return len(found) > 1 or any(map(_is_called_so, found))  # one folder may happen to hold a t1c.nii and a seg.nii
 
     def survey(self, folder: Folder) -> Survey:
         """Cases with a label map to learn from, and those without to predict; label maps are not read."""
@@ -114,6 +117,16 @@ class Brats:
         return found
 
 
+def holds_modalities(root: Path) -> bool:
+    """Whether there are folders of images by modality, of whatever data set: BraTS where the user says so."""
+    return any(map(_is_case, islice(_case_folders(root), _LOOKED_AT)))
+
+
+def holds_labels(root: Path) -> bool:
+    """Whether such folders hold a label map as well."""
+    return any(_examine(folder).label is not None for folder in filter(_is_case, _case_folders(root)))
+
+
 def examinations(root: Path) -> list[Examination]:
     """The case folders of a data set, or the one that ``root`` itself is, sorted by name."""
     folders = [root] if _is_case(root) else [folder for folder in _case_folders(root) if _is_case(folder)]
@@ -133,7 +146,7 @@ def inputs(root: Path, channels: Sequence[str]) -> list[Case] | None:
     Raises:
         DatasetError: if a channel is no modality of BraTS, or cases lack one, naming them.
     """
-    if not (_is_case(root) or Brats().recognises(Folder(root))):
+    if not (_is_case(root) or holds_modalities(root)):
         return None
     cases = examinations(root)
     unknown = [name for name in channels if modality(name) is None]
@@ -201,6 +214,15 @@ def _is_case(folder: Path) -> bool:
     """Whether a folder holds images of modalities: one under the name of a case of BraTS, two under any other."""
     found = {each for path in _files(folder) if (each := modality(_last_word(path)))}
     return len(found) >= (1 if _is_named(folder) else 2)
+
+
+def _is_of_brats(folder: Path) -> bool:
+    """Whether a case is called as in BraTS, or its files: all in lower case, with contrast agent and label map."""
+    if _is_named(folder):
+        return _is_case(folder)
+    words = {_DIVIDER.split(split_ending(path)[0])[-1] for path in _files(folder)}
+    images = words & {name for each in FOLDERS for name in each.channels}
+    return len(images) > 1 and bool(words & set(SPELLINGS["t1ce"])) and "seg" in words
 
 
 def _is_called_so(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medmamba.case import some
 from medmamba.io.errors import DatasetError
+from medmamba.io.layouts.brats import holds_modalities
 from medmamba.io.layouts.layout import Folder, Layout, folders_in, folders_of
 from medmamba.io.layouts.names import images_in, maps_in, split_ending
 
@@ -54,6 +55,11 @@ def no_layout(path: Path, layouts: Collection[Layout]) -> str:
     images = [image.name for image in images_in(path)]
     if images:
         return f"{wanted}; it holds images itself ({some(images)}): put them into images/ and their labels into labels/"
+    if holds_modalities(path):
+        return (
+            f"{wanted}; folders in it hold images by modality: if they are of BraTS, say with --edition of which "
+            "edition, else list the files of each case in a dataset.json, under 'dataset', as datasets.md shows"
+        )
     patients = [folder.name for folder in folders if images_in(folder)]
     if patients:
         return (

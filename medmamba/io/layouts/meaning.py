@@ -142,6 +142,13 @@ def _detect(found: Survey, named: Sequence[Edition], at_most: int | None) -> Non
             f"{'all of them' if len(seen) > 1 else 'it'}"
         )
     fitting = fitting or list(named)  # a value of no edition, which is told of case by case
+    named_so = any(each.bears(case.id) for each in named for case in found.training)
+    if found.training and not named_so and len(seen - {0}) < 2:  # a mask of whatever it may be
+        raise DatasetError(
+            f"{found.root}: label maps hold {listed(seen - {0}) or 'background'} alone and no case is called as in "
+            f"BraTS, so nothing tells whether these are tumours of BraTS; if so, say with --edition of which edition "
+            "(where an evaluation asks, --labels), else list the files in a dataset.json (datasets.md)"
+        )
     usual = min(fitting, key=lambda each: len(each.values))
     if found.training and not all(usual.agrees(other, seen) for other in fitting):
         raise DatasetError(

@@ -12,7 +12,7 @@ from medmamba import io
 from medmamba.files import OutputError
 from medmamba.io import DatasetError, find_inputs, open_dataset
 from medmamba.io.check import check_dataset
-from medmamba.io.layouts import listing
+from medmamba.io.layouts import listing, survey
 from medmamba.io.layouts.brats import coding_remark
 from medmamba.io.layouts.editions import labels_of_edition
 from medmamba.io.places import check_output_folder
@@ -118,7 +118,53 @@ def test_loose_scans_in_a_home_folder_make_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is no data set"):
         listing(tmp_path / "home")
     write_case(tmp_path / "home" / "ben", FIRST)
-    assert len(listing(tmp_path / "home").test) == 2
+    with pytest.raises(DatasetError, match="if they are of BraTS, say with --edition"):
+        listing(tmp_path / "home")
+    assert len(find_inputs(tmp_path / "home", 2, names_of_channels=("t1ce", "flair"))) == 2
+
+
+#: Files of cases of other data sets: multiple sclerosis, BIDS in one folder, strokes, dementia, tumours of two clinics.
+OTHERS = {
+    "patient{}": ("FLAIR", "T1", "T1POST", "T2", "lesions"),
+    "case{}": ("FLAIR", "T1", "wmh"),
+    "subject{}": ("flair", "t1", "t2", "seg"),
+    "sub-{}": ("sub-{}_T1w", "sub-{}_T2w", "sub-{}_FLAIR", "sub-{}_ce-gd_T1w", "sub-{}_label-lesion_mask"),
+    "sub-strokecase{}": ("sub-strokecase{}_ses-0001_flair", "sub-strokecase{}_ses-0001_dwi", "sub-strokecase{}_msk"),
+    "{}_S_4001": ("ADNI_{}_S_4001_MR_T1", "ADNI_{}_S_4001_MR_FLAIR", "ADNI_{}_S_4001_seg"),
+    "UCSF-PDGM-{}": ("UCSF-PDGM-{}_T1", "UCSF-PDGM-{}_T1c", "UCSF-PDGM-{}_FLAIR", "UCSF-PDGM-{}_tumor_segmentation"),
+    "tumour{}": ("t1c", "t2f", "t1n", "t2w"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_scans_of_other_data_sets_are_not_taken_for_brats(tmp_path: Path, case: str) -> None:
+    for number in ("0001", "0002"):
+        (tmp_path / case.format(number)).mkdir()
+        for name in OTHERS[case]:
+            (tmp_path / case.format(number) / f"{name.format(number)}.nii.gz").touch()
+    with pytest.raises(DatasetError, match="is no data set"):
+        listing(tmp_path)
+    check_output_folder(tmp_path / case.format("0001") / "out")
+
+
+def test_cases_and_files_of_any_name_are_of_the_edition_that_users_tell(tmp_path: Path) -> None:
+    for name in ("anna", "ben"):
+        case = write_case(tmp_path / name, FIRST, (1, 2, 4))
+        for each in FIRST:
+            (case / f"{each}.nii.gz").rename(case / f"{each.upper()}.nii.gz")
+    with pytest.raises(DatasetError, match="say with --edition"):
+        open_dataset(tmp_path)
+    dataset = open_dataset(tmp_path, edition="brats2020")
+    assert (dataset.edition, [case.id for case in dataset.training]) == ("brats2020", ["anna", "ben"])
+
+
+def test_masks_of_one_value_are_no_tumours_unless_a_case_is_called_so(tmp_path: Path) -> None:
+    for name in ("anna", "ben"):
+        write_case(tmp_path / name, FIRST, (1,))
+    assert survey(tmp_path).edition == ""
+    with pytest.raises(DatasetError, match="label maps hold 1 alone and no case is called as in BraTS"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, edition="brats2021").edition == "brats2021"
 
 
 def test_case_folders_are_only_read(tmp_path: Path) -> None:
