@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from medmamba.cli._console import note, out, say, track
+from medmamba.errors import UsageError
+from medmamba.files import OutputError
 
 if TYPE_CHECKING:
     from medmamba.evaluation.report import Report
@@ -52,7 +54,44 @@ def show_report(report: Report) -> None:
         say(f"worst in {metric(report.metrics[0]).title}: {words}")
 
 
-def write_page(reports: Sequence[Report], path: Path, *, images: Path | None, subgroups: Path | None) -> None:
+#: How cases on a page are looked at; words for the option of each command that writes one.
+Viewer = Literal["auto", "slices", "3d"]
+VIEWER = (
+    "How cases are looked at there: in slices, which needs nothing, or in 3D as well, which needs `pip install "
+    "'medmamba[viewer]'` and makes the page 2 MB larger; auto takes 3D where it is installed."
+)
+TITLE = "Heading of the page."
+
+
+def check_page(path: Path, viewer: Viewer, *, inputs: Iterable[Path] = ()) -> None:
+    """Refuse, before anything is measured, a page that could not be written as asked, or would replace a foreign file.
+
+    Raises:
+        OutputError: if a folder, an input, or a file that is no page of ours is in its place.
+        UsageError: if its name is not that of a page.
+        MachineError: if a viewer is asked for that is not installed.
+    """
+    from medmamba.evaluation.page import is_page
+    from medmamba.evaluation.page.viewer import bundle
+    from medmamba.io.places import check_output_files
+
+    check_output_files([path], inputs=inputs)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"a page is an HTML file, but {path} is not called so; give a name that ends in .html")
+    if path.exists() and not is_page(path):
+        raise OutputError(f"{path} exists and is no page of medmamba, so it is kept; give another name, or remove it")
+    bundle(viewer)
+
+
+def write_page(
+    reports: Sequence[Report],
+    path: Path,
+    *,
+    images: Path | None,
+    subgroups: Path | None,
+    title: str,
+    viewer: Viewer,
+) -> None:
     """Write a page about reports, with scans of the data set that the references belong to unless told otherwise."""
     from medmamba.evaluation import page
     from medmamba.evaluation.sources import dataset_of
@@ -63,6 +102,8 @@ def write_page(reports: Sequence[Report], path: Path, *, images: Path | None, su
         path,
         images=images or dataset_of(reports[0].origin.reference),
         subgroups=read(subgroups) if subgroups else None,
+        title=title,
+        viewer=viewer,
         progress=track,
     )
 

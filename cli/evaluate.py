@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from medmamba.cli._console import Exit, note, say, track
-from medmamba.cli._scores import complain, show_report, write_page
+from medmamba.cli._scores import TITLE, VIEWER, Viewer, check_page, complain, show_report, write_page
 from medmamba.evaluation.words import GROUP_WORDS, WORDS
 
 #: Where the help lists options about one thing.
@@ -130,6 +130,8 @@ def evaluate(
     name: Annotated[
         str, typer.Option(help="What the predictions are called there.", rich_help_panel=_PAGE, show_default=False)
     ] = "",
+    title: Annotated[str, typer.Option(help=TITLE, rich_help_panel=_PAGE, show_default="made of the name")] = "",
+    viewer: Annotated[Viewer, typer.Option(help=VIEWER, rich_help_panel=_PAGE)] = "auto",
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="Cases to work on at the same time; each needs memory.")
     ] = 2,
@@ -170,7 +172,7 @@ def evaluate(
     from medmamba.evaluation.report import REPORT_FILES
     from medmamba.evaluation.scores import Policy
     from medmamba.io import is_image
-    from medmamba.io.places import check_output_files, check_output_folder
+    from medmamba.io.places import check_output_folder
 
     expand(metric or ())  # a wrong name is told before anything is read
     policy = Policy.of_words(empty=empty, missing=missing, infinite=infinite)
@@ -183,7 +185,7 @@ def evaluate(
         inputs=[path for path in read if path.is_file() or path.resolve() == folder.resolve()],
     )
     if page:
-        check_output_files([page], inputs=[path for path in read if path.is_file()])
+        check_page(page, viewer, inputs=[path for path in read if path.is_file()])
     report, matches = evaluate_files(
         prediction,
         reference,
@@ -199,7 +201,7 @@ def evaluate(
         described = description_beside(prediction, reference, labels or "")
         paths.append(nnunet_summary.save(report, matches.pairs, folder, description=described))
     if page:
-        write_page([report], page, images=images, subgroups=subgroups)
+        write_page([report], page, images=images, subgroups=subgroups, title=title, viewer=viewer)
         paths.append(page)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medmamba.cli._console import note, say, track
-from medmamba.cli._scores import write_page
+from medmamba.cli._scores import TITLE, VIEWER, Viewer, check_page, write_page
 
 
 def report(
@@ -68,6 +68,8 @@ def report(
             help="Table of cases (CSV) with a column case and others such as site.",
         ),
     ] = None,
+    title: Annotated[str, typer.Option(help=TITLE, show_default="made of the names")] = "",
+    viewer: Annotated[Viewer, typer.Option(help=VIEWER)] = "auto",
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="Cases to compare at the same time; each needs memory.")
     ] = 2,
@@ -91,9 +93,8 @@ def report(
         medmamba report theirs/ ours/ --reference data/Dataset004_Hippocampus --subgroups sites.csv
     """
     from medmamba.evaluation.sources import read_reports
-    from medmamba.io.places import check_output_files
 
-    check_output_files([output], inputs=[path for path in (*sources, reference, subgroups) if path and path.is_file()])
+    check_page(output, viewer, inputs=[path for path in (*sources, reference, subgroups) if path and path.is_file()])
     reports = read_reports(
         sources,
         names=name or (),
@@ -106,5 +107,5 @@ def report(
     for each in reports:
         if each.failed:
             note(f"{each.name}: {len(each.failed)} of {len(each.cases)} cases failed, which the page lists")
-    write_page(reports, output, images=images, subgroups=subgroups)
+    write_page(reports, output, images=images, subgroups=subgroups, title=title, viewer=viewer)
     say(f"page {output}")

@@ -40,7 +40,7 @@ REPORT_FILES = ("report.json", "report.csv", "lesions.csv")
 NO_PREDICTION = "no prediction"
 
 #: What is said before the names of those who decided.
-OWN = "These decide themselves about empty masks and infinite distances:"
+OWN = "Metrics of these definitions decide about empty masks and infinite distances themselves:"
 #: How the sums are made, whatever the policy.
 SUMS = (
     "The mean over labels is the mean of the labels' means.",

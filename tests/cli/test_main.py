@@ -93,6 +93,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--images": None,
         "--subgroups": None,
         "--name": "",
+        "--title": "",
+        "--viewer": "auto",
         "--workers -w": 2,
         "--json": False,
     },
@@ -104,6 +106,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--metric": None,
         "--images": None,
         "--subgroups": None,
+        "--title": "",
+        "--viewer": "auto",
         "--workers -w": 2,
     },
     "networks": {

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 import medmamba.evaluation
 from medmamba.cli.main import app
 from medmamba.evaluation.evaluate import evaluate_files
+from medmamba.evaluation.page import viewer
 from tests.evaluation.factory import ball, description, save
 
 
@@ -70,10 +71,11 @@ def test_evaluation_writes_a_page_of_its_one_report(
 ) -> None:
     near, _, root = models
     images = root / "imagesTr"
-    words = ("--report", tmp_path / "page.html", "--name", "mine", "--images", images)
+    words = ("--report", tmp_path / "page.html", "--name", "mine", "--images", images, "--title", "Ours")
     assert run("evaluate", near, root, *words).exit_code == 0
     assert [report.name for report in page[0]["reports"]] == ["mine"]
     assert (page[0]["images"], page[0]["subgroups"]) == (images, None)
+    assert (page[0]["title"], page[0]["viewer"]) == ("Ours", "auto")
     assert (near / "report.json").is_file()
 
 
@@ -99,6 +101,10 @@ def test_failed_cases_are_told_and_the_page_is_made_all_the_same(
         (("gone",), 2, "does not exist"),
         (("near", "--reference", "far", "--metric", "dise"), 2, "unknown metric 'dise'"),
         (("near/report.json", "-o", "near/report.json"), 2, "is an input"),
+        (("near", "-o", "page.txt"), 2, "give a name that ends in .html"),
+        (("near", "-o", "mine.html"), 2, "mine.html exists and is no page of medmamba, so it is kept"),
+        (("near", "--viewer", "3d"), 4, 'run pip install "medmamba[viewer]"'),
+        (("near", "--viewer", "2d"), 2, "'2d' is not one of 'auto', 'slices', '3d'"),
     ],
 )
 def test_what_can_not_be_reported_on_says_what_to_do(
@@ -110,6 +116,8 @@ def test_what_can_not_be_reported_on_says_what_to_do(
     words: str,
 ) -> None:
     monkeypatch.chdir(models[2].parent)
+    monkeypatch.setattr(viewer, "niivue", lambda: None)
+    Path("mine.html").write_text("<!doctype html><title>my page</title>")
     if "near/report.json" in arguments:
         evaluate_files(models[0], models[2])[0].save(models[0])
     result = run("report", *arguments)

@@ -16,11 +16,14 @@ from medmamba.evaluation.page import context
 from medmamba.evaluation.page import groups as grouping
 from medmamba.evaluation.page.gallery import gather
 from medmamba.evaluation.page.parts import subjects
-from medmamba.evaluation.page.viewer import niivue
+from medmamba.evaluation.page.viewer import bundle
 from medmamba.evaluation.report import Report
 from medmamba.evaluation.subgroups import Subgroups
 from medmamba.files import write_bytes
 from medmamba.progress import Progress, silent
+
+#: By what a page is known as ours; in its template.
+GENERATOR = '<meta name="generator" content="medmamba '
 
 
 def write(
@@ -30,7 +33,7 @@ def write(
     images: Dataset | Path | None = None,
     subgroups: Subgroups | None = None,
     title: str = "",
-    viewer: Literal["auto", "slices"] = "auto",
+    viewer: Literal["auto", "slices", "3d"] = "auto",
     progress: Progress = silent,
 ) -> Path:
     """Write reports as a page; several are compared.
@@ -45,7 +48,7 @@ def write(
         subgroups: a table that says which cases belong together.
         title: of the page.
         viewer: ``auto`` embeds NiiVue where the extra ``medmamba[viewer]`` is installed, for a view in 3D; ``slices``
-            leaves it out, which saves 2 MB.
+            leaves it out, which saves 2 MB; ``3d`` demands it.
         progress: told after each case that is drawn.
 
     Returns:
@@ -55,20 +58,27 @@ def write(
         ValueError: if there is no report.
         DataError: if reports of several models cannot be compared, the table has none of the cases, or ``images`` is
             no data set and no folder of images.
+        MachineError: if NiiVue is demanded and not installed.
         OSError: if the page cannot be written.
     """
     if not reports:
         raise ValueError("a page needs at least one report")
+    engine = bundle(viewer)
     about = subjects(reports)
     named = [model.report for model in about.models]
     comparison = compare(named, seed=named[0].seed) if about.several else None
     groups = grouping.section(about, subgroups)  # before what takes long, as it may refuse the table
     gallery = gather(about, images, progress)
-    bundle = niivue() if viewer == "auto" else None
-    made = context.page(about, gallery, title=title, comparison=comparison, groups=groups, niivue=bundle)
+    made = context.page(about, gallery, title=title, comparison=comparison, groups=groups, niivue=engine)
     # Names of files may hold what is no text: it is shown as an escape, and cannot hide.
     write_bytes(_render(made).encode("utf-8", "backslashreplace"), path)
     return path
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `write` made, which another may replace."""
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(4096)
 
 
 def _render(made: context.Page) -> str:

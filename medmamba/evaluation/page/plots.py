@@ -28,6 +28,10 @@ class Point:
     target: str
 
 
+#: Letters that are narrower or wider than others.
+_WIDTHS = (("ijl.,;:'!|I ", 4.5), ("ftr()[]-/", 6.0), ("mwMW@%", 13.5))
+
+
 @dataclass(frozen=True, slots=True)
 class Dot:
     """One point of a plane; as `Point`. ``kind`` is a class of the style sheet."""
@@ -185,7 +189,13 @@ def strips(rows: Sequence[Row], *, title: str, axis: str, share: bool, bare: boo
 
 
 def _name_width(rows: Sequence[Row]) -> float:
-    return 18 + 6.4 * max((len(_short(line)) for row in rows for line in row.name.split("\n")), default=0)
+    lines = [_short(line) for row in rows for line in row.name.split("\n")]
+    return 14 + max((sum(map(_letter_width, line)) for line in lines), default=0)
+
+
+def _letter_width(letter: str) -> float:
+    """At least what fonts without serifs take at the size that names have on a phone."""
+    return next((width for letters, width in _WIDTHS if letter in letters), 9.0)
 
 
 def _names(row: Row, x: float, middle: float) -> list[Markup]:

@@ -56,7 +56,8 @@ class Scene:
         geometry: of the files.
         box: what is shown of the whole volume, along the RAS axes.
         spacing_mm: along the RAS axes.
-        reference: (X, Y, Z) each voxel's place among the labels' allowed values.
+        reference: (X, Y, Z) each voxel's place among the labels' allowed values, of those that make the same
+            structures the first.
         predictions: likewise; None where there is none on the reference's grid.
         ignored: that place for voxels without annotation; None when there is none.
         image: (X, Y, Z) from black (0) to white (255); None where there is none.
@@ -137,7 +138,16 @@ def _places(array: NDArray[Any], labels: Labels) -> Map:
     """Each voxel's place among the allowed values; background for values that no label has."""
     known = np.array(labels.allowed_values)
     places = np.searchsorted(known, array).clip(max=len(known) - 1)
-    return np.where(known[places] == array, places, 0).astype(np.uint8, order="C")
+    return np.where(known[places] == array, np.array(_alike(labels))[places], 0).astype(np.uint8, order="C")
+
+
+def _alike(labels: Labels) -> list[int]:
+    """For each allowed value the place of the first one of the same structures: regions do not tell them apart."""
+    held = [
+        (value == labels.ignore, *(value in label.values for label in labels.foreground))
+        for value in labels.allowed_values
+    ]
+    return list(map(held.index, held))
 
 
 def _image(subject: Subject, reference: Volume, order: list[int], flips: list[bool]) -> Map | None:

@@ -58,11 +58,12 @@ def _level(about: Subjects, summary: Summary, name: str) -> Markup:
             "{} {}: <strong>{} of {} values are infinite</strong>, where one mask is empty; median {}{}.",
             known.title, where, summary.infinite, summary.values, value_text(summary.median, name), unit,
         )  # fmt: skip
+    left_out = f", {count(summary.undefined, 'undefined value')} left out" if summary.undefined else ""
     sure = f" (95 % interval {spread(summary.interval, name)})" if summary.interval else ""
     return say(
-        "Mean {} {}: <strong>{}{}</strong>{}, from {}; median {}.",
+        "Mean {} {}: <strong>{}{}</strong>{}, from {}{}; median {}{}.",
         known.title, where, value_text(summary.mean, name), unit, sure,
-        count(summary.n, "case"), value_text(summary.median, name),
+        count(summary.n, "case"), left_out, value_text(summary.median, name), unit,
     )  # fmt: skip
 
 
@@ -110,21 +111,29 @@ def _worst_cases(about: Subjects, model: Model) -> Iterator[Markup]:
 
 
 def _lesions(model: Model) -> Iterator[Markup]:
-    rows = [score.lesions for _, score in model.scores() if score.lesions]
-    lesions = [lesion for row in rows for lesion in row]
-    there = [lesion for lesion in lesions if lesion.kind != "false"]
-    if len(there) < MINIMUM_FOR_INTERVAL:
-        return
-    found = sum(lesion.kind == "found" for lesion in there)
-    middle = float(np.median([lesion.volume_ml for lesion in there]))
-    small = [lesion for lesion in there if lesion.volume_ml <= middle]
-    missed = sum(lesion.kind == "missed" for lesion in small)
-    false = (len(lesions) - len(there)) / sum(1 for case in model.report.cases if case.scores)
-    yield say(
-        "<strong>{} of {} lesions found</strong> ({}); of the smaller half (up to {} ml) {} were missed; "
-        "{:.1f} false ones a case.", found, len(there), percent(found / len(there)), figure(middle),
-        percent(missed / len(small)), false,
-    )  # fmt: skip
+    """How many were found and invented: in more words of one label, label by label of several, which may overlap."""
+    found: dict[str, Markup] = {}
+    labels = [label.name for label in model.report.labels.foreground]
+    for label in labels:
+        lesions = [lesion for _, score in model.scores() if score.label == label for lesion in score.lesions]
+        there = [lesion for lesion in lesions if lesion.kind != "false"]
+        if len(there) < MINIMUM_FOR_INTERVAL:
+            continue
+        met = sum(lesion.kind == "found" for lesion in there)
+        false = (len(lesions) - len(there)) / sum(1 for case in model.report.cases if case.scores)
+        invented = say("{:.1f} invented per case", false)
+        if len(labels) == 1:
+            middle = float(np.median([lesion.volume_ml for lesion in there]))
+            small = [lesion.kind for lesion in there if lesion.volume_ml <= middle]
+            yield say(
+                "<strong>{} of {} lesions found</strong> ({}); of the smaller half (up to {} ml) {} were missed; {}.",
+                met, len(there), percent(met / len(there)), figure(middle),
+                percent(small.count("missed") / len(small)), invented,
+            )  # fmt: skip
+        found[label] = say("{} <strong>{} of {}</strong> ({}; {})", label, met, len(there),
+                           percent(met / len(there)), invented)  # fmt: skip
+    if len(labels) > 1 and found:
+        yield say("Lesions found: {}.", listed(list(found.values()), len(found)))
 
 
 def order(about: Subjects) -> list[str]:

@@ -77,14 +77,17 @@ def _judged(about: Subjects, contrast: Contrast, names: dict[str, Markup]) -> Ma
         return say("{}: {}.", where, test.reason or "nothing is claimed")
     better = contrast.better
     if better is None:
-        return say("{}: <strong>no difference beyond chance</strong> between {} and {} ({}; {}).", where,
-                   names[contrast.first], names[contrast.second], _p(contrast.p_holm), _record(contrast))  # fmt: skip
+        leads = f"better on {test.wins} and {test.losses} of {test.n} cases"
+        tied = f", equal on {test.ties}," if test.ties else ","
+        return say("{}: <strong>no difference shown</strong>: {} and {} are {}{} which chance may explain "
+                   "(adjusted {}).", where, names[contrast.first], names[contrast.second], leads, tied,
+                   _p(contrast.p_holm))  # fmt: skip
     wins = test.wins if better == contrast.first else test.losses
     unit = f" {metric(contrast.metric).unit}" if metric(contrast.metric).unit else ""
     by = ""
     if test.shift and math.isfinite(test.shift.value):
         by = f", typically by {value_text(abs(test.shift.value), contrast.metric)}{unit}"
-    return say("{}: <strong>{} is better</strong> on {} of {} cases{}, more than chance explains ({}).", where,
+    return say("{}: <strong>{} is better</strong> on {} of {} cases{}, more than chance explains (adjusted {}).", where,
                names[better], wins, test.n, by, _p(contrast.p_holm))  # fmt: skip
 
 
@@ -92,11 +95,6 @@ def _p(value: float | None) -> str:
     if value is None:
         return "–"
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def _record(contrast: Contrast) -> str:
-    test = contrast.test
-    return f"{test.wins} won, {test.ties} tied, {test.losses} lost"
 
 
 def _contrasts(about: Subjects, comparison: Comparison) -> Table:
@@ -133,7 +131,7 @@ def _contrast_cells(contrast: Contrast, marks: dict[str, Markup]) -> tuple[str |
         spread(test.shift.interval, contrast.metric) if test.shift and test.shift.interval else "–",
         "–" if test.effect is None else figure(test.effect),
         _p(contrast.p_holm).removeprefix("p = ").removeprefix("p "),
-        marks[contrast.better] if contrast.better else "not known",
+        marks[contrast.better] if contrast.better else "not shown",
         test.reason,
     )
 

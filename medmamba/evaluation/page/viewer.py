@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medmamba.errors import MachineError
 from medmamba.evaluation.display import ras_axes
 from medmamba.evaluation.page.scene import Map, Scene
 
@@ -112,6 +113,21 @@ class Bundle:
 
     version: str
     script: str
+
+
+def bundle(viewer: Literal["auto", "slices", "3d"]) -> Bundle | None:
+    """NiiVue where it is wanted: for ``3d``, and for ``auto`` where it is installed.
+
+    Raises:
+        MachineError: if it must be there and is not.
+    """
+    found = None if viewer == "slices" else niivue()
+    if viewer == "3d" and found is None:
+        raise MachineError(
+            f'a view in 3D needs the package {PACKAGE}, which is not installed; run pip install "medmamba[viewer]", or '
+            "leave the viewer at auto or slices"
+        )
+    return found
 
 
 @cache

@@ -153,6 +153,17 @@ def test_ids_that_would_be_code_are_text(tmp_path: Path, chromium: Chromium) -> 
     assert chromium.run("document.querySelectorAll('#lesion-table img, #cases-table img').length") == 0
 
 
+def test_page_is_light_on_paper_whatever_is_preferred_or_chosen(written: Path, chromium: Chromium) -> None:
+    chromium.open(written)
+    for theme in ("light", "dark", ""):
+        chromium.run(f"document.documentElement.dataset.theme = '{theme}'")
+        chromium(
+            "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
+        )
+        assert chromium.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert chromium.run("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+
+
 def test_page_prints(written: Path, tmp_path: Path, chromium: Chromium) -> None:
     chromium.open(written)
     chromium.pdf(tmp_path / "page.pdf")

@@ -13,7 +13,7 @@ import pytest
 
 from medmamba import io
 from medmamba.case import Case, Dataset
-from medmamba.errors import DataError
+from medmamba.errors import DataError, MachineError
 from medmamba.evaluation import page
 from medmamba.evaluation.evaluate import evaluate
 from medmamba.evaluation.matching import match_files
@@ -98,7 +98,7 @@ def test_summary_says_how_good_how_sure_and_where(single: Parsed) -> None:
     assert re.search(r"Mean Dice over 2 labels: 0\.\d{3} \(95 % interval 0\.\d{3} to 0\.\d{3}\), from 12 cases", words)
     assert "Weakest label:" in words
     assert "Worst in Dice: " in words
-    assert "24 of 48 lesions found (50 %)" in words
+    assert "Lesions found: lesion 12 of 24 (50 %; 1.0 invented per case) and core 12 of 24" in words
 
 
 def test_summary_says_which_model_is_better_and_that_it_is_no_chance(several: Parsed) -> None:
@@ -108,7 +108,7 @@ def test_summary_says_which_model_is_better_and_that_it_is_no_chance(several: Pa
 
 def test_equal_models_are_not_told_apart(tmp_path: Path) -> None:
     words = parsed(made_up(IDS, name="a"), made_up(IDS, name="b", seed=0), folder=tmp_path).words
-    assert "no difference beyond chance" in words
+    assert "no difference shown" in words
     assert "is better on" not in words
 
 
@@ -284,6 +284,17 @@ def test_niivue_is_embedded_where_it_is_installed_and_asked_for(
     assert "ipyniivue 9.8.7" in made.words
     assert "data-mode" in made.source
     assert "niivue" not in Parsed(page.write([report], tmp_path / "o.html", viewer="slices").read_text()).scripts
+
+
+def test_page_is_known_as_ours_and_viewers_that_must_be_there_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewer, "niivue", lambda: None)
+    assert page.is_page(page.write([made_up(IDS)], tmp_path / "a.html", title="x" * 5000))
+    (tmp_path / "b.html").write_text("<!doctype html><title>medmamba</title>")
+    assert not page.is_page(tmp_path / "b.html")
+    with pytest.raises(MachineError, match=r'run pip install "medmamba\[viewer\]"'):
+        page.write([made_up(IDS)], tmp_path / "a.html", viewer="3d")
 
 
 def test_words_stand_out_from_their_ground_in_every_theme() -> None:

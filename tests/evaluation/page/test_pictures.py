@@ -187,3 +187,13 @@ def test_worst_median_and_best_cases_are_chosen_once_each(count: int) -> None:
         assert groups["Worst cases"] == tuple(ranked[:4])
         assert ranked[count // 2] in groups["Median cases"]
         assert groups["Best cases"] == tuple(ranked[-2:])
+
+
+def test_values_that_regions_do_not_tell_apart_are_no_error(tmp_path: Path) -> None:
+    region = Labels(
+        foreground=(Label(name="WT", values=(1, 2, 3)), Label(name="TC", values=(1, 3))), region_order=(2, 1)
+    )
+    reference = np.array([1, 1, 2, 3, 0], np.uint8).reshape(5, 1, 1)
+    prediction = np.array([1, 3, 1, 1, 3], np.uint8).reshape(5, 1, 1)
+    scene = read_scene(subject(tmp_path, prediction, reference, labels=region))
+    assert sorted(scene.judged(0).ravel().tolist()) == sorted([RIGHT, RIGHT, OTHER, RIGHT, FALSE])

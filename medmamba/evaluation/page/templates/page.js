@@ -2,6 +2,7 @@
 // Tables that are sorted, filtered and paged; the theme; links to rows that are not shown.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE_ROWS = 60;
+const PAPER_ROWS = 240;
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -70,6 +71,8 @@ class Grid {
     this.more.addEventListener("click", () => { this.most = this.most === Infinity ? PAGE_ROWS : Infinity; this.draw(); });
     const save = element("button", { type: "button" }, "Download CSV");
     save.addEventListener("click", () => this.save());
+    this.paper = element("p", { class: "lead paper" });
+    this.box.append(this.paper);
     this.tools.append(...pieces, this.counter, this.more, save);
     this.tools.hidden = false;
   }
@@ -107,6 +110,15 @@ class Grid {
       (hidden ? `, the first ${this.most} shown` : "");
     this.more.hidden = found.length <= PAGE_ROWS;
     this.more.textContent = hidden ? "Show all" : "Show fewer";
+  }
+
+  print() {
+    this.kept = this.most;
+    this.most = PAPER_ROWS;
+    this.draw();
+    const found = this.matching().length;
+    const words = `The first ${PAPER_ROWS} of ${found} rows; filters on the screen hold for paper, and Download CSV there has all.`;
+    this.paper.textContent = found > PAPER_ROWS ? words : "";
   }
 
   save() {
@@ -218,6 +230,6 @@ for (const button of document.querySelectorAll("[data-view]")) {
 }
 window.addEventListener("hashchange", reveal);
 if (location.hash) reveal();
-// On paper there is no paging.
-window.addEventListener("beforeprint", () => GRIDS.forEach(({ grid }) => { grid.kept = grid.most; grid.most = Infinity; grid.draw(); }));
+// On paper there is no paging, but nobody reads hundreds of rows there.
+window.addEventListener("beforeprint", () => GRIDS.forEach(({ grid }) => grid.print()));
 window.addEventListener("afterprint", () => GRIDS.forEach(({ grid }) => { grid.most = grid.kept; grid.draw(); }));
