@@ -97,6 +97,7 @@ def write_page(
     from medmamba.evaluation.sources import dataset_of
     from medmamba.evaluation.subgroups import read
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     page.write(
         reports,
         path,
@@ -127,7 +128,8 @@ def complain(report: Report) -> None:
         note(f"and {len(remarks) - 20} more remarks on single cases, all in the report")
     if report.extra_predictions:
         names = some(report.extra_predictions)
-        note(f"{len(report.extra_predictions)} predictions have no reference and were not scored: {names}")
+        have = "prediction has" if len(report.extra_predictions) == 1 else "predictions have"
+        note(f"{len(report.extra_predictions)} {have} no reference and cannot be scored: {names}")
 
 
 def _define(names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
-from medmamba.io.layouts import Folder, listing, survey
+from medmamba.io.layouts import Folder, listing, settle, survey
 from medmamba.io.layouts.brats import Brats, holds_labels
 from medmamba.io.layouts.editions import EDITIONS, labels_of_edition
 from medmamba.io.layouts.names import maps_in, split_ending
@@ -183,9 +183,11 @@ def _is_brats(path: Path) -> bool:
 
 def _meaning_of(folder: Path, edition: str = "") -> Meaning:
     """What values mean in a folder of BraTS, by the names of cases and by the values themselves."""
-    found = survey(folder, edition)
-    if found.labels is None:
-        raise found.problems[0]
+    found = listing(folder, by_modality=bool(edition))
+    others = len(found.problems)  # those of files are not about values
+    settle(found, edition)
+    if found.problems[others:] or found.labels is None:
+        raise (found.problems[others:] or found.problems)[0]
     return Meaning(found.labels, found.edition)
 
 

@@ -245,6 +245,7 @@ class Origin:
         model: what made the predictions, in a few words; empty where nothing says so.
         plan_digest: of the plan that the model was trained by; empty likewise.
         versions: of the packages that measured, by name.
+        more: further folders of predictions, of the other folds where several are one report.
     """
 
     prediction: Path | None = None
@@ -252,3 +253,4 @@ class Origin:
     model: str = ""
     plan_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    more: tuple[Path, ...] = ()

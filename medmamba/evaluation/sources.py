@@ -127,7 +127,8 @@ def _together(reports: Sequence[Report], path: Path) -> Report:
             f"the reports of the folds in {path} are of different labels, metrics or policies, or of one case twice; "
             "evaluate all folds alike, or give the folders one by one"
         )
-    return replace(reports[0], cases=tuple(cases), name="")
+    others = tuple(report.origin.prediction for report in reports[1:] if report.origin.prediction)
+    return replace(reports[0], cases=tuple(cases), name="", origin=replace(reports[0].origin, more=others))
 
 
 def _named(reports: Sequence[Report], paths: Sequence[Path], names: Sequence[str]) -> list[Report]:

@@ -153,7 +153,7 @@ def test_extra_predictions_are_mentioned(folders: tuple[Path, Path]) -> None:
     (folders[1] / "case_3.nii.gz").unlink()
     result = run(*folders)
     assert result.exit_code == 0
-    assert "1 predictions have no reference and were not scored: case_3.nii.gz" in result.stderr
+    assert "1 prediction has no reference and cannot be scored: case_3.nii.gz" in result.stderr
 
 
 def test_wrong_metric_lists_the_right_ones(folders: tuple[Path, Path]) -> None:

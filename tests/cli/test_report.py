@@ -124,3 +124,13 @@ def test_what_can_not_be_reported_on_says_what_to_do(
     assert result.exit_code == code, result.output
     assert words in " ".join(result.stderr.split())
     assert not page
+
+
+def test_page_goes_into_a_folder_that_is_made_and_replaces_one_of_ours(
+    models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / "folder" / "page.html"
+    for _ in range(2):
+        result = run("report", models[0], "--reference", models[2], "-o", output, "--title", "Ours")
+        assert result.exit_code == 0, result.output
+    assert "<h1>Ours</h1>" in output.read_text()

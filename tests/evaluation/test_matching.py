@@ -14,7 +14,7 @@ from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.matching import Match, find_labels, find_meaning, labels_in, match_files
 from medmamba.io.layouts.editions import labels_of_edition
 from medmamba.labels import Label
-from tests.brats_factory import brats2020, brats2023
+from tests.brats_factory import FIRST, SECOND, brats2020, brats2023, write_case
 from tests.evaluation.factory import AFFINE, BALL, REGIONS, ball, description, save
 
 
@@ -192,3 +192,10 @@ def test_folder_that_mixes_editions_is_refused_by_name(tmp_path: Path) -> None:
 def test_edition_that_there_is_none_of_is_refused_with_those_there_are(folders: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match=r"'brats1999' is nothing that exists, and none of brats2013, .*brats2024-met"):
         find_meaning(*folders, "brats1999")
+
+
+def test_edition_that_is_told_does_not_make_one_of_two_whose_values_differ(tmp_path: Path) -> None:
+    write_case(tmp_path / "BraTS2021_00001", FIRST, (1, 2, 4), divider="_")
+    write_case(tmp_path / "BraTS-GLI-00002-000", SECOND, (1, 2, 3), divider="-")
+    with pytest.raises(DataError, match="mixes editions of BraTS"):
+        find_meaning(tmp_path, tmp_path, "brats2021")

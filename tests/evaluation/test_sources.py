@@ -110,6 +110,7 @@ def test_run_is_what_it_predicted_and_a_plan_is_all_its_folds(folders: tuple[Pat
         replace(report, cases=cases).save(run / "predictions")
     assert [case.id for case in read_report(runs[0]).cases] == ["b", "c"]
     assert read_report(tmp_path / "plan").cases == report.cases
+    assert read_report(tmp_path / "plan").origin.more == (report.origin.prediction,)
     report.save(runs[1] / "predictions")
     with pytest.raises(DataError, match="of one case twice"):
         read_report(tmp_path / "plan")

@@ -128,20 +128,22 @@ def _files(about: Subjects) -> dict[str, tuple[Path, tuple[Path | None, ...]]]:
     predictions: list[dict[str, Path | None]] = []
     for model in about.models:
         pairs = _pairs(model.report.origin)
-        predictions.append({pair.id: pair.prediction for pair in pairs})
+        predictions.append({pair.id: pair.prediction for pair in sorted(pairs, key=lambda pair: bool(pair.prediction))})
         references = {pair.id: pair.reference for pair in pairs} | references
     return {case: (path, tuple(own.get(case) for own in predictions)) for case, path in references.items()}
 
 
-def _pairs(origin: Origin) -> tuple[Match, ...]:
-    """The files that a report was made of, as far as they are still where it says."""
+def _pairs(origin: Origin) -> list[Match]:
+    """The files that a report was made of, as far as they are still where it says; of each fold, where they are many."""
     if origin.prediction is None or origin.reference is None:
-        return ()
-    try:
-        return match_files(origin.prediction, origin.reference).pairs
-    except (DataError, OSError) as error:
-        log.info("no pictures: %s", in_words(error))
-        return ()
+        return []
+    found: list[Match] = []
+    for folder in (origin.prediction, *origin.more):
+        try:
+            found += match_files(folder, origin.reference).pairs
+        except (DataError, OSError) as error:
+            log.info("no pictures: %s", in_words(error))
+    return found
 
 
 def _images(images: Dataset | Path | None) -> tuple[dict[str, tuple[Case, int]], str]:

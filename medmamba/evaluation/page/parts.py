@@ -184,7 +184,8 @@ def anchor(case: int) -> str:
 
 def without_paths(text: str, report: Report) -> str:
     """Text without folders, of which only the files' names remain: a page may go where they are nobody's business."""
-    known = [path for path in (report.origin.prediction, report.origin.reference) if path is not None]
+    origin = report.origin
+    known = [path for path in (origin.prediction, origin.reference, *origin.more) if path is not None]
     places = {place for path in known for place in (path, path.absolute(), path.resolve())} | {Path.home()}
     folders = {str(folder) for place in places for folder in (place, *place.parents) if len(folder.parts) > 1}
     for folder in sorted(folders, key=len, reverse=True):

@@ -14,7 +14,7 @@ from medmamba.io.layouts.meaning import settle
 from medmamba.io.layouts.msd import Decathlon
 from medmamba.io.layouts.nnunet import NnUNet
 
-__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "listing", "survey"]
+__all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "listing", "settle", "survey"]
 
 #: The first that recognises a folder surveys it.
 LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders(), Brats())

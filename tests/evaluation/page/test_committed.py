@@ -17,7 +17,9 @@ def test_pages_are_named_and_small() -> None:
     assert PAGES
     assert sum(path.stat().st_size for path in PAGES) < 5e6
     told = (FOLDER / "README.md").read_text()
-    assert all(path.name in told for path in PAGES)
+    pictures = sorted(FOLDER.glob("*.png"))
+    assert all(path.name in told for path in (*PAGES, *pictures))
+    assert all(path.stat().st_size < 150e3 for path in pictures)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

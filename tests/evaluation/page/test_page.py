@@ -212,6 +212,19 @@ def test_cases_are_drawn_and_embedded_whatever_their_size(shape: tuple[int, int,
             assert len(unpacked(packed)) == np.prod(each["shape"])
 
 
+def test_cases_of_all_folds_of_one_model_have_pictures(tmp_path: Path) -> None:
+    predictions, references, images = write_masks(tmp_path, 6, shape=(20, 18, 12))
+    report = evaluate(match_files(predictions, references).pairs, TWO)
+    folder = tmp_path / "fold 1"
+    folder.mkdir()
+    for path in sorted(predictions.glob("*.nii.gz"))[:3]:
+        path.rename(folder / path.name)
+    report = replace(report, origin=Origin(prediction=predictions, reference=references, more=(folder,)))
+    made = parsed(report, folder=tmp_path, images=images)
+    volumes = [json.loads(text) for name, text in made.scripts.items() if name.startswith("volumes-")]
+    assert [None in each["predictions"] for each in volumes] == [False] * 6
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_of_several_channels_the_one_with_most_to_see_is_shown(together: bool, tmp_path: Path) -> None:
     predictions, references, images = write_masks(tmp_path, 1)
