@@ -27,6 +27,7 @@ class Column:
         higher_is_better: which direction is better.
         unit: of the value; empty for a share or a count.
         worst: the value of a case without a usable prediction; NaN where the challenge has none.
+        count: as of `medmamba.evaluation.metrics.Metric`.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Column:
     higher_is_better: bool = True
     unit: str = ""
     worst: float = 0.0
+    count: bool = False
 
 
 def _distance(title: str, definition: str, worst: float) -> Column:
@@ -53,6 +55,7 @@ def _counts(which: str, fp: str, worst: float) -> dict[str, Column]:
             definition=text,
             higher_is_better=name == "tp",
             worst=0.0 if name == "tp" else worst,
+            count=True,
         )
         for name, (title, text) in texts.items()
     }

@@ -65,6 +65,7 @@ class Metric:
         bound: the worst value there is; None for 0 where higher is better and infinity where lower is.
         own_policy: it decides itself what becomes of empty masks and infinite distances, as those of challenges do; the
             report's policy leaves its values alone.
+        count: it counts lesions, and is neither a share nor measured in a unit.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Metric:
     symmetric: bool = True
     bound: float | None = None
     own_policy: bool = False
+    count: bool = False
 
     @property
     def worst(self) -> float:
@@ -127,6 +129,7 @@ def _of_challenge(challenge: Challenge, name: str) -> Metric:
         symmetric=False,
         bound=column.worst,
         own_policy=True,
+        count=column.count,
     )
 
 
@@ -251,6 +254,7 @@ METRICS: dict[str, Metric] = {
         symmetric=False,
         bound=float("nan"),
         own_policy=True,
+        count=True,
     ),
     "lesions_false": Metric(
         title="lesions invented",
@@ -261,6 +265,7 @@ METRICS: dict[str, Metric] = {
         symmetric=False,
         bound=float("nan"),
         own_policy=True,
+        count=True,
     ),
     "pq": Metric(
         title="panoptic quality",

@@ -195,3 +195,10 @@ def test_dice_of_empty_masks_is_undefined_as_in_nnunet_and_monai() -> None:
     empty = torch.zeros((1, 1, 4, 4, 4))
     assert math.isnan(dice(empty[0, 0].numpy() > 0, empty[0, 0].numpy() > 0))
     assert math.isnan(float(compute_dice(empty, empty)))
+
+
+def test_what_counts_lesions_says_so() -> None:
+    counts = {name for name, row in METRICS.items() if row.count}
+    assert {"lesions_missed", "lesions_false", "brats2023_gli_tp", "brats2024_met_small_fp"} <= counts
+    assert counts == {name for name in METRICS if name.startswith("lesions_") or name.endswith(("_tp", "_fp", "_fn"))}
+    assert not any(METRICS[name].unit for name in counts)

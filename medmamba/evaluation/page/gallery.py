@@ -134,7 +134,7 @@ def _files(about: Subjects) -> dict[str, tuple[Path, tuple[Path | None, ...]]]:
 
 
 def _pairs(origin: Origin) -> list[Match]:
-    """The files that a report was made of, as far as they are still where it says; of each fold, where they are many."""
+    """The files that a report was made of, as far as they are still where it says, of all folds."""
     if origin.prediction is None or origin.reference is None:
         return []
     found: list[Match] = []

@@ -202,19 +202,14 @@ def value_text(value: float, name: str = "") -> str:
     """A value of a metric, with as many decimals as all others of it, so that columns stand in line."""
     if not name or not math.isfinite(value):
         return figure(value)
-    if is_count(name):
+    if metric(name).count:
         return figure(value, 0 if value.is_integer() else 1)
     return figure(value, 3 if is_share(name) else 2)
 
 
-def is_count(name: str) -> bool:
-    """Whether a metric counts lesions."""
-    return name.startswith("lesions_") or name.endswith(("_tp", "_fp", "_fn"))
-
-
 def is_share(name: str) -> bool:
     """Whether a metric lies between 0 and 1."""
-    return not metric(name).unit and not is_count(name)
+    return not metric(name).unit and not metric(name).count
 
 
 def percent(share: float) -> str:
