@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from medmamba.errors import UsageError
 from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
-from medmamba.evaluation.statistics import MEAN_OVER_LABELS, MINIMUM_FOR_INTERVAL, Summary, summarize_all
+from medmamba.evaluation.statistics import (
+    MEAN_OVER_LABELS,
+    MINIMUM_FOR_INTERVAL,
+    RESAMPLES,
+    Summary,
+    summarize_all,
+)
 from medmamba.files import write_bytes
 from medmamba.labels import Label, Labels
 from medmamba.records import RecordError, from_json, read_json, to_json, write_json
@@ -44,7 +50,8 @@ OWN = "Metrics of these definitions decide about empty masks and infinite distan
 #: How the sums are made, whatever the policy.
 SUMS = (
     "The mean over labels is the mean of the labels' means.",
-    f"Intervals are 95 % bootstrap intervals (BCa) of the mean over cases, given from {MINIMUM_FOR_INTERVAL} cases on; "
+    f"Intervals are 95 % bootstrap intervals (BCa, {RESAMPLES} draws) of the mean over cases, given from "
+    f"{MINIMUM_FOR_INTERVAL} cases on that are not all equal; "
     "they do not cover the choice of training cases or seeds. Intervals of the median are of at least 95 %, by order "
     "statistics, from six cases on.",
 )

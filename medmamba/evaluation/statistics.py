@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 MEAN_OVER_LABELS = "mean over labels"
 #: With fewer cases an interval would pretend to know more than it does.
 MINIMUM_FOR_INTERVAL = 5
+#: So many draws make an interval.
+RESAMPLES = 4999
 #: Values that differ in later decimals alone are taken as equal: rounding made the difference.
 DECIMALS = 12
 
@@ -59,8 +61,8 @@ class Summary:
         std: sample standard deviation over cases; NaN with fewer than two, or when a value is infinite.
         median: over finite and infinite values.
         median_interval: of at least 95 % by order statistics, also over infinite values; None with fewer than six.
-        interval: 95 % bootstrap interval of the mean over cases; None with fewer than `MINIMUM_FOR_INTERVAL` cases, or
-            when a value is infinite.
+        interval: 95 % bootstrap interval of the mean over cases; None with fewer than `MINIMUM_FOR_INTERVAL` cases,
+            when a value is infinite, or when all cases are equal.
     """
 
     label: str
@@ -77,6 +79,15 @@ class Summary:
     median: float
     median_interval: tuple[float, float] | None
     interval: tuple[float, float] | None
+
+    @property
+    def why_no_interval(self) -> str:
+        """Why the mean has no interval, in a few words; empty where it has one."""
+        if self.interval:
+            return ""
+        if self.infinite:
+            return f"infinite: {self.infinite} of {self.values}"
+        return f"n = {self.n}" if self.n < MINIMUM_FOR_INTERVAL else f"all {self.n} equal"
 
 
 def summarize(values: FloatArray, *, label: str, metric: str, left_out: int = 0, seed: int = 0) -> Summary:
@@ -150,7 +161,7 @@ def _mean_of_means(values: FloatArray) -> FloatArray:
     return _means(_means(values, axis=-2), axis=-1)
 
 
-def mean_intervals(columns: Sequence[FloatArray], *, seed: int) -> list[tuple[float, float]]:
+def mean_intervals(columns: Sequence[FloatArray], *, seed: int) -> list[tuple[float, float] | None]:
     """95 % bootstrap intervals (BCa) of means over cases.
 
     Whole cases are drawn, so that labels of one case stay together. Columns with as many cases share their draws, as
@@ -161,18 +172,17 @@ def mean_intervals(columns: Sequence[FloatArray], *, seed: int) -> list[tuple[fl
         seed: of the draws.
 
     Returns:
-        Bounds in the order of ``columns``; both are the mean where all cases are equal. Where nearly all are, BCa has
-        no answer and the plain percentiles are taken.
+        Bounds in the order of ``columns``; None where all cases are equal, as draws of them tell nothing about others.
+        Where nearly all are, BCa has no answer and the plain percentiles are taken.
 
     References:
         Efron, "Better bootstrap confidence intervals", JASA 1987; `scipy.stats.bootstrap`.
     """
-    found: dict[int, tuple[float, float]] = {}
+    found: dict[int, tuple[float, float] | None] = {}
     by_size: dict[int, list[int]] = {}
     for number, column in enumerate(columns):
         if (column == column[0]).all():
-            mean = float(_mean_of_means(column))
-            found[number] = mean, mean
+            found[number] = None
         else:
             by_size.setdefault(len(column), []).append(number)
     for members in by_size.values():
@@ -186,7 +196,7 @@ def drawn(index: NDArray[np.int_], cases: int) -> FloatArray:
     return np.bincount(rows.ravel(), minlength=cases * len(index)).reshape(len(index), cases).astype(np.float64)
 
 
-def _bootstrap(columns: Sequence[FloatArray], seed: int) -> list[tuple[float, float]]:
+def _bootstrap(columns: Sequence[FloatArray], seed: int) -> list[tuple[float, float] | None]:
     """As `mean_intervals`, of columns of one length with something to draw."""
     cases, widths = len(columns[0]), [column.shape[1] for column in columns]
     values = np.concatenate(columns, axis=1)
@@ -211,14 +221,14 @@ def _bootstrap(columns: Sequence[FloatArray], seed: int) -> list[tuple[float, fl
     options: dict[str, Any] = {"batch": max(1, 4_000_000 // cases), "rng": seed, "vectorized": True}
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        best = stats.bootstrap((np.arange(cases),), means, n_resamples=4999, method="BCa", **options)
+        best = stats.bootstrap((np.arange(cases),), means, n_resamples=RESAMPLES, method="BCa", **options)
         # BCa has no answer when nearly all cases are equal; the plain percentiles always have one.
         plain = stats.bootstrap(
             (np.arange(cases),), means, n_resamples=0, method="percentile", bootstrap_result=best, **options
         )
     bounds, others = (np.transpose(result.confidence_interval) for result in (best, plain))
     bounds = np.where(np.isfinite(bounds).all(axis=1, keepdims=True), bounds, others)
-    return [(float(low), float(high)) for low, high in bounds]
+    return [(float(low), float(high)) if low < high else None for low, high in bounds]
 
 
 def median_interval(values: FloatArray) -> tuple[float, float] | None:

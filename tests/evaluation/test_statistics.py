@@ -85,16 +85,24 @@ def test_interval_depends_on_nothing_but_values_and_seed() -> None:
     assert first.interval != other.interval
 
 
-@pytest.mark.parametrize("values", [(0.5,) * 6, (1.0,) * 5 + (0.99999,), (0.0,) * 9 + (1.0,)])
+@pytest.mark.parametrize("values", [(1.0,) * 5 + (0.99999,), (0.0,) * 9 + (1.0,)])
 def test_interval_of_nearly_equal_cases_is_finite_and_holds_the_mean(values: tuple[float, ...]) -> None:
     summary = summarize(column(*values), label="liver", metric="dice")
     assert summary.interval is not None
     assert summary.interval[0] <= summary.mean <= summary.interval[1]
 
 
-def test_interval_is_a_point_when_labels_make_up_for_each_other_in_every_case() -> None:
+def test_equal_cases_have_no_interval_as_they_tell_nothing_of_others() -> None:
+    summary = summarize(column(*(0.5,) * 6), label="liver", metric="dice")
+    assert (summary.mean, summary.interval, summary.why_no_interval) == (0.5, None, "all 6 equal")
+    assert summarize(column(0.5, 0.6), label="liver", metric="dice").why_no_interval == "n = 2"
+    lost = summarize(column(*(1.0,) * 6, INF), label="liver", metric="hd95")
+    assert (lost.interval, lost.why_no_interval) == (None, "infinite: 1 of 7")
+
+
+def test_there_is_no_interval_either_when_labels_make_up_for_each_other_in_every_case() -> None:
     summary = summarize(np.array([[1.0, 0.0], [0.0, 1.0]] * 4), label=MEAN_OVER_LABELS, metric="dice")
-    assert summary.interval == pytest.approx((0.5, 0.5))
+    assert (summary.mean, summary.interval) == (0.5, None)
 
 
 def test_mean_over_labels_weighs_a_rare_label_like_the_others() -> None:
@@ -111,8 +119,9 @@ def test_intervals_found_together_are_those_found_one_by_one() -> None:
     columns.append(np.full((9, 1), 0.5))
     together = mean_intervals(columns, seed=1)
     for interval, column in zip(together, columns, strict=True):
-        assert interval == pytest.approx(mean_intervals([column], seed=1)[0], abs=1e-11)
-    assert together[-1] == (0.5, 0.5)
+        alone = mean_intervals([column], seed=1)[0]
+        assert interval == (None if alone is None else pytest.approx(alone, abs=1e-11))
+    assert together[-1] is None
 
 
 def test_draws_with_the_same_mean_are_equal_whatever_order_they_are_summed_in() -> None:
@@ -139,6 +148,6 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     rng, mean, median = np.random.default_rng(0), 8 / 9, stats.beta(8, 1).median()
     samples = rng.beta(8, 1, (1500, 20))
     intervals = mean_intervals([sample[:, None] for sample in samples], seed=1)
-    assert np.mean([low <= mean <= high for low, high in intervals]) == pytest.approx(0.93, abs=0.025)
+    assert np.mean([low <= mean <= high for low, high in filter(None, intervals)]) == pytest.approx(0.93, abs=0.025)
     medians = [median_interval(sample) for sample in samples]
     assert np.mean([low <= median <= high for low, high in filter(None, medians)]) == pytest.approx(0.959, abs=0.02)
