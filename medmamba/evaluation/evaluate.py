@@ -8,7 +8,7 @@ from the mean. So does a structure that was missed altogether, also in metrics t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from medmamba.evaluation.matching import Match, Matches, Meaning, find_meaning, 
 from medmamba.evaluation.metrics import GROUPS, TELLING_LESIONS_APART, Metric, expand, metric
 from medmamba.evaluation.origin import origin as origin_of
 from medmamba.evaluation.report import NO_PREDICTION, Report
-from medmamba.evaluation.scores import CaseScore, LabelScore, Origin, Policy, Status
+from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Status
 from medmamba.files import in_words
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
@@ -180,16 +180,16 @@ def _score_case(pair: Match, asked: _Asked) -> CaseScore:
         return CaseScore(id=pair.id, status="failed", notes=(f"reference: {in_words(error)}",))
     if pair.prediction is None:
         status: Status = "skipped" if asked.policy.missing == "skip" else "missing"
-        return _unusable(pair, NO_PREDICTION, reference.geometry, asked, status)
+        return _unusable(pair, NO_PREDICTION, reference, asked, status)
     try:
         prediction = io.read_label(pair.prediction, as_stored=True)
     except (DataError, OSError) as error:
-        return _unusable(pair, f"prediction: {in_words(error)}", reference.geometry, asked)
+        return _unusable(pair, f"prediction: {in_words(error)}", reference, asked)
     if apart := prediction.geometry.apart(reference.geometry):
         reason = (
             f"{pair.prediction} lies on another grid than {pair.reference}: {apart}; write it on the reference's grid"
         )
-        return _unusable(pair, reason, reference.geometry, asked)
+        return _unusable(pair, reason, reference, asked)
     outputs, remark = _probabilities(pair.prediction, prediction, asked)
     maps = LabelMaps(
         prediction=prediction.array[0],
@@ -222,19 +222,39 @@ def _probabilities(path: Path, prediction: Volume, asked: _Asked) -> tuple[Proba
         return None, (in_words(error),)
 
 
-def _unusable(pair: Match, reason: str, grid: Geometry, asked: _Asked, status: Status = "failed") -> CaseScore:
-    """A case whose prediction cannot be used: the worst values, or none."""
+def _unusable(pair: Match, reason: str, reference: Volume, asked: _Asked, status: Status = "failed") -> CaseScore:
+    """A case whose prediction cannot be used: the worst values and every lesion missed, or nothing."""
     scores: tuple[LabelScore, ...] = ()
     if asked.policy.missing == "fail":
-        worst = tuple(_told(row, row.worst, asked.policy, grid) for row in asked.rows)
-        scores = tuple(LabelScore(label=label.name, values=worst) for label in asked.labels.foreground)
+        worst = tuple(_told(row, row.worst, asked.policy, reference.geometry) for row in asked.rows)
+        scores = tuple(
+            LabelScore(label=label.name, values=worst, lesions=lesions)
+            for label, lesions in zip(asked.labels.foreground, _all_missed(reference, asked), strict=True)
+        )
     return CaseScore(id=pair.id, status=status, notes=(reason,), scores=scores)
+
+
+def _all_missed(reference: Volume, asked: _Asked) -> Iterator[tuple[Lesion, ...]]:
+    """The lesions of each label of a reference, where they are told apart: an empty prediction meets none."""
+    if TELLING_LESIONS_APART.isdisjoint(asked.metrics):
+        yield from [()] * len(asked.labels.foreground)
+        return
+    grid, array = reference.geometry, reference.array[0]
+    maps = LabelMaps(
+        prediction=np.zeros_like(array), reference=array, spacing_mm=grid.spacing_mm, ignore=asked.labels.ignore
+    )
+    for label in asked.labels.foreground:
+        yield maps.masks(label, None).lesions.table(grid.spacing_mm, _voxel_ml(grid))
+
+
+def _voxel_ml(grid: Geometry) -> float:
+    return abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
 
 
 def _score_labels(
     maps: LabelMaps, grid: Geometry, outputs: Probabilities | None, asked: _Asked
 ) -> tuple[LabelScore, ...]:
-    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    voxel_ml = _voxel_ml(grid)
     lesions = not TELLING_LESIONS_APART.isdisjoint(asked.metrics)
     scores = []
     for number, label in enumerate(asked.labels.foreground):

@@ -131,7 +131,8 @@ class LabelScore:
         reference_ml: volume of the reference; None when it was not read.
         voxels: how many agree and differ; None when there is nothing to compare, or a report of earlier versions was
             read.
-        lesions: connected components, where a metric was asked for that tells them apart.
+        lesions: connected components, where a metric was asked for that tells them apart; those of a reference without
+            a usable prediction are missed.
         reliability: where the network's probabilities were at hand and asked for.
     """
 

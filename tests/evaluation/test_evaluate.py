@@ -76,6 +76,20 @@ def test_reference_without_prediction_gets_the_worst_values(folders: tuple[Path,
     assert overlap.mean == pytest.approx(2 / 3 * case(report, "a").scores[0].values[0])
 
 
+def test_lesions_of_a_reference_without_a_usable_prediction_are_missed(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "a.nii.gz").write_bytes(b"")
+    (folders[0] / "b.nii.gz").unlink()
+    report = evaluate(match_files(*folders).pairs, BALL, metrics=("dice", "lesions"))
+    lost, found = (case(report, "a"), case(report, "b")), case(report, "c")
+    volumes = [lesion.volume_ml for lesion in found.scores[0].lesions if lesion.kind != "false"]
+    for each in lost:
+        assert [(lesion.kind, lesion.dice) for lesion in each.scores[0].lesions] == [("missed", 0.0)] * len(volumes)
+        assert [lesion.volume_ml for lesion in each.scores[0].lesions] == volumes
+    skipped = evaluate(match_files(*folders).pairs, BALL, metrics=("lesions",), policy=Policy(missing="skip"))
+    assert case(skipped, "b").scores == ()
+    assert all(score.lesions == () for score in case(evaluate(match_files(*folders).pairs, BALL), "a").scores)
+
+
 def test_reference_without_prediction_can_be_left_out(folders: tuple[Path, Path]) -> None:
     (folders[0] / "b.nii.gz").unlink()
     report = evaluate(match_files(*folders).pairs, BALL, policy=Policy(missing="skip"))
