@@ -12,6 +12,7 @@ from medmamba.case import Case, Dataset
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
 from medmamba.evaluation.matching import Match, match_files
+from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.page.parts import Subjects
 from medmamba.evaluation.page.pictures import Montage, montage
 from medmamba.evaluation.page.scene import Subject, read_scene
@@ -69,7 +70,8 @@ class Gallery:
 def gather(about: Subjects, images: Dataset | Path | None, progress: Progress) -> Gallery:
     """Read the cases that are worth a look and draw them; what is not at hand is told."""
     ranked = order(about)
-    groups = choose(ranked)
+    together = " by the mean over models" if about.several else ""
+    groups = [(f"{name}{together}", cases) for name, cases in choose(ranked)]
     files = _files(about)
     if not ranked or not files:
         return Gallery(cases={}, notes=("No pictures: the masks that the report was made of are not at hand.",))
@@ -96,8 +98,16 @@ def gather(about: Subjects, images: Dataset | Path | None, progress: Progress) -
     return Gallery(
         groups=tuple((name, kept) for name, cases in groups if (kept := tuple(c for c in cases if c in shown))),
         cases=shown,
-        notes=tuple(_notes(shown, len(subjects) - len(shown), len(ranked))),
+        notes=(*([_chosen(about)] if about.several else []), *_notes(shown, len(subjects) - len(shown), len(ranked))),
         channel=channel if any(case in at_hand for case in drawn) else None,
+    )
+
+
+def _chosen(about: Subjects) -> str:
+    return (
+        f"Cases are put in order by their place in {metric(about.metrics[0]).title}, averaged over all models: what is "
+        "in the middle together may be the worst of one model and the best of another. The summary names each model's "
+        "own worst cases."
     )
 
 
