@@ -29,7 +29,8 @@ SIZES_ML = (0.0, 0.01, 0.1, 1.0, 10.0, math.inf)
 METHODS = (
     "Whether groups differ is told by the Kruskal-Wallis test over the groups with at least "
     f"{MINIMUM_FOR_INTERVAL} defined values (an infinite one is larger than any number; ties are corrected for), "
-    "adjusted by Holm for all tests of groups together. Cases whose group is not known take no part in the test.",
+    "adjusted by Holm over all metrics, labels, groupings and models on the page together, but for tests of nothing "
+    "but equal values. Cases whose group is not known take no part in the test.",
     "Detection by size is the share of the reference's lesions (connected components) that the prediction meets, with "
     "the 95 % interval of Wilson. It takes lesions to be independent, which those of one case are not quite: with "
     f"many lesions in few cases it is too narrow. Nothing is claimed for fewer than {MINIMUM_FOR_INTERVAL} lesions.",
@@ -54,7 +55,7 @@ class Breakdown:
         label: name of the structure.
         groups: one summary each.
         p_value: of the Kruskal-Wallis test, for this test alone; None where nothing is claimed.
-        p_holm: adjusted for all tests made together; None likewise.
+        p_holm: adjusted for all tests made together, those of other reports among them; None likewise.
         reason: why nothing is claimed; empty where something is.
     """
 
@@ -92,18 +93,25 @@ class Detection:
     reason: str = ""
 
 
-def break_down(report: Report, columns: Sequence[Column]) -> tuple[Breakdown, ...]:
+def break_down(reports: Sequence[Report], columns: Sequence[Column]) -> tuple[tuple[Breakdown, ...], ...]:
     """Summaries of each group in each metric and label, and whether groups differ.
 
     Args:
-        report: whose cases are grouped; ids that it lacks are passed over.
+        reports: that are read together, whose cases are grouped; ids that one lacks are passed over.
         columns: from `Subgroups.columns` or `by_lesion_size`; those without groups are passed over.
+
+    Returns:
+        For each report, its breakdowns; p values are adjusted for the tests of all reports.
     """
-    found = [each for column in columns if column.groups for each in _of_column(report, column)]
-    adjusted = holm(np.array([np.nan if each.p_value is None else each.p_value for each in found]))
+    found = [[each for column in columns if column.groups for each in _of_column(report, column)] for report in reports]
+    p_values = [each.p_value for of_report in found for each in of_report]
+    adjusted = iter(holm(np.array([np.nan if p is None else p for p in p_values])).tolist())
     return tuple(
-        each if each.p_value is None else replace(each, p_holm=float(p))
-        for each, p in zip(found, adjusted, strict=True)
+        tuple(
+            replace(each, p_holm=None if each.p_value is None else p)
+            for each, p in zip(of_report, adjusted, strict=False)
+        )
+        for of_report in found
     )
 
 
@@ -171,7 +179,7 @@ def _kruskal(groups: Sequence[FloatArray]) -> tuple[float | None, str]:
             f"{len(enough)} of {len(groups)} groups have {MINIMUM_FOR_INTERVAL} defined values; a test needs two",
         )
     if len(np.unique(np.concatenate(enough))) == 1:  # of which scipy has no p value
-        return 1.0, ""
+        return None, "all values are equal"
     return float(stats.kruskal(*enough).pvalue), ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -35,7 +35,10 @@ class Contrast:
         first: name of one model, whose gains are positive.
         second: name of the other.
         test: what the cases say.
-        p_holm: p value adjusted for all tests of the comparison; None where nothing is claimed.
+        p_holm: p value adjusted for all tests of the comparison; None where nothing is claimed, or where the test could
+            not refuse at 5 % even alone.
+        least_p_holm: what ``p_holm`` would be had all pairs that differ favoured one model, the other tests being as
+            they are; above 0.05 there are too few cases to tell. None likewise.
     """
 
     metric: str
@@ -44,6 +47,7 @@ class Contrast:
     second: str
     test: PairedTest
     p_holm: float | None
+    least_p_holm: float | None = None
 
     @property
     def better(self) -> str | None:
@@ -51,6 +55,16 @@ class Contrast:
         if self.p_holm is None or self.p_holm > 0.05 or self.test.effect is None:
             return None
         return self.first if self.test.effect > 0 else self.second
+
+    @property
+    def same(self) -> bool:
+        """Whether both have the same value on every case."""
+        return self.test.n == self.test.ties > 0
+
+    @property
+    def could_tell(self) -> bool:
+        """Whether any outcome on these cases could have shown a difference after adjustment."""
+        return self.least_p_holm is not None and self.least_p_holm <= 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +78,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """A case that takes no part, and the models that have no scores for it."""
+    """A case, and the models that have no scores or no usable prediction for it."""
 
     case: str
     lacking: tuple[str, ...]
@@ -78,16 +92,18 @@ class Comparison:
         names: of the models, each its own, in the order of the reports.
         cases: ids of the cases that all have scores for; all else is over them alone.
         left_out: the others.
+        filled: those of ``cases`` where a model has no usable prediction, and the worst values stand for it.
         contrasts: one for each metric, label and pair of models, in this order.
         standings: one for each metric and label, of the models in the order of ``names``.
         overall: the order over all labels and metrics.
-        tests: for how many tests p values are adjusted.
+        tests: for how many tests p values are adjusted: those that could refuse at 5 % alone.
         methods: how it was done, a paragraph each.
     """
 
     names: tuple[str, ...]
     cases: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
+    filled: tuple[LeftOut, ...]
     contrasts: tuple[Contrast, ...]
     standings: tuple[Standing, ...]
     overall: Ranking
@@ -131,6 +147,7 @@ def compare(reports: Sequence[Report], *, seed: int = 0) -> Comparison:
         names=names,
         cases=common,
         left_out=tuple(LeftOut(case=case, lacking=without) for case, without in lacking.items() if without),
+        filled=tuple(_filled(scored, common, names)),
         contrasts=contrasts,
         standings=tuple(
             Standing(metric=name, label=label, ranking=ranking.ranking(each, seed=seed))
@@ -183,6 +200,13 @@ def _columns(
     }
 
 
+def _filled(scored: Sequence[dict[str, CaseScore]], common: Sequence[str], names: Sequence[str]) -> Iterator[LeftOut]:
+    for case in common:
+        without = tuple(name for name, has in zip(names, scored, strict=True) if has[case].status != "scored")
+        if without:
+            yield LeftOut(case=case, lacking=without)
+
+
 def _contrasts(columns: dict[tuple[str, str], FloatArray], names: Sequence[str], seed: int) -> tuple[Contrast, ...]:
     keys = [(*key, *pair) for key in columns for pair in combinations(range(len(names)), 2)]
     tests = paired_tests(
@@ -192,7 +216,8 @@ def _contrasts(columns: dict[tuple[str, str], FloatArray], names: Sequence[str],
         ],
         seed=seed,
     )
-    adjusted = holm(np.array([np.nan if test.p_value is None else test.p_value for test in tests]))
+    p_values = np.array([test.p_value if test.telling else np.nan for test in tests], dtype=np.float64)
+    adjusted = holm(p_values)
     return tuple(
         Contrast(
             metric=name,
@@ -200,10 +225,16 @@ def _contrasts(columns: dict[tuple[str, str], FloatArray], names: Sequence[str],
             first=names[first],
             second=names[second],
             test=test,
-            p_holm=None if test.p_value is None else float(p),
+            p_holm=float(adjusted[number]) if test.telling else None,
+            least_p_holm=_least(p_values, number, test.least_p) if test.telling else None,
         )
-        for (name, label, first, second), test, p in zip(keys, tests, adjusted, strict=True)
+        for number, ((name, label, first, second), test) in enumerate(zip(keys, tests, strict=True))
     )
+
+
+def _least(p_values: FloatArray, number: int, least: float) -> float:
+    """The adjusted p value of one test were its own the smallest that it can have."""
+    return float(holm(np.where(np.arange(len(p_values)) == number, least, p_values))[number])
 
 
 def _check_labels(reports: Sequence[Report], names: Sequence[str]) -> None:

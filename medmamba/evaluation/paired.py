@@ -34,7 +34,9 @@ METHODS = (
     f"Wilcoxon did (zero_method 'wilcox'); equal differences share their mean rank. Up to {EXACT} differences the p "
     "value is exact, counted over all signs with ties as they are; above, it is from the normal distribution, with "
     "the variance corrected for ties and without correction for continuity.",
-    "P values are adjusted by Holm for all tests of the comparison together.",
+    "P values are adjusted by Holm over all metrics, labels and pairs of models together, but for tests that could not "
+    "tell anything at 5 % even alone, whatever the signs: those where fewer than six pairs differ. A p value above "
+    "0.05 does not mean that models are equal.",
     "The effect size is the matched-pairs rank-biserial correlation: the share of the rank sum that favours the "
     "first model less the share that favours the second, from -1 to 1, over the cases that differ.",
     "The typical difference is the Hodges-Lehmann estimate (the median of the means of all pairs of differences, "
@@ -74,6 +76,16 @@ class PairedTest:
     mean_gain: Estimate | None = None
     reason: str = ""
     method: str = ""
+
+    @property
+    def least_p(self) -> float:
+        """The smallest p value that so many differing pairs can have: that of all in favour of one model."""
+        return min(1.0, math.ldexp(1.0, 1 - self.wins - self.losses))
+
+    @property
+    def telling(self) -> bool:
+        """Whether it could refuse at 5 %, were it the only test; which signs the differences have plays no part."""
+        return self.p_value is not None and self.least_p <= _ALPHA
 
 
 def gains(first: FloatArray, second: FloatArray, *, higher_is_better: bool) -> FloatArray:

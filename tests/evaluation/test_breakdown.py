@@ -43,7 +43,7 @@ def lesion(kind: LesionKind, volume_ml: float) -> Lesion:
 
 def test_each_group_has_the_summary_of_its_cases_alone() -> None:
     dice = list(np.random.default_rng(0).uniform(size=20))
-    (found,) = break_down(report(dice), [HALVES])
+    ((found,),) = break_down([report(dice)], [HALVES])
     for group, values in zip(found.groups, (dice[:10], dice[10:]), strict=True):
         assert group.summary == summarize(np.array(values)[:, None], label="label_1", metric="dice")
     assert found.p_value == stats.kruskal(dice[:10], dice[10:]).pvalue
@@ -51,20 +51,22 @@ def test_each_group_has_the_summary_of_its_cases_alone() -> None:
 
 def test_cases_of_a_group_that_have_no_scores_are_counted_as_missing() -> None:
     column = Column(name="site", groups=(Group(name="x", cases=(*CASES[:10], "lost", "unheard of")), HALVES.groups[1]))
-    (found,) = break_down(report([0.5] * 20, CaseScore(id="lost", status="failed")), [column])
+    ((found,),) = break_down([report([0.5] * 20, CaseScore(id="lost", status="failed"))], [column])
     assert (found.groups[0].summary.n, found.groups[0].summary.missing) == (10, 1)
 
 
-def test_groups_that_are_all_the_same_do_not_differ() -> None:
-    (found,) = break_down(report([1.0] * 20), [HALVES])
-    assert (found.p_value, found.p_holm) == (1.0, 1.0)
+def test_groups_that_are_all_the_same_are_not_tested() -> None:
+    uneven, equal = report(list(np.linspace(0, 1, 20))), report([1.0] * 20)
+    (first,), (second,) = break_down([uneven, equal], [HALVES])
+    assert (second.p_value, second.p_holm, second.reason) == (None, None, "all values are equal")
+    assert first.p_holm == first.p_value, "what cannot differ is no test to be adjusted for"
 
 
 def test_test_takes_groups_of_five_defined_values_and_infinite_ones_as_the_largest() -> None:
     dice = [1.0, 2, 3, INF, INF, NAN, NAN, NAN, NAN, NAN, *np.arange(4, 14)]
-    (found,) = break_down(report(dice), [HALVES])
+    ((found,),) = break_down([report(dice)], [HALVES])
     assert found.p_value == pytest.approx(stats.kruskal([1, 2, 3, 99, 99], dice[10:]).pvalue)
-    (found,) = break_down(report([NAN, *dice[1:]]), [HALVES])
+    ((found,),) = break_down([report([NAN, *dice[1:]])], [HALVES])
     assert (found.p_value, found.p_holm) == (None, None)
     assert "1 of 2 groups have 5 defined values" in found.reason
 
@@ -73,7 +75,7 @@ def test_cases_whose_group_is_not_known_have_a_summary_and_take_no_part_in_the_t
     rest = Group(name="(not given)", cases=CASES[15:], compared=False)
     column = Column(name="site", groups=(HALVES.groups[0], Group(name="y", cases=CASES[10:15]), rest))
     dice = list(np.random.default_rng(1).uniform(size=20))
-    (found,) = break_down(report(dice), [column])
+    ((found,),) = break_down([report(dice)], [column])
     assert found.p_value == stats.kruskal(dice[:10], dice[10:15]).pvalue
     assert [group.summary.n for group in found.groups] == [10, 5, 5]
 
@@ -81,15 +83,22 @@ def test_cases_whose_group_is_not_known_have_a_summary_and_take_no_part_in_the_t
 def test_tests_of_all_columns_are_adjusted_together_and_a_column_without_groups_is_passed_over() -> None:
     odd = Column(name="odd", groups=(Group(name="a", cases=CASES[::2]), Group(name="b", cases=CASES[1::2])))
     dice = list(np.linspace(0, 1, 20))
-    found = break_down(report(dice), [HALVES, Column(name="name", reason="no value is shared"), odd])
+    (found,) = break_down([report(dice)], [HALVES, Column(name="name", reason="no value is shared"), odd])
     p_values = [each.p_value for each in found]
     assert [each.column for each in found] == ["site", "odd"]
     assert [each.p_holm for each in found] == holm(np.array(p_values)).tolist()
 
 
+def test_tests_of_all_models_that_are_read_together_are_adjusted_together() -> None:
+    rng = np.random.default_rng(2)
+    reports = [report([*rng.uniform(0, 0.6, 10), *rng.uniform(0.3, 1, 10)]) for _ in range(3)]
+    found = [each for own in break_down(reports, [HALVES]) for each in own]
+    assert [each.p_holm for each in found] == holm(np.array([each.p_value for each in found])).tolist()
+
+
 def test_column_about_one_structure_breaks_down_that_one_alone() -> None:
-    assert break_down(report([0.5] * 20), [replace(HALVES, label="another")]) == ()
-    assert len(break_down(report([0.5] * 20), [replace(HALVES, label="label_1")])) == 1
+    assert break_down([report([0.5] * 20)], [replace(HALVES, label="another")]) == ((),)
+    assert len(break_down([report([0.5] * 20)], [replace(HALVES, label="label_1")])[0]) == 1
 
 
 def test_lesions_are_counted_by_size_and_those_that_are_invented_are_not() -> None:

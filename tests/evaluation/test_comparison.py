@@ -184,6 +184,42 @@ def test_reports_that_cannot_be_compared_are_refused_with_the_difference_and_the
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_tests_in_which_too_few_pairs_differ_take_no_power_from_the_others() -> None:
+    mine, theirs = table(0), table(0)
+    mine[:, 0, 0] += 0.01  # 12 pairs differ
+    mine[:5, 1, 0] += 0.01  # five do: of all signs, no p is below 0.06
+    comparison = compare([report("a", mine), report("b", theirs)])
+    better, few, same = (found(comparison, *key) for key in (("dice", "core"), ("dice", "edema"), ("hd95", "core")))
+    assert comparison.tests == 1
+    assert (better.p_holm, better.better) == (better.test.p_value, "a")
+    assert (few.test.p_value, few.p_holm, few.could_tell) == (2 / 2**5, None, False)
+    assert (same.test.p_value, same.p_holm, same.same, better.same) == (1.0, None, True, False)
+
+
+def test_it_is_told_whether_any_outcome_could_have_shown_a_difference() -> None:
+    one, both = table(0)[:8], table(0)[:8] + np.array([0.01, -0.1])
+    few = compare([report(n, t, cases=CASES[:8]) for n, t in (("a", both), ("b", one), ("c", table(1)[:8]))])
+    contrast = found_between(few, "a", "b")
+    assert (contrast.test.wins, contrast.test.p_value, few.tests) == (8, 2 / 2**8, 12)
+    assert contrast.least_p_holm == contrast.p_holm == pytest.approx(12 * 2 / 2**8)
+    assert not contrast.could_tell
+    enough = compare([report("a", table(0)), report("b", table(1))])
+    assert all(each.could_tell for each in enough.contrasts)
+    assert None in {each.better for each in enough.contrasts}
+
+
+def found_between(comparison: Comparison, first: str, second: str) -> Contrast:
+    return next(each for each in comparison.contrasts if (each.first, each.second) == (first, second))
+
+
+def test_cases_whose_prediction_is_missing_are_told_from_those_that_all_predicted() -> None:
+    lost = report("a", table(0))
+    cases = (*lost.cases[:3], replace(lost.cases[3], status="missing"), *lost.cases[4:])
+    comparison = compare([replace(lost, cases=cases), report("b", table(1))])
+    assert len(comparison.cases) == 12
+    assert [(each.case, each.lacking) for each in comparison.filled] == [("case_03", ("a",))]
+
+
 def test_one_report_is_no_comparison() -> None:
     with pytest.raises(ValueError, match="two reports"):
         compare([report("a", table(0))])

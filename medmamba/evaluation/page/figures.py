@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from medmamba.evaluation.agreement import agreement
+from medmamba.evaluation.agreement import Agreement, agreement
 from medmamba.evaluation.breakdown import SIZES_ML, Detection, detection_by_size
 from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.page import plots
-from medmamba.evaluation.page.parts import Figure, Model, Subjects, anchor, is_share, spread, value_text
+from medmamba.evaluation.page.parts import Figure, Model, Subjects, anchor, is_share, spread, sure, value_text
 from medmamba.evaluation.page.plots import Dot, Point, Row, figure
 from medmamba.evaluation.page.tables import metric_head
 from medmamba.evaluation.scores import Reliability
@@ -26,12 +26,30 @@ def forests(about: Subjects, most: int = 2) -> list[Figure]:
     """Means and intervals of the first metrics, at a glance."""
     made = []
     for name in about.metrics[:most]:
-        rows = [_mean_row(about, model, each) for model, each in _summaries(about, name)]
+        summaries = list(_summaries(about, name))
+        if not any(math.isfinite(each.mean) for _, each in summaries):
+            continue  # the sentences say why
+        rows = [_mean_row(about, model, each) for model, each in summaries]
         title = f"Mean {metric(name).title}"
-        sure = "and its 95 % interval" if any(row.interval for row in rows) else "(too few values for an interval)"
         svg = plots.forest(rows, title=title, axis=metric_head(name).text, share=is_share(name))
-        made.append(Figure(svg=svg, caption=f"{title} {sure}. {_direction(name)}"))
+        made.append(
+            Figure(svg=svg, caption=f"{title}{_interval_words([each for _, each in summaries])} {_direction(name)}")
+        )
     return made
+
+
+def _interval_words(summaries: Sequence[Summary]) -> str:
+    """That there are intervals, and why not everywhere."""
+    sure = " and its 95 % interval" if any(each.interval for each in summaries) else ""
+    reasons = {
+        "none from fewer than five cases": any(
+            each.n < MINIMUM_FOR_INTERVAL and not each.infinite for each in summaries
+        ),
+        "none where all cases are equal": any(each.why_no_interval.startswith("all") for each in summaries),
+        "nothing is drawn where values are infinite, as their mean is": any(each.infinite for each in summaries),
+    }
+    told = "; ".join(reason for reason, holds in reasons.items() if holds)
+    return f"{sure} ({told})." if told else f"{sure}."
 
 
 def _summaries(about: Subjects, name: str) -> Iterator[tuple[Model, Summary]]:
@@ -44,12 +62,13 @@ def _summaries(about: Subjects, name: str) -> Iterator[tuple[Model, Summary]]:
 
 
 def _mean_row(about: Subjects, model: Model, summary: Summary) -> Row:
-    interval = spread(summary.interval, summary.metric)
-    words = f"{value_text(summary.finite_mean, summary.metric)} ({interval or f'n = {summary.n}'})"
+    words = sure(summary)
+    if not summary.infinite:
+        words = f"{value_text(summary.mean, summary.metric)} ({words})"
     return Row(
         name=_row_name(about, model, summary.label),
         colour=model.colour,
-        mean=summary.finite_mean,
+        mean=summary.mean,
         interval=summary.interval,
         words=words,
     )
@@ -130,28 +149,32 @@ def _bland_altman(about: Subjects, model: Model, label: str, pairs: Sequence[tup
         for case, predicted, there in pairs
     ]
     _, ours, theirs = (list(part) for part in zip(*pairs, strict=True))
-    found = agreement(np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64))
-    lines = [(0.0, "reference", "")]
-    words = found.reason
-    if found.bias and found.limits:
-        low, high = found.limits
-        lines += [(found.bias.value, "bias", f"bias {figure(found.bias.value)}")]
-        lines += [(limit.value, "limit", figure(limit.value)) for limit in found.limits]
-        words = (
-            f"bias {figure(found.bias.value)} ml (95 % interval {spread(found.bias.interval)}), 95 % of differences "
-            f"between {figure(low.value)} and {figure(high.value)} ml"
-        )
-    if found.concordance:
-        words += f"; concordance {figure(found.concordance.value)}"
+    lines, words = _limits(agreement(np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)))
     name = _row_name(about, model, label).replace("\n", ", ")
     svg = plots.plane(
         dots,
         title=f"Bland-Altman plot of volumes, {name}",
         across="mean of both volumes (ml)",
         up="prediction − reference (ml)",
-        lines=lines,
+        lines=[(0.0, "reference", ""), *lines],
     )
     return Figure(svg=svg, caption=f"{name}: {words}.")
+
+
+def _limits(found: Agreement) -> tuple[list[tuple[float, str, str]], str]:
+    """Bias and limits of agreement as lines and in words."""
+    if not found.bias or not found.limits:
+        return [], found.reason
+    low, high = found.limits
+    if math.isclose(low.value, high.value, abs_tol=1e-9):
+        return [], f"{figure(found.bias.value)} ml in all {found.n} cases, which tells nothing of how others spread"
+    lines = [(found.bias.value, "bias", f"bias {figure(found.bias.value)}")]
+    lines += [(limit.value, "limit", figure(limit.value)) for limit in found.limits]
+    words = (
+        f"bias {figure(found.bias.value)} ml (95 % interval {spread(found.bias.interval)}), 95 % of differences "
+        f"between {figure(low.value)} and {figure(high.value)} ml"
+    )
+    return lines, words + (f"; concordance {figure(found.concordance.value)}" if found.concordance else "")
 
 
 def detection(about: Subjects) -> list[Figure]:
@@ -200,8 +223,8 @@ def _false_by_size(model: Model, label: str, lows: Sequence[float]) -> list[floa
         if lesion.kind == "false"
     ]
     classes = np.searchsorted(lows, volumes, side="right").clip(min=1) - 1
-    scored = sum(1 for case in model.report.cases if case.scores)
-    return [float(number) / scored for number in np.bincount(classes, minlength=len(lows))]
+    predicted = sum(case.status == "scored" for case in model.report.cases)
+    return [float(number) / max(predicted, 1) for number in np.bincount(classes, minlength=len(lows))]
 
 
 def reliability(about: Subjects) -> list[Figure]:

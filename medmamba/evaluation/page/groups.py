@@ -19,13 +19,16 @@ from medmamba.evaluation.page.parts import (
     Subjects,
     Table,
     anchor,
+    count,
     is_share,
-    spread,
+    p_text,
+    p_words,
+    sure,
     value_text,
 )
 from medmamba.evaluation.page.plots import Point, Row
 from medmamba.evaluation.page.summary import say
-from medmamba.evaluation.page.tables import metric_head, model_mark, telling
+from medmamba.evaluation.page.tables import mean_text, metric_head, model_mark, telling
 from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL
 from medmamba.evaluation.subgroups import Column, Subgroups, by_lesion_size
 
@@ -40,18 +43,25 @@ def section(about: Subjects, table: Subgroups | None) -> tuple[Section | None, l
         DataError: if the table has none of the cases.
     """
     columns = [*(table.columns(list(about.numbers)) if table else ()), *by_lesion_size(about.models[0].report)]
-    found = [(model, each) for model in about.models for each in break_down(model.report, columns)]
+    broken_down = break_down([model.report for model in about.models], columns)
+    found = [(model, each) for model, own in zip(about.models, broken_down, strict=True) for each in own]
     if not found:
         return None, []
     silent = [say("{}: no groups, as {}.", column.name, column.reason) for column in columns if column.reason]
+    together = ", those of all models together" if about.several else ""
+    family = f"P values are adjusted by Holm for m = {count(_tests(found), 'test')}{together}."
     made = Section(
         id="subgroups",
         title="Subgroups",
-        words=("Whether a model is as good in every group; a p value tells whether groups differ.", *silent),
+        words=("Whether a model is as good in every group; a p value tells whether groups differ.", family, *silent),
         tables=(_table(about, found),),
         figures=tuple(_plots(about, columns))[:MOST_PLOTS],
     )
     return made, list(_sentences(about, found))
+
+
+def _tests(found: Sequence[tuple[Model, Breakdown]]) -> int:
+    return sum(each.p_holm is not None for _, each in found)
 
 
 def _table(about: Subjects, found: Sequence[tuple[Model, Breakdown]]) -> Table:
@@ -61,12 +71,13 @@ def _table(about: Subjects, found: Sequence[tuple[Model, Breakdown]]) -> Table:
         *((Head(text="label", choices=True),) if len(about.labels) > 1 else ()),
         Head(text="metric", choices=True),
         *((Head(text="model", choices=True),) if about.several else ()),
-        Head(text="mean", title="Over cases with a finite value.", numeric=True),
+        Head(text="mean", title="Infinite where a value is; then that of the finite ones is beside it.", numeric=True),
         Head(text="95 % interval", numeric=True),
         Head(text="median", numeric=True),
         Head(text="n", numeric=True),
         Head(text="infinite", numeric=True, droppable=True),
-        Head(text="p (Holm)", title="Kruskal-Wallis test over all groups, adjusted for all tests.", numeric=True),
+        Head(text="p", title="Kruskal-Wallis test over all groups, this one alone.", numeric=True),
+        Head(text="p (Holm)", title=f"Adjusted for m = {_tests(found)} tests.", numeric=True),
         Head(text="remark", droppable=True),
     )
     lines = [line for model, each in found for line in _lines(about, model, each)]
@@ -83,19 +94,16 @@ def _lines(about: Subjects, model: Model, each: Breakdown) -> Iterator[Line]:
                 *((each.label,) if len(about.labels) > 1 else ()),
                 metric_head(each.metric).text,
                 *((model_mark(model),) if about.several else ()),
-                value_text(summary.finite_mean, each.metric),
-                spread(summary.interval, each.metric) or "–",
+                mean_text(summary),
+                sure(summary),
                 value_text(summary.median, each.metric),
                 str(summary.n),
                 str(summary.infinite),
-                "–" if each.p_holm is None else _p(each.p_holm),
+                p_text(each.p_value),
+                p_text(each.p_holm),
                 each.reason,
             )
         )
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _plots(about: Subjects, columns: Sequence[Column]) -> Iterator[Figure]:
@@ -142,5 +150,5 @@ def _sentences(about: Subjects, found: Sequence[tuple[Model, Breakdown]]) -> Ite
             metric(each.metric).title, each.column,
             value_text(worst.summary.finite_mean, each.metric), worst.group.name,
             value_text(best.summary.finite_mean, each.metric), best.group.name,
-            "p < 0.001" if each.p_holm < 0.001 else f"p = {each.p_holm:.3f}",
+            p_words(each.p_holm),
         )  # fmt: skip

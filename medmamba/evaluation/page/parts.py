@@ -14,6 +14,7 @@ from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.page.plots import figure
 from medmamba.evaluation.report import Report
 from medmamba.evaluation.scores import CaseScore, LabelScore
+from medmamba.evaluation.statistics import Summary
 
 #: What stands before the last slash of a path; numbers on both sides of one are a fraction.
 _FOLDERS = re.compile(r"""(?<![\w./])(?:[^\s'"(:;,/]*/)*[^\s'"(:;,/]*[A-Za-z._~][^\s'"(:;,/]*/|(?<!\S)/(?=\w)""")
@@ -198,12 +199,30 @@ def spread(interval: tuple[float, float] | None, name: str = "") -> str:
     return "" if interval is None else " to ".join(value_text(bound, name) for bound in interval)
 
 
+def sure(summary: Summary) -> str:
+    """The interval of a mean, or why there is none."""
+    return spread(summary.interval, summary.metric) or summary.why_no_interval
+
+
+def p_text(value: float | None) -> str:
+    """A p value in a table."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_words(value: float | None) -> str:
+    """A p value in a sentence."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def value_text(value: float, name: str = "") -> str:
     """A value of a metric, with as many decimals as all others of it, so that columns stand in line."""
     if not name or not math.isfinite(value):
         return figure(value)
     if metric(name).count:
-        return figure(value, 0 if value.is_integer() else 1)
+        return figure(value, 0 if float(value).is_integer() else 1)  # counts may be whole numbers
     return figure(value, 3 if is_share(name) else 2)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from markupsafe import Markup
@@ -11,10 +13,13 @@ from markupsafe import Markup
 from medmamba.evaluation.metrics import metric
 from medmamba.evaluation.page.parts import Model, Subjects, count, listed, percent, spread, value_text
 from medmamba.evaluation.page.plots import figure
+from medmamba.evaluation.scores import CaseScore, Lesion
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS, MINIMUM_FOR_INTERVAL, Summary
 
 #: Cases named as the worst ones.
 NAMED = 3
+#: Labels whose lesions are told in words; the table has all.
+MOST_LABELS = 4
 
 
 def sentences(about: Subjects, model: Model) -> list[Markup]:
@@ -34,7 +39,7 @@ def _how_good(about: Subjects, model: Model) -> Iterator[Markup]:
         yield say("None of {} could be scored; the table of cases says why.", count(len(report.cases), "case"))
         return
     for name in report.metrics[:2]:
-        yield _level(about, _overall(model, name), name)
+        yield _level(about, model, _overall(model, name), name)
     if scored < MINIMUM_FOR_INTERVAL:
         yield say(
             "<strong>Only {}:</strong> the figures describe these and nothing is claimed about others; that takes at "
@@ -47,24 +52,49 @@ def _overall(model: Model, name: str) -> Summary:
     return [each for each in model.report.summaries if each.metric == name][-1]
 
 
-def _level(about: Subjects, summary: Summary, name: str) -> Markup:
+def _level(about: Subjects, model: Model, summary: Summary, name: str) -> Markup:
     known = metric(name)
     where = f"of {summary.label}" if summary.label != MEAN_OVER_LABELS else f"over {count(len(about.labels), 'label')}"
     unit = f" {known.unit}" if known.unit else ""
-    if not summary.finite:
-        return say("{} {}: no value is a plain number.", known.title, where)
+    if not summary.finite and not summary.infinite:
+        return say("{} {}: undefined in all of {}{}.", known.title, where, count(len(model.report.table), "case"),
+                   ", as both masks are empty" if _nothing(model, "prediction_ml", "reference_ml") else "")  # fmt: skip
     if summary.infinite:
+        finite = f"; mean of the {summary.finite} finite ones {value_text(summary.finite_mean, name)}{unit}"
         return say(
-            "{} {}: <strong>{} of {} values are infinite</strong>, where one mask is empty; median {}{}.",
-            known.title, where, summary.infinite, summary.values, value_text(summary.median, name), unit,
+            "{} {}: <strong>{} of {} values are infinite</strong>, {}; median {}{}{}.",
+            known.title, where, summary.infinite, summary.values, _why_infinite(model, name),
+            value_text(summary.median, name), unit, finite if summary.finite else "",
         )  # fmt: skip
     left_out = f", {count(summary.undefined, 'undefined value')} left out" if summary.undefined else ""
     sure = f" (95 % interval {spread(summary.interval, name)})" if summary.interval else ""
+    if summary.n >= MINIMUM_FOR_INTERVAL and not sure:
+        sure = f" in each of {summary.n} cases, which tells nothing of how others spread"
+        return say("{} {}: <strong>{}{}</strong>{}.", known.title, where, value_text(summary.mean, name), unit, sure)
     return say(
         "Mean {} {}: <strong>{}{}</strong>{}, from {}{}; median {}{}.",
         known.title, where, value_text(summary.mean, name), unit, sure,
         count(summary.n, "case"), left_out, value_text(summary.median, name), unit,
     )  # fmt: skip
+
+
+def _nothing(model: Model, *masks: str) -> bool:
+    """Whether masks are known to be empty in all cases and labels."""
+    return all(getattr(score, mask) == 0 for _, score in model.scores() for mask in masks)
+
+
+def _why_infinite(model: Model, name: str) -> str:
+    """Of how many infinite values a mask is empty, and of how many there is no usable prediction."""
+    column = model.report.metrics.index(name)
+    statuses = [case.status for case, score in model.scores() if math.isinf(score.values[column])]
+    unusable = sum(status != "scored" for status in statuses)
+    if not unusable:
+        empty = _nothing(model, "prediction_ml")
+        return "as nothing at all was predicted" if empty else "where one mask is empty"
+    without = "without a usable prediction"
+    if unusable == len(statuses):
+        return f"of cases {without}"
+    return f"{unusable} of cases {without}, {len(statuses) - unusable} where one mask is empty"
 
 
 def _where(about: Subjects, model: Model) -> Iterator[Markup]:
@@ -80,7 +110,7 @@ def _where(about: Subjects, model: Model) -> Iterator[Markup]:
         yield say("{} without a prediction, left out on request.", count(len(skipped), "case"))
     yield from _weakest_label(model)
     yield from _worst_cases(about, model)
-    yield from _lesions(model)
+    yield from _lesions(about, model)
 
 
 def _weakest_label(model: Model) -> Iterator[Markup]:
@@ -94,6 +124,8 @@ def _weakest_label(model: Model) -> Iterator[Markup]:
         return
     ranked = sorted(sums, key=lambda each: each.finite_mean, reverse=not metric(name).higher_is_better)
     worst, best = ranked[0], ranked[-1]
+    if value_text(worst.finite_mean, name) == value_text(best.finite_mean, name):
+        return
     yield say(
         "Weakest label: <strong>{}</strong> with a mean {} of {}; strongest: {} with {}.",
         worst.label, metric(name).title, value_text(worst.finite_mean, name),
@@ -106,34 +138,96 @@ def _worst_cases(about: Subjects, model: Model) -> Iterator[Markup]:
     if len(model.report.table) <= NAMED or not worst:
         return
     name = model.report.metrics[0]
+    if len({value for _, value in model.report.worst(len(model.report.cases))}) == 1:
+        return
     cases = [say("{} ({})", about.link(case), value_text(value, name)) for case, value in worst]
     yield say("Worst in {}: {}.", metric(name).title, listed(cases, NAMED))
 
 
-def _lesions(model: Model) -> Iterator[Markup]:
-    """How many were found and invented: in more words of one label, label by label of several, which may overlap."""
-    found: dict[str, Markup] = {}
-    labels = [label.name for label in model.report.labels.foreground]
-    for label in labels:
-        lesions = [lesion for _, score in model.scores() if score.label == label for lesion in score.lesions]
-        there = [lesion for lesion in lesions if lesion.kind != "false"]
-        if len(there) < MINIMUM_FOR_INTERVAL:
-            continue
-        met = sum(lesion.kind == "found" for lesion in there)
-        false = (len(lesions) - len(there)) / sum(1 for case in model.report.cases if case.scores)
-        invented = say("{:.1f} invented per case", false)
-        if len(labels) == 1:
-            middle = float(np.median([lesion.volume_ml for lesion in there]))
-            small = [lesion.kind for lesion in there if lesion.volume_ml <= middle]
-            yield say(
-                "<strong>{} of {} lesions found</strong> ({}); of the smaller half (up to {} ml) {} were missed; {}.",
-                met, len(there), percent(met / len(there)), figure(middle),
-                percent(small.count("missed") / len(small)), invented,
-            )  # fmt: skip
-        found[label] = say("{} <strong>{} of {}</strong> ({}; {})", label, met, len(there),
-                           percent(met / len(there)), invented)  # fmt: skip
-    if len(labels) > 1 and found:
-        yield say("Lesions found: {}.", listed(list(found.values()), len(found)))
+def _lesions(about: Subjects, model: Model) -> Iterator[Markup]:
+    """What was found of each label: a lesion of nested regions is one in each of them, and no sum over labels."""
+    known = {
+        label: [(case, score.lesions) for case, score in model.scores() if score.label == label]
+        for label in about.labels
+    }
+    told = {label: _Found.of(rows) for label, rows in known.items() if any(lesions for _, lesions in rows)}
+    if not told:
+        return
+    if len(about.labels) == 1:
+        yield from (_at_length(found) for found in told.values())
+    else:
+        yield say("Lesions found: {}.", listed([_in_short(label, found) for label, found in told.items()], MOST_LABELS))
+    lost = sum(case.status != "scored" and _any(case) for case in model.report.cases)
+    untold = sum(case.status != "scored" and not _any(case) for case in model.report.cases)
+    if lost:
+        yield say("Lesions of {} without a usable prediction count as missed.", count(lost, "case"))
+    if untold:
+        yield say("Lesions of {} without a usable prediction are not known, and <strong>not in these counts</strong>.",
+                  count(untold, "case"))  # fmt: skip
+
+
+def _any(case: CaseScore) -> bool:
+    return any(score.lesions for score in case.scores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What became of the lesions of one label.
+
+    Args:
+        there: those of the reference.
+        cases: that have any in the reference.
+        false: how many others were predicted.
+        predicted: in how many cases.
+    """
+
+    there: tuple[Lesion, ...]
+    cases: int
+    false: int
+    predicted: int
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[CaseScore, tuple[Lesion, ...]]]) -> _Found:
+        """Count the lesions of cases."""
+        there = [tuple(lesion for lesion in lesions if lesion.kind != "false") for _, lesions in rows]
+        return cls(
+            there=tuple(chain.from_iterable(there)),
+            cases=sum(map(bool, there)),
+            false=sum(len(lesions) for _, lesions in rows) - sum(map(len, there)),
+            predicted=sum(case.status == "scored" for case, _ in rows),
+        )
+
+    @property
+    def met(self) -> int:
+        """How many were found."""
+        return sum(lesion.kind == "found" for lesion in self.there)
+
+    @property
+    def few(self) -> bool:
+        """Whether shares would be told of too little."""
+        return min(self.cases, len(self.there)) < MINIMUM_FOR_INTERVAL
+
+    @property
+    def in_brackets(self) -> str:
+        """Share, and how many were invented; counts of few."""
+        if self.few:
+            return f"in {count(self.cases, 'case')}; {self.false} invented"
+        invented = f"; {self.false / self.predicted:.1f} invented per case" if self.predicted else ""
+        return f"{percent(self.met / len(self.there))}{invented}"
+
+
+def _in_short(label: str, found: _Found) -> Markup:
+    return say("{} <strong>{} of {}</strong> ({})", label, found.met, len(found.there), found.in_brackets)
+
+
+def _at_length(found: _Found) -> Markup:
+    words = say("<strong>{} of {} found</strong> ({})", found.met, count(len(found.there), "lesion"), found.in_brackets)
+    if found.few:
+        return words + "."
+    middle = float(np.median([lesion.volume_ml for lesion in found.there]))
+    small = [lesion.kind for lesion in found.there if lesion.volume_ml <= middle]
+    return words + say("; of the smaller half (up to {} ml) {} were missed.", figure(middle),
+                       percent(small.count("missed") / len(small)))  # fmt: skip
 
 
 def order(about: Subjects) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medmamba.evaluation.metrics import metric
-from medmamba.evaluation.page.parts import Head, Line, Model, Subjects, Table, anchor, spread, value_text, without_paths
+from medmamba.evaluation.page.parts import Head, Line, Model, Subjects, Table, anchor, sure, value_text, without_paths
 from medmamba.evaluation.page.plots import figure
 from medmamba.evaluation.scores import CaseScore, LabelScore
 from medmamba.evaluation.statistics import Summary
@@ -46,8 +46,8 @@ def summary_table(about: Subjects) -> Table:
         Head(text="metric", choices=len(about.metrics) > 1),
         Head(text="label", choices=len(about.labels) > 1),
         *_model_head(about),
-        Head(text="mean", title="Over cases with a finite value.", numeric=True),
-        Head(text="95 % interval", title="Bootstrap (BCa) of the mean over cases.", numeric=True),
+        Head(text="mean", title="Infinite where a value is; then that of the finite ones is beside it.", numeric=True),
+        Head(text="95 % interval", title="Bootstrap (BCa) of the mean over cases, or why there is none.", numeric=True),
         Head(text="median", title="Over finite and infinite values.", numeric=True),
         Head(text="SD", title="Sample standard deviation over cases.", numeric=True),
         Head(text="n", title="Cases with a finite value.", numeric=True),
@@ -87,21 +87,25 @@ def telling(table: Table) -> Table:
 def _summary_cells(about: Subjects, model: Model, summary: Summary) -> tuple[str | Markup, ...]:
     head = metric_head(summary.metric)
     name = summary.metric
-    mean = value_text(summary.finite_mean, name)
-    if summary.infinite:
-        mean += f" of {summary.finite} finite"
     return (
         Markup('<span title="{}">{}</span>').format(head.title, head.text),
         summary.label,
         *_model_cell(about, model),
-        mean,
-        spread(summary.interval, name) or "–",
+        mean_text(summary),
+        sure(summary),
         value_text(summary.median, name),
         value_text(summary.std, name),
         str(summary.n),
         *(str(number) for number in (summary.infinite, summary.undefined, summary.missing)),
         Markup('<span class="source">{}</span>').format(head.source),
     )
+
+
+def mean_text(summary: Summary) -> str:
+    """The mean; that of the finite values alone is named so."""
+    if not summary.infinite or not summary.finite:
+        return value_text(summary.mean, summary.metric)
+    return f"∞ ({value_text(summary.finite_mean, summary.metric)} of {summary.finite} finite)"
 
 
 def case_table(about: Subjects) -> Table:

@@ -23,6 +23,8 @@ from medmamba.evaluation.page.parts import (
     count,
     is_share,
     listed,
+    p_text,
+    p_words,
     percent,
     spread,
     value_text,
@@ -41,9 +43,11 @@ def section(about: Subjects, comparison: Comparison) -> Section:
     words: list[str | Markup] = [
         say("Over the {} that all models have scores for.", count(len(comparison.cases), "case"))
     ]
+    words += _filled(comparison)
     if comparison.left_out:
         names = listed([about.link(each.case) for each in comparison.left_out], 5)
         words.append(say("Left out of all comparisons: {}.", names))
+    words.append(_family(comparison))
     return Section(
         id="comparison",
         title="Models side by side",
@@ -53,6 +57,25 @@ def section(about: Subjects, comparison: Comparison) -> Section:
     )
 
 
+def _filled(comparison: Comparison) -> list[Markup]:
+    """What wins against the worst values are worth, where these stand for predictions."""
+    if not comparison.filled:
+        return []
+    both, every = len(comparison.cases) - len(comparison.filled), len(comparison.cases)
+    return [
+        say("<strong>Only {} of {} were predicted by all models.</strong> In the others the worst values stand for "
+            "predictions that are missing or unusable, and wins against these are counted.",
+            both, count(every, "case"))
+    ]  # fmt: skip
+
+
+def _family(comparison: Comparison) -> Markup:
+    silent = len(comparison.contrasts) - comparison.tests
+    more = say(" Fewer than six pairs differ in {} more, which cannot tell anything at 5 %; these are not counted.",
+               silent) if silent else ""  # fmt: skip
+    return say("P values are adjusted by Holm for m = {}.{}", count(comparison.tests, "test"), more)
+
+
 def verdict(about: Subjects, comparison: Comparison) -> Iterator[Markup]:
     """Which model is better, in the first two metrics; nothing is claimed where the comparison claims nothing."""
     names = {model.name: model_mark(model) for model in about.models}
@@ -60,11 +83,18 @@ def verdict(about: Subjects, comparison: Comparison) -> Iterator[Markup]:
     if overall.reason:
         yield say("Nothing is claimed about which is better: {}.", overall.reason)
         return
+    yield from _filled(comparison)
+    if all(contrast.same for contrast in comparison.contrasts):
+        yield say("{} have <strong>identical scores</strong> in every metric and label on all {}.",
+                  listed(list(names.values()), len(names)), count(len(comparison.cases), "case"))  # fmt: skip
+        return
     if len(about.models) > 2:
         first = [name for name, place in zip(comparison.names, overall.places, strict=True) if place == 1]
         stable = [share[0] for share, place in zip(overall.shares, overall.places, strict=True) if place == 1]
-        yield say("<strong>{}</strong> has the best mean rank over all labels and metrics, and keeps it in {} of draws "
-                  "of other cases.", listed([names[name] for name in first]), percent(max(stable)))  # fmt: skip
+        yield say(
+            "<strong>{}</strong> has the best mean rank over all labels and metrics, and keeps it in {} of draws with "
+            "replacement from these same cases.", listed([names[name] for name in first]), percent(max(stable)),
+        )  # fmt: skip
     for contrast in comparison.contrasts:
         if contrast.metric in about.metrics[:2] and len(about.models) <= 3:
             yield _judged(about, contrast, names)
@@ -73,28 +103,35 @@ def verdict(about: Subjects, comparison: Comparison) -> Iterator[Markup]:
 def _judged(about: Subjects, contrast: Contrast, names: dict[str, Markup]) -> Markup:
     test, title = contrast.test, metric(contrast.metric).title
     where = f"{title} of {contrast.label}" if len(about.labels) > 1 else title
-    if contrast.p_holm is None:
+    first, second = names[contrast.first], names[contrast.second]
+    if contrast.same:
+        return say("{}: <strong>identical</strong> on all {}.", where, count(test.n, "case"))
+    if test.p_value is None:
         return say("{}: {}.", where, test.reason or "nothing is claimed")
-    better = contrast.better
-    if better is None:
-        leads = f"better on {test.wins} and {test.losses} of {test.n} cases"
-        tied = f", equal on {test.ties}," if test.ties else ","
-        return say("{}: <strong>no difference shown</strong>: {} and {} are {}{} which chance may explain "
-                   "(adjusted {}).", where, names[contrast.first], names[contrast.second], leads, tied,
-                   _p(contrast.p_holm))  # fmt: skip
-    wins = test.wins if better == contrast.first else test.losses
-    unit = f" {metric(contrast.metric).unit}" if metric(contrast.metric).unit else ""
-    by = ""
-    if test.shift and math.isfinite(test.shift.value):
-        by = f", typically by {value_text(abs(test.shift.value), contrast.metric)}{unit}"
-    return say("{}: <strong>{} is better</strong> on {} of {} cases{}, more than chance explains (adjusted {}).", where,
-               names[better], wins, test.n, by, _p(contrast.p_holm))  # fmt: skip
+    if contrast.better:
+        unit = f" {metric(contrast.metric).unit}" if metric(contrast.metric).unit else ""
+        by = ""
+        if test.shift and math.isfinite(test.shift.value):
+            by = f", typically by {value_text(abs(test.shift.value), contrast.metric)}{unit}"
+        return say("{}: <strong>{} is better</strong>{}, more than chance explains (adjusted {}; {}).", where,
+                   names[contrast.better], by, p_words(contrast.p_holm), _record(contrast))  # fmt: skip
+    if not contrast.could_tell:
+        least = "the smallest p that {} can have{} is {}".format(
+            count(test.wins + test.losses, "differing pair"),
+            "" if contrast.least_p_holm is None else " after adjustment",
+            p_text(_least(contrast)),
+        )
+        return say("{}: <strong>too few cases to tell</strong> {} and {} apart ({}); {}.", where, first, second,
+                   _record(contrast), least)  # fmt: skip
+    return say("{}: <strong>no difference shown</strong> between {} and {} (adjusted {}; {}), which does not mean "
+               "that there is none.", where, first, second, p_words(contrast.p_holm), _record(contrast))  # fmt: skip
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+def _record(contrast: Contrast) -> str:
+    """Wins, ties and losses of the better model, of the first where neither is."""
+    test = contrast.test
+    wins, losses = (test.losses, test.wins) if contrast.better == contrast.second else (test.wins, test.losses)
+    return f"of {count(test.n, 'case')} {wins} won, {test.ties} tied, {losses} lost"
 
 
 def _contrasts(about: Subjects, comparison: Comparison) -> Table:
@@ -110,7 +147,8 @@ def _contrasts(about: Subjects, comparison: Comparison) -> Table:
         Head(text="typical gain", title="Hodges-Lehmann estimate; positive: the first is better.", numeric=True),
         Head(text="95 % interval", numeric=True),
         Head(text="effect", title="Rank-biserial correlation, −1 to 1; positive: the first is better.", numeric=True),
-        Head(text="p (Holm)", title="Two-sided Wilcoxon signed-rank test, adjusted for all tests.", numeric=True),
+        Head(text="p", title="Two-sided Wilcoxon signed-rank test, this one alone.", numeric=True),
+        Head(text="p (Holm)", title=f"Adjusted for m = {comparison.tests} tests.", numeric=True),
         Head(text="better", choices=True),
         Head(text="remark", droppable=True),
     )
@@ -128,12 +166,25 @@ def _contrast_cells(contrast: Contrast, marks: dict[str, Markup]) -> tuple[str |
         marks[contrast.second],
         *(str(number) for number in (test.wins, test.ties, test.losses, test.undefined)),
         _value(test.shift, contrast.metric),
-        spread(test.shift.interval, contrast.metric) if test.shift and test.shift.interval else "–",
+        _shift_interval(contrast),
         "–" if test.effect is None else figure(test.effect),
-        _p(contrast.p_holm).removeprefix("p = ").removeprefix("p "),
-        marks[contrast.better] if contrast.better else "not shown",
-        test.reason,
+        p_text(test.p_value),
+        p_text(contrast.p_holm),
+        marks[contrast.better] if contrast.better else "same" if contrast.same else "not known",
+        _remark(contrast),
     )
+
+
+def _remark(contrast: Contrast) -> str:
+    test = contrast.test
+    if test.reason or test.p_value is None or contrast.same or contrast.could_tell:
+        return test.reason
+    return f"too few cases to tell: p {'(Holm) ' if test.telling else ''}cannot be below {p_text(_least(contrast))}"
+
+
+def _least(contrast: Contrast) -> float:
+    """The smallest p value possible, adjusted where that of the test is."""
+    return contrast.test.least_p if contrast.least_p_holm is None else contrast.least_p_holm
 
 
 def _value(estimate: Estimate | None, name: str) -> str:
@@ -142,7 +193,7 @@ def _value(estimate: Estimate | None, name: str) -> str:
 
 def _standings(about: Subjects, comparison: Comparison) -> Table:
     places = tuple(
-        Head(text=f"place {place}", title="Share of draws of other cases in which it takes this place.", numeric=True)
+        Head(text=f"place {place}", title="Share of draws from these cases in which it takes this place.", numeric=True)
         for place in range(1, min(len(about.models), 5) + 1)
     )
     heads = (
@@ -171,12 +222,22 @@ def _standing(about: Subjects, standing: Standing, places: int) -> Iterator[Line
                 standing.label or "all",
                 model_mark(model),
                 figure(each.mean_ranks[number].value, 2) if known else "–",
-                " to ".join(figure(rank, 2) for rank in each.mean_ranks[number].interval or ()) if known else "–",
+                _rank_interval(each.mean_ranks[number]) if known else "–",
                 *((percent(share) for share in each.shares[number][:places]) if known else ["–"] * places),
                 str(each.n),
                 each.reason,
             )
         )
+
+
+def _shift_interval(contrast: Contrast) -> str:
+    bounds = contrast.test.shift.interval if contrast.test.shift else None
+    return spread(bounds, contrast.metric) if bounds and bounds[0] < bounds[1] else "–"
+
+
+def _rank_interval(rank: Estimate) -> str:
+    low, high = rank.interval or (math.nan, math.nan)
+    return f"{figure(low, 2)} to {figure(high, 2)}" if low < high else "equal in all draws"
 
 
 def _scatters(about: Subjects) -> Iterator[Figure]:

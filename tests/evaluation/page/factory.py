@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medmamba import io
+from medmamba.evaluation import page
 from medmamba.evaluation.report import Report
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Reliability
 from medmamba.labels import Label, Labels
@@ -122,6 +123,12 @@ class Parsed(HTMLParser):
     def attributes(self, name: str) -> list[str]:
         """All values of an attribute."""
         return [str(facts[name]) for _, facts in self.tags if name in facts]
+
+
+def parsed(*reports: Report, folder: Path, **options: object) -> Parsed:
+    """The page of reports, taken apart."""
+    path = page.write(reports, folder / "page.html", viewer="slices", **options)  # type: ignore[arg-type]
+    return Parsed(path.read_text(encoding="utf-8"))
 
 
 def write_masks(folder: Path, cases: int, *, shape: tuple[int, int, int] = (20, 18, 12)) -> tuple[Path, Path, Path]:

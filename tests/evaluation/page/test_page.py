@@ -22,17 +22,12 @@ from medmamba.evaluation.report import Report
 from medmamba.evaluation.scores import CaseScore, LabelScore, Origin, Reliability
 from medmamba.evaluation.subgroups import Subgroups
 from medmamba.labels import Label, Labels
-from tests.evaluation.page.factory import ONE, TWO, Parsed, made_up, unpacked, write_masks
+from tests.evaluation.page.factory import ONE, TWO, Parsed, made_up, parsed, unpacked, write_masks
 
 NAN, INF = float("nan"), float("inf")
 IDS = tuple(f"case_{number:02d}" for number in range(12))
 TELLING = ("<script>alert(1)</script>", "a\"b'c", "größe – 日本 🧠", "{{ 7*7 }}")
 HOSTILE = (*TELLING, "x" * 300, "</script><b>", "name\udcff")
-
-
-def parsed(*reports: Report, folder: Path, **options: object) -> Parsed:
-    path = page.write(reports, folder / "page.html", viewer="slices", **options)  # type: ignore[arg-type]
-    return Parsed(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +93,22 @@ def test_summary_says_how_good_how_sure_and_where(single: Parsed) -> None:
     assert re.search(r"Mean Dice over 2 labels: 0\.\d{3} \(95 % interval 0\.\d{3} to 0\.\d{3}\), from 12 cases", words)
     assert "Weakest label:" in words
     assert "Worst in Dice: " in words
-    assert "Lesions found: lesion 12 of 24 (50 %; 1.0 invented per case) and core 12 of 24" in words
+    assert "Lesions found: lesion 12 of 24 (50 %; 1.0 invented per case) and core 12 of 24 (50 %; 1.0 inv" in words
+    assert "of 48" not in words, "a voxel may be of several labels, whose lesions are no sum"
+    assert "4999 draws" in words
 
 
 def test_summary_says_which_model_is_better_and_that_it_is_no_chance(several: Parsed) -> None:
-    better = r"Dice of lesion: +ours is better on \d+ of 12 cases, typically by 0\.\d+, more than chance explains"
-    assert re.search(better, several.words)
+    better = r"Dice of lesion: +ours is better, typically by 0\.\d+, more than chance explains "
+    assert re.search(better + r"\(adjusted p [<=] 0\.\d+; of 12 cases \d+ won, 0 tied, \d lost\)", several.words)
+    assert "adjusted by Holm for m = 4 tests" in several.words
 
 
 def test_equal_models_are_not_told_apart(tmp_path: Path) -> None:
     words = parsed(made_up(IDS, name="a"), made_up(IDS, name="b", seed=0), folder=tmp_path).words
-    assert "no difference shown" in words
-    assert "is better on" not in words
+    assert "a and b have identical scores in every metric and label on all 12 cases" in words
+    assert "is better," not in words
+    assert "no difference" not in words
 
 
 def test_nothing_is_claimed_for_fewer_than_five_cases(tmp_path: Path) -> None:
@@ -117,7 +116,10 @@ def test_nothing_is_claimed_for_fewer_than_five_cases(tmp_path: Path) -> None:
     assert "Only 4 cases:" in made.words
     assert "Nothing is claimed about which is better" in made.words
     assert "95 % interval 0" not in made.words
-    assert "is better on" not in made.words
+    assert "is better," not in made.words
+    assert (
+        "Lesions found: lesion 4 of 8 (in 4 cases; 4 invented) and core 4 of 8 (in 4 cases; 4 invented)" in made.words
+    )
 
 
 def test_definition_and_version_stand_beside_numbers_and_in_the_methods(single: Parsed) -> None:
@@ -259,6 +261,7 @@ def test_groups_of_cases_are_shown(tmp_path: Path) -> None:
     values = {case: {"site": "NS"[number % 2]} for number, case in enumerate(IDS)}
     table = Subgroups(path=tmp_path / "s.csv", names=("site",), values=values)
     made = parsed(made_up(IDS, lesions=()), folder=tmp_path, subgroups=table)
+    assert "P values are adjusted by Holm for m = 4 tests." in made.words
     assert made.rows["groups"] == 2 * 2 * 2 + 3 * 2 * 2  # by site, and by thirds of either label's volume
     assert "site" in made.words
 
