@@ -142,13 +142,13 @@ def _sentences(about: Subjects, found: Sequence[tuple[Model, Breakdown]]) -> Ite
         if each.metric != about.metrics[0] or each.p_holm is None or each.p_holm > 0.05:
             continue
         groups = [one for one in each.groups if one.group.compared and one.summary.n >= MINIMUM_FOR_INTERVAL]
-        ranked = sorted(groups, key=lambda one: one.summary.finite_mean, reverse=metric(each.metric).higher_is_better)
+        ranked = sorted(groups, key=lambda one: one.summary.mean, reverse=metric(each.metric).higher_is_better)
         worst, best = ranked[-1], ranked[0]
         whose = say("{}: ", model_mark(model)) if about.several else ""
         yield say(
             "{}{} differs with the {}: mean {} where it is {}, {} where it is {} ({}).", whose,
             metric(each.metric).title, each.column,
-            value_text(worst.summary.finite_mean, each.metric), worst.group.name,
-            value_text(best.summary.finite_mean, each.metric), best.group.name,
+            value_text(worst.summary.mean, each.metric), worst.group.name,
+            value_text(best.summary.mean, each.metric), best.group.name,
             p_words(each.p_holm),
         )  # fmt: skip

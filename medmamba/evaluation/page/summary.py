@@ -122,14 +122,14 @@ def _weakest_label(model: Model) -> Iterator[Markup]:
     ]
     if len(sums) < 2:
         return
-    ranked = sorted(sums, key=lambda each: each.finite_mean, reverse=not metric(name).higher_is_better)
+    ranked = sorted(sums, key=lambda each: each.mean, reverse=not metric(name).higher_is_better)
     worst, best = ranked[0], ranked[-1]
-    if value_text(worst.finite_mean, name) == value_text(best.finite_mean, name):
+    if value_text(worst.mean, name) == value_text(best.mean, name):
         return
     yield say(
         "Weakest label: <strong>{}</strong> with a mean {} of {}; strongest: {} with {}.",
-        worst.label, metric(name).title, value_text(worst.finite_mean, name),
-        best.label, value_text(best.finite_mean, name),
+        worst.label, metric(name).title, value_text(worst.mean, name),
+        best.label, value_text(best.mean, name),
     )  # fmt: skip
 
 

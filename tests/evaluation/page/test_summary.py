@@ -72,6 +72,14 @@ def test_mean_of_finite_values_alone_is_never_drawn_as_the_mean(tmp_path: Path) 
     assert "2.00 (" not in made.words
 
 
+def test_label_whose_mean_is_infinite_is_the_weakest(tmp_path: Path) -> None:
+    made = made_up(IDS, metrics=("hd95", "dice"), lesions=())
+    lost, *others = made.cases
+    scores = (lost.scores[0], replace(lost.scores[1], values=(INF, 0.0)))
+    words = parsed(replace(made, cases=(replace(lost, scores=scores), *others)), folder=tmp_path).words
+    assert "Weakest label: core with a mean HD95 of ∞; strongest: lesion with 0." in words
+
+
 def test_all_infinite_and_all_undefined_are_not_the_same(tmp_path: Path) -> None:
     undefined = parsed(report(*[(NAN, NAN)] * 8, predicted=0.0, reference=0.0), folder=tmp_path).words
     assert "Dice of lesion: undefined in all of 8 cases, as both masks are empty" in undefined
