@@ -71,15 +71,21 @@ def check_page(path: Path, viewer: Viewer, *, inputs: Iterable[Path] = ()) -> No
         UsageError: if its name is not that of a page.
         MachineError: if a viewer is asked for that is not installed.
     """
-    from medmamba.evaluation.page import is_page
+    from medmamba.evaluation.page import is_page, numbers
     from medmamba.evaluation.page.viewer import bundle
     from medmamba.io.places import check_output_files
 
-    check_output_files([path], inputs=inputs)
+    check_output_files([path, *numbers.beside(path)], inputs=inputs)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"a page is an HTML file, but {path} is not called so; give a name that ends in .html")
     if path.exists() and not is_page(path):
         raise OutputError(f"{path} exists and is no page of medmamba, so it is kept; give another name, or remove it")
+    for each in numbers.beside(path):
+        if each.exists() and not numbers.is_ours(each):
+            raise OutputError(
+                f"{each}, where the numbers of the page go, exists and is not of medmamba, so it is kept; give the page "
+                "another name, or remove it"
+            )
     bundle(viewer)
 
 
@@ -91,9 +97,14 @@ def write_page(
     subgroups: Path | None,
     title: str,
     viewer: Viewer,
-) -> None:
-    """Write a page about reports, with scans of the data set that the references belong to unless told otherwise."""
+) -> tuple[Path, ...]:
+    """Write a page about reports, with scans of the data set that the references belong to unless told otherwise.
+
+    Returns:
+        The page, and the files of its numbers.
+    """
     from medmamba.evaluation import page
+    from medmamba.evaluation.page import numbers
     from medmamba.evaluation.sources import dataset_of
     from medmamba.evaluation.subgroups import read
 
@@ -107,6 +118,7 @@ def write_page(
         viewer=viewer,
         progress=track,
     )
+    return path, *numbers.beside(path)
 
 
 def complain(report: Report) -> None:

@@ -201,8 +201,7 @@ def evaluate(
         described = description_beside(prediction, reference, labels or "")
         paths.append(nnunet_summary.save(report, matches.pairs, folder, description=described))
     if page:
-        write_page([report], page, images=images, subgroups=subgroups, title=title, viewer=viewer)
-        paths.append(page)
+        paths += write_page([report], page, images=images, subgroups=subgroups, title=title, viewer=viewer)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:

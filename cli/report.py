@@ -79,6 +79,8 @@ def report(
     The page is a single file that needs no network: summary in plain words, tables, distributions, worst and best cases
     as pictures with their errors coloured, each case slice by slice, and how everything was defined and counted. With
     several models: paired tests, how stable their ranking is, and who wins where. Only ids of cases are on it.
+    Its numbers in full precision lie beside it, in files named like it that end in .json and .csv: p values raw and
+    adjusted, effects, intervals, ranks, groups. SOURCE_DATE_EPOCH, where set, gives the date on it.
 
     Nothing is trained or predicted. Scores come from reports that are there; of nnU-Net that is what it wrote, without
     the masks. Pictures are made where masks (and scans) still lie where the report says.
@@ -107,5 +109,6 @@ def report(
     for each in reports:
         if each.failed:
             note(f"{each.name}: {len(each.failed)} of {len(each.cases)} cases failed, which the page lists")
-    write_page(reports, output, images=images, subgroups=subgroups, title=title, viewer=viewer)
+    _, *numbers = write_page(reports, output, images=images, subgroups=subgroups, title=title, viewer=viewer)
     say(f"page {output}")
+    say(f"numbers {' '.join(map(str, numbers))}")

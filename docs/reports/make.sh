@@ -6,6 +6,8 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${2:-$(mktemp -d)}
+# The day on the pages, so that the same masks give the same bytes on any other.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-1795824000}"
 masks=$work/masks
 # Copies, away from scans that may lie beside the originals: pages here show masks alone.
 mkdir -p "$masks"
@@ -19,6 +21,9 @@ for model in mild worse; do
         --metric dice --metric hd95 --metric nsd_1mm --metric lesions
 done
 medmamba report "$work/mild" "$work/worse" --name mild --name worse --output "$here/ms_lesions.html"
+
+# Numbers in full precision, which a page is made with, are not kept here.
+rm -f "$here"/*.html.json "$here"/*.html.csv
 
 if grep -q 'id="niivue"' "$here"/*.html; then
     echo 'a page holds NiiVue, which is not to be kept here: uninstall ipyniivue and run this again' >&2

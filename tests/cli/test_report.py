@@ -103,6 +103,8 @@ def test_failed_cases_are_told_and_the_page_is_made_all_the_same(
         (("near/report.json", "-o", "near/report.json"), 2, "is an input"),
         (("near", "-o", "page.txt"), 2, "give a name that ends in .html"),
         (("near", "-o", "mine.html"), 2, "mine.html exists and is no page of medmamba, so it is kept"),
+        (("near", "-o", "other.html"), 2, "other.html.json, where the numbers of the page go, exists and is not of"),
+        (("near", "-o", "Dataset001_Balls/labelsTr/a.nii.gz"), 2, "among the images or labels"),
         (("near", "--viewer", "3d"), 4, 'run pip install "medmamba[viewer]"'),
         (("near", "--viewer", "2d"), 2, "'2d' is not one of 'auto', 'slices', '3d'"),
     ],
@@ -118,6 +120,7 @@ def test_what_can_not_be_reported_on_says_what_to_do(
     monkeypatch.chdir(models[2].parent)
     monkeypatch.setattr(viewer, "niivue", lambda: None)
     Path("mine.html").write_text("<!doctype html><title>my page</title>")
+    Path("other.html.json").write_text("{}")
     if "near/report.json" in arguments:
         evaluate_files(models[0], models[2])[0].save(models[0])
     result = run("report", *arguments)
@@ -134,3 +137,18 @@ def test_page_goes_into_a_folder_that_is_made_and_replaces_one_of_ours(
         result = run("report", models[0], "--reference", models[2], "-o", output, "--title", "Ours")
         assert result.exit_code == 0, result.output
     assert "<h1>Ours</h1>" in output.read_text()
+    assert f"numbers {output}.json {output}.csv" in result.stdout
+
+
+@pytest.mark.parametrize("victim", ["near/a.nii.gz", "near/report.json", "near/report.csv", "near/mine.html"])
+def test_evaluation_never_puts_a_page_in_the_place_of_anything_else(
+    victim: str, models: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    near, _, root = models
+    evaluate_files(near, root)[0].save(near)
+    (near / "mine.html").write_text("<!doctype html><title>my page</title>")
+    before = {path: path.read_bytes() for path in near.iterdir()}
+    result = run("evaluate", near, root, "--report", tmp_path / victim)
+    assert result.exit_code == 2
+    assert "give a" in " ".join(result.stderr.split())
+    assert {path: path.read_bytes() for path in near.iterdir()} == before

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from medmamba.case import Dataset
 from medmamba.evaluation.comparison import compare
-from medmamba.evaluation.page import context
+from medmamba.evaluation.page import context, numbers
 from medmamba.evaluation.page import groups as grouping
 from medmamba.evaluation.page.gallery import gather
 from medmamba.evaluation.page.parts import subjects
@@ -38,7 +38,8 @@ def write(
 ) -> Path:
     """Write reports as a page; several are compared.
 
-    The page holds ids of cases but no path, host or user. Pictures are made where the masks still are where the reports
+    Beside it, named like it and ending in .json and .csv, are its numbers in full precision. The page holds ids of
+    cases but no path, host or user. Pictures are made where the masks still are where the reports
     say; what could not be shown is told.
 
     Args:
@@ -67,9 +68,12 @@ def write(
     about = subjects(reports)
     named = [model.report for model in about.models]
     comparison = compare(named, seed=named[0].seed) if about.several else None
-    groups = grouping.section(about, subgroups)  # before what takes long, as it may refuse the table
+    grouped, words, broken_down = grouping.section(
+        about, subgroups
+    )  # before what takes long, as it may refuse the table
     gallery = gather(about, images, progress)
-    made = context.page(about, gallery, title=title, comparison=comparison, groups=groups, niivue=engine)
+    made = context.page(about, gallery, title=title, comparison=comparison, groups=(grouped, words), niivue=engine)
+    numbers.write(about, path, comparison=comparison, groups=broken_down)
     # Names of files may hold what is no text: it is shown as an escape, and cannot hide.
     write_bytes(_render(made).encode("utf-8", "backslashreplace"), path)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medmamba.errors import UsageError
 from medmamba.evaluation import agreement, breakdown, subgroups
 from medmamba.evaluation.comparison import Comparison
 from medmamba.evaluation.metrics import metric
@@ -93,7 +95,7 @@ def page(
     grouped, group_words = groups
     return Page(
         title=title or _title(about),
-        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        date=_date(),
         version=version("medmamba"),
         facts=tuple(_facts(about)),
         summary=tuple((model, tuple(sentences(about, model))) for model in about.models),
@@ -114,6 +116,18 @@ def page(
         script_data=_script_data(about, [number for number, _ in volumes]),
         volumes=volumes,
     )
+
+
+def _date() -> str:
+    """Today, or the day that who makes pages byte for byte again sets by SOURCE_DATE_EPOCH (reproducible-builds.org)."""
+    told = os.environ.get("SOURCE_DATE_EPOCH", "")
+    try:
+        day = datetime.fromtimestamp(int(told), UTC) if told else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH must be a number of seconds since 1970, got {told!r}; set it so, or unset it"
+        ) from error
+    return f"{day:%Y-%m-%d}"
 
 
 def _title(about: Subjects) -> str:
@@ -238,7 +252,11 @@ def _methods(
     )
     yield (
         "Files beside this page",
-        (f"Numbers in full precision are in {listed(REPORT_FILES)} of each report.",),
+        (
+            "Numbers of this page in full precision, with p values raw and adjusted, effects, intervals, ranks, groups and "
+            "agreement of volumes: in the files named like it and ending in .json and .csv.",
+            f"Scores of single cases in full precision: in {listed(REPORT_FILES)} of each report.",
+        ),
     )
 
 

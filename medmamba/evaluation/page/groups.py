@@ -36,8 +36,10 @@ from medmamba.evaluation.subgroups import Column, Subgroups, by_lesion_size
 MOST_PLOTS = 8
 
 
-def section(about: Subjects, table: Subgroups | None) -> tuple[Section | None, list[Markup]]:
-    """The section, where there are groups, and what is worth saying of them at the top of the page.
+def section(
+    about: Subjects, table: Subgroups | None
+) -> tuple[Section | None, list[Markup], list[tuple[Model, Breakdown]]]:
+    """The section, where there are groups, and what is worth saying of them at the top of the page, and all numbers.
 
     Raises:
         DataError: if the table has none of the cases.
@@ -46,7 +48,7 @@ def section(about: Subjects, table: Subgroups | None) -> tuple[Section | None, l
     broken_down = break_down([model.report for model in about.models], columns)
     found = [(model, each) for model, own in zip(about.models, broken_down, strict=True) for each in own]
     if not found:
-        return None, []
+        return None, [], []
     silent = [say("{}: no groups, as {}.", column.name, column.reason) for column in columns if column.reason]
     together = ", those of all models together" if about.several else ""
     family = f"P values are adjusted by Holm for m = {count(_tests(found), 'test')}{together}."
@@ -57,7 +59,7 @@ def section(about: Subjects, table: Subgroups | None) -> tuple[Section | None, l
         tables=(_table(about, found),),
         figures=tuple(_plots(about, columns))[:MOST_PLOTS],
     )
-    return made, list(_sentences(about, found))
+    return made, list(_sentences(about, found)), found
 
 
 def _tests(found: Sequence[tuple[Model, Breakdown]]) -> int:
