@@ -83,8 +83,8 @@ def check_page(path: Path, viewer: Viewer, *, inputs: Iterable[Path] = ()) -> No
     for each in numbers.beside(path):
         if each.exists() and not numbers.is_ours(each):
             raise OutputError(
-                f"{each}, where the numbers of the page go, exists and is not of medmamba, so it is kept; give the page "
-                "another name, or remove it"
+                f"{each}, where the numbers of the page go, exists and is not of medmamba, so it is kept; give the "
+                "page another name, or remove it"
             )
     bundle(viewer)
 

@@ -50,8 +50,8 @@ def read_reports(
         progress: told after each case that is compared.
 
     Returns:
-        One report each, in order, with the metrics that all of them have, and with the first one's names for labels
-        of the same values.
+        One report each, in order, with the metrics that all of them have, and with one's names for labels of the same
+        values: the first one's that has names other than those made of values.
 
     Raises:
         FileNotFoundError: if one does not exist.
@@ -73,7 +73,8 @@ def read_reports(
                 path, reference, labels=labels, metrics=asked, workers=workers, progress=progress
             )
         reports.append(report)
-    alike = [_with_labels(report, reports[0].labels) for report in reports]
+    named = next((report.labels for report in reports if not _made_up(report.labels)), reports[0].labels)
+    alike = [_with_labels(report, named) for report in reports]
     return _with_common_metrics(_named(alike, paths, names))
 
 
@@ -137,6 +138,11 @@ def _named(reports: Sequence[Report], paths: Sequence[Path], names: Sequence[str
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"names must differ, got {', '.join(chosen)}")
     return [replace(report, name=name) for report, name in zip(reports, chosen, strict=True)]
+
+
+def _made_up(labels: Labels) -> bool:
+    """Whether names say no more than the values, as those of a summary without a dataset.json."""
+    return all(label.name == f"label_{'_'.join(map(str, label.values))}" for label in labels.foreground)
 
 
 def _with_labels(report: Report, labels: Labels) -> Report:

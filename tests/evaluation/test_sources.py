@@ -176,6 +176,22 @@ def test_labels_of_the_same_values_get_the_names_and_the_order_of_the_first_repo
     assert read_reports([tmp_path / "one", *other])[1].labels == BALL
 
 
+def test_names_of_labels_come_from_the_report_that_has_some(folders: tuple[Path, Path]) -> None:
+    regions = Labels(
+        foreground=(Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))), region_order=(1, 2)
+    )
+    matches = match_files(*folders)
+    named = evaluate(matches.pairs, regions, metrics=("dice",))
+    named.save(folders[0])
+    summaries = folders[1].parent / "nnunet"
+    summaries.mkdir()
+    save(named, matches.pairs, summaries)
+    for paths in ([summaries, folders[0]], [folders[0], summaries]):
+        for report in read_reports(paths, names=["a", "b"]):
+            assert [label.name for label in report.labels.foreground] == ["whole", "core"]
+            assert [score.label for score in report.cases[0].scores] == ["whole", "core"]
+
+
 def test_what_is_scored_on_the_way_gets_the_metrics_of_the_reports_that_are_there(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -119,7 +119,7 @@ def page(
 
 
 def _date() -> str:
-    """Today, or the day that who makes pages byte for byte again sets by SOURCE_DATE_EPOCH (reproducible-builds.org)."""
+    """Today, or the day that SOURCE_DATE_EPOCH says, by reproducible-builds.org, for pages equal to the byte."""
     told = os.environ.get("SOURCE_DATE_EPOCH", "")
     try:
         day = datetime.fromtimestamp(int(told), UTC) if told else datetime.now(UTC)
@@ -253,8 +253,8 @@ def _methods(
     yield (
         "Files beside this page",
         (
-            "Numbers of this page in full precision, with p values raw and adjusted, effects, intervals, ranks, groups and "
-            "agreement of volumes: in the files named like it and ending in .json and .csv.",
+            "Numbers of this page in full precision, with p values raw and adjusted, effects, intervals, ranks, groups "
+            "and agreement of volumes: in the files named like it and ending in .json and .csv.",
             f"Scores of single cases in full precision: in {listed(REPORT_FILES)} of each report.",
         ),
     )

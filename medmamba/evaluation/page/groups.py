@@ -32,13 +32,13 @@ from medmamba.evaluation.page.tables import mean_text, metric_head, model_mark, 
 from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL
 from medmamba.evaluation.subgroups import Column, Subgroups, by_lesion_size
 
+#: A model, and its scores by the groups of one column.
+Found = tuple[Model, Breakdown]
 #: Plots at most; the table has all.
 MOST_PLOTS = 8
 
 
-def section(
-    about: Subjects, table: Subgroups | None
-) -> tuple[Section | None, list[Markup], list[tuple[Model, Breakdown]]]:
+def section(about: Subjects, table: Subgroups | None) -> tuple[Section | None, list[Markup], list[Found]]:
     """The section, where there are groups, and what is worth saying of them at the top of the page, and all numbers.
 
     Raises:
