@@ -242,7 +242,7 @@ def _check_labels(reports: Sequence[Report], names: Sequence[str]) -> None:
         return {label.name: label.values for label in sorted(report.labels.foreground, key=lambda label: label.name)}
 
     def words(report: Report) -> str:
-        return ", ".join(f"{name} = {' '.join(map(str, values))}" for name, values in labels(report).items())
+        return some([f"{name} = {' '.join(map(str, values))}" for name, values in labels(report).items()], 8)
 
     remedy = "evaluate both with the same `--labels`"
     _same(reports, names, labels, what="labels", words=words, remedy=remedy)

@@ -168,7 +168,15 @@ def _kinds(gallery: Gallery) -> Iterable[tuple[str, str, str]]:
     others = any(each.others for shown in gallery.cases.values() for each in shown.montages)
     for kind, name, words in KINDS:
         if kind != OTHER or others:
-            yield name, words, "#{:02x}{:02x}{:02x}".format(*PAINTS[kind][0])
+            colour, opacity = PAINTS[kind]
+            yield name, words, _swatch("#{:02x}{:02x}{:02x}".format(*colour), opacity)
+
+
+def _swatch(colour: str, opacity: float) -> str:
+    """A colour as pictures show it: an outline, and inside it lies over shades of grey."""
+    return (
+        f"border-color:{colour};background:linear-gradient({colour}{round(255 * opacity):02x} 0 0),rgb{(GHOST[1],) * 3}"
+    )
 
 
 def _facts(about: Subjects) -> Iterable[tuple[str, str | Markup]]:
@@ -196,7 +204,10 @@ def _sections(about: Subjects) -> Iterable[Section]:
         )
         found = tuple(figures.detection(about))
         yield Section(id="lesions", title="Lesions", words=words, tables=(counts,), figures=found)
-    words = ("Points are cases and lead to their rows; boxes are quartiles, diamonds means with their 95 % interval.",)
+    words = (
+        "Points are cases and lead to their rows in the table of cases, which holds the same values; boxes are "
+        "quartiles, diamonds means with their 95 % interval.",
+    )
     yield Section(id="distributions", title="Distributions", words=words, figures=tuple(figures.distributions(about)))
     if plots := tuple(figures.volumes(about)):
         words = ("Each point is a case: above the dashed line the prediction is larger than the reference.",)

@@ -16,25 +16,26 @@ from medmamba.evaluation.page.parts import Figure, Model, Subjects, anchor, is_s
 from medmamba.evaluation.page.plots import Dot, Point, Row, figure
 from medmamba.evaluation.page.tables import metric_head
 from medmamba.evaluation.scores import Reliability
-from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL, Summary
+from medmamba.evaluation.statistics import MEAN_OVER_LABELS, MINIMUM_FOR_INTERVAL, Summary
 
 #: So many points are drawn at most in all distributions together; metrics beyond show quartiles and means alone.
 MOST_POINTS = 12_000
+#: So many labels are in a plot of means at a glance.
+MOST_LABELS = 12
 
 
 def forests(about: Subjects, most: int = 2) -> list[Figure]:
     """Means and intervals of the first metrics, at a glance."""
     made = []
     for name in about.metrics[:most]:
-        summaries = list(_summaries(about, name))
+        summaries = _worst_labels(list(_summaries(about, name)))
         if not any(math.isfinite(each.mean) for _, each in summaries):
             continue  # the sentences say why
         rows = [_mean_row(about, model, each) for model, each in summaries]
         title = f"Mean {metric(name).title}"
         svg = plots.forest(rows, title=title, axis=metric_head(name).text, share=is_share(name))
-        made.append(
-            Figure(svg=svg, caption=f"{title}{_interval_words([each for _, each in summaries])} {_direction(name)}")
-        )
+        sure = _interval_words([each for _, each in summaries])
+        made.append(Figure(svg=svg, caption=f"{title}{sure} {_direction(name)}{_cut_words(about)}"))
     return made
 
 
@@ -50,6 +51,29 @@ def _interval_words(summaries: Sequence[Summary]) -> str:
     }
     told = "; ".join(reason for reason, holds in reasons.items() if holds)
     return f"{sure} ({told})." if told else f"{sure}."
+
+
+def _worst_labels(summaries: list[tuple[Model, Summary]]) -> list[tuple[Model, Summary]]:
+    """Those of the mean over labels and of the labels that some model is worst in, in their order."""
+    labels = list(dict.fromkeys(each.label for _, each in summaries))
+    if len(labels) <= MOST_LABELS + 1:
+        return summaries
+    sign = 1 if metric(summaries[0][1].metric).higher_is_better else -1
+
+    def badness(label: str) -> float:
+        means = [sign * each.mean for _, each in summaries if each.label == label and not math.isnan(each.mean)]
+        return min(means, default=math.inf)
+
+    kept = {
+        MEAN_OVER_LABELS,
+        *sorted(set(labels) - {MEAN_OVER_LABELS}, key=lambda label: (badness(label), label))[:MOST_LABELS],
+    }
+    return [(model, each) for model, each in summaries if each.label in kept]
+
+
+def _cut_words(about: Subjects) -> str:
+    labels = len(about.labels)
+    return f" The worst {MOST_LABELS} of {labels} labels; the results have all." if labels > MOST_LABELS else ""
 
 
 def _summaries(about: Subjects, name: str) -> Iterator[tuple[Model, Summary]]:

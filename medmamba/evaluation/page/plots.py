@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from markupsafe import Markup
@@ -29,7 +30,9 @@ class Point:
 
 
 #: Letters that are narrower or wider than others.
-_WIDTHS = (("ijl.,;:'!|I ", 4.5), ("ftr()[]-/", 6.0), ("mwMW@%", 13.5))
+_WIDTHS = (("ijl.,;:'!|I ", 4.5), ("ftr()[]-/", 6.0), ("mwMW@%", 13.5), ("<>=+~ABCDGHKNOQRSUVXYZ_&", 11.0))
+#: At most so wide is a name; labels of lines in a plane lie so close at least.
+NAME_WIDTH, LINE_HEIGHT = 190.0, 13.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,12 @@ def _linked(shape: Markup, title: str, target: str) -> Markup:
     return Markup('<a href="#{}" tabindex="-1">{}<title>{}</title></a>').format(target, shape, title)
 
 
-def _short(name: str, most: int = 27) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _short(name: str) -> str:
+    """The name, or as much of its beginning as there is room for."""
+    widths = list(accumulate(map(_letter_width, name)))
+    if not widths or widths[-1] <= NAME_WIDTH:
+        return name
+    return f"{name[: sum(width <= NAME_WIDTH - _letter_width('…') for width in widths)]}…"
 
 
 def _bottom_axis(scale: Scale, top: float, bottom: float, label: str) -> list[Markup]:
@@ -195,6 +202,8 @@ def _name_width(rows: Sequence[Row]) -> float:
 
 def _letter_width(letter: str) -> float:
     """At least what fonts without serifs take at the size that names have on a phone."""
+    if not letter.isascii():
+        return 14.5  # as wide as high, or drawn by another font
     return next((width for letters, width in _WIDTHS if letter in letters), 9.0)
 
 
@@ -288,7 +297,9 @@ def plane(
         diagonal: whether to draw where both are equal, on axes that are alike.
         share: whether values are shares.
     """
-    left, right, top, bottom = 52.0, WIDTH - 14.0, 24.0, 292.0
+    # Words of lines stand beside the plane, where no point is.
+    room = max((sum(map(_letter_width, words)) for _, _, words in lines), default=0.0)
+    left, right, top, bottom = 52.0, WIDTH - 14.0 - room, 24.0, 292.0
     ups = [dot.y for dot in dots] + [height for height, _, _ in lines]
     acrosses = [dot.x for dot in dots]
     if diagonal:
@@ -297,9 +308,12 @@ def plane(
     parts = [*_bottom_axis(x, top, bottom, across), *_left_axis(y, left, right, up)]
     if diagonal:
         parts += [_line(x(x.low), y(y.low), x(x.high), y(y.high), "reference")]
+    places: list[float] = []
     for height, kind, words in lines:
         parts += [_line(left, y(height), right, y(height), kind)]
-        parts += [_text(right - 2, y(height) - 4, words, "tick", "end")]
+        if words and all(abs(y(height) - place) >= LINE_HEIGHT for place in places):  # the caption has all
+            parts += [_text(right + 5, y(height) + 4, words, "tick")]
+            places.append(y(height))
     circle = Markup('<circle cx="{}" cy="{}" r="3.6" class="dot {}"/>')
     parts += [_linked(circle.format(x(dot.x), y(dot.y), dot.kind), dot.title, dot.target) for dot in dots]
     return _svg(bottom + 38, title, parts)

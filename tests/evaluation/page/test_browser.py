@@ -111,6 +111,92 @@ def test_viewer_shows_a_case_and_follows_keys(written: Path, chromium: Chromium)
     chromium.wait_for("document.querySelector('#viewer .status').textContent.startsWith('voxel 3, 4, 5')")
 
 
+def test_viewer_opens_in_an_error_and_keys_work_wherever_the_focus_is(written: Path, chromium: Chromium) -> None:
+    chromium.open(written)
+    chromium.run("document.querySelector('[data-view]').click()")
+    chromium.wait_for("scene !== null && scene.judged && panes.length === 3")
+    kind = "scene.judged[state.at.reduce((sum, at, axis) => sum + at * strides(scene.shape)[axis], 0)]"
+    assert chromium.run(f"{kind} > RIGHT")
+    for focus in ("document.querySelector('#viewer [data-step]')", "document.body"):
+        before = chromium.run("[...state.at]")
+        chromium.run(f"({focus}.focus(), document.activeElement.blur(), {focus}.focus())")
+        for key in ("ArrowUp", "PageUp"):
+            chromium("Input.dispatchKeyEvent", type="keyDown", key=key)
+        assert chromium.run("[...state.at]") == [before[0], before[1] + 1, before[2] + 1]
+    chromium.run("panes[2].frame.focus()")  # sagittal: up and down the slices are to the right and left
+    chromium("Input.dispatchKeyEvent", type="keyDown", key="PageUp")
+    assert chromium.run("state.at[0]") == before[0] + 1
+    chromium("Input.dispatchKeyEvent", type="keyDown", key="w")
+    assert chromium.run(f"{kind} > RIGHT")
+
+
+def test_largest_error_is_found_by_voxels_that_touch(written: Path, chromium: Chromium) -> None:
+    chromium.open(written)
+    # One voxel alone, six in a row, and one that touches these by a corner and moves their middle.
+    wrong = [[0, 0, 0], *([x, 3, 1] for x in range(2, 8)), [8, 4, 2]]
+    script = (
+        "(() => {{ const shape = [9, 7, 5]; const judged = new Uint8Array(315).fill(RIGHT);"
+        " for (const [x, y, z] of {wrong}) judged[x + 9 * (y + 7 * z)] = MISSED;"
+        " return worst({{ shape, judged, spacing_mm: [1, 1, 1] }}); }})()"
+    )
+    assert chromium.run(script.format(wrong=wrong)) == [5, 3, 1]
+    assert chromium.run(script.format(wrong="[]")) == [4, 3, 2]
+
+
+def test_without_webgl_the_slices_stay_and_it_is_said(written: Path, chromium: Chromium) -> None:
+    chromium.open(written)
+    chromium.run("document.querySelector('[data-view]').click()")
+    chromium.wait_for("scene !== null && scene.judged && panes.length === 3")
+    chromium.run(
+        "(() => { const real = HTMLCanvasElement.prototype.getContext; HTMLCanvasElement.prototype.getContext ="
+        " function (kind) { return kind.startsWith('webgl') ? null : real.apply(this, arguments); }; })()"
+    )
+    chromium.run("switchSolid()")
+    assert "offers no WebGL 2" in chromium.run("document.querySelector('#viewer .status').textContent")
+    assert chromium.run("document.querySelector('.panes').hidden") is False
+    assert chromium.run("document.querySelector('.solid').hidden") is True
+
+
+def test_theme_holds_for_the_session(written: Path, chromium: Chromium) -> None:
+    chromium.open(written)
+    chromium.run("document.getElementById('theme').click()")
+    chosen = chromium.run("document.documentElement.dataset.theme")
+    chromium.open(written)
+    assert chromium.run("document.documentElement.dataset.theme") == chosen
+    chromium.run("sessionStorage.clear()")
+    # Where nothing may be kept, the button works all the same.
+    chromium.run("void Object.defineProperty(window, 'sessionStorage', { get() { throw new Error('refused'); } })")
+    chromium.run("document.getElementById('theme').click()")
+    assert chromium.run("document.documentElement.dataset.theme") not in ("", chosen)
+
+
+def test_tables_can_be_skipped_by_keyboard(written: Path, chromium: Chromium) -> None:
+    chromium.open(written)
+    chromium("Emulation.setFocusEmulationEnabled", enabled=True)
+    for table in ("cases-table", "lesion-table"):
+        chromium.run(f"document.querySelector('.skip[href=\"#after-{table}\"]').focus()")
+        assert chromium.run("document.activeElement.getBoundingClientRect().left") >= 0
+        chromium(
+            "Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r"
+        )
+        chromium.wait_for(f"location.hash === '#after-{table}'")
+        chromium("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        assert chromium.run(
+            f"Boolean(document.getElementById('{table}').compareDocumentPosition(document.activeElement) & 4)"
+        ), "the focus is not behind the table"
+
+
+def test_cells_that_a_spreadsheet_would_run_are_saved_as_text(tmp_path: Path, chromium: Chromium) -> None:
+    ids = ["=cmd|calc", "+a", "-b", "@c", "-5", "plain"]
+    chromium.open(page.write([made_up(ids)], tmp_path / "page.html", title="safe"))
+    chromium.run(
+        "(() => { URL.createObjectURL = (blob) => { window.saved = blob; return '#'; }; URL.revokeObjectURL = () => {};"
+        " GRIDS.find(({ grid }) => grid.name === 'Single cases').grid.save(); })()"
+    )
+    lines = chromium.run("window.saved.text()").lstrip("\ufeff").split("\r\n")
+    assert {line.split(",")[0] for line in lines[1:]} == {"'=cmd|calc", "'+a", "'-b", "'@c", "-5", "plain"}
+
+
 @pytest.mark.skipif(niivue() is None, reason="the extra medmamba[viewer] is not installed")
 def test_niivue_shows_a_case_in_3d(written: Path, tmp_path: Path, chromium: Chromium) -> None:
     chromium.open(written)
@@ -138,6 +224,8 @@ def test_page_fits_its_window_in_dark_and_light(width: int, written: Path, chrom
     chromium.dark()
     chromium.open(written)
     assert chromium.run("document.documentElement.scrollWidth") == width
+    cut = "[...document.querySelectorAll('.short .chart .scroll')].filter(b => b.scrollWidth > b.clientWidth).length"
+    assert chromium.run(cut) == 0
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = chromium.run(ground)
     chromium.run("document.getElementById('theme').click()")

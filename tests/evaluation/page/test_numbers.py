@@ -53,7 +53,7 @@ def test_numbers_of_groups_are_those_of_the_breakdown(tmp_path: Path) -> None:
     facts = json.loads(numbers.beside(page.write([report], tmp_path / "page.html"))[0].read_text())
     assert "comparison" not in facts
     made = {(row["metric"], row["label"], row["group"]): row for row in facts["subgroups"]}
-    for each in break_down(report, by_lesion_size(report)):
+    for each in break_down([report], by_lesion_size(report))[0]:
         for one in each.groups:
             row = made[each.metric, each.label, one.group.name]
             assert (row["median"], row["n"]) == (one.summary.median, one.summary.n)

@@ -339,6 +339,20 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def test_of_many_labels_the_plot_at_a_glance_shows_the_worst(tmp_path: Path) -> None:
+    labels = Labels(foreground=tuple(Label(name=f"organ_{value}", values=(value,)) for value in range(1, 31)))
+    report = made_up(IDS[:5], labels=labels, metrics=("dice",), lesions=())
+    made = parsed(report, folder=tmp_path)
+    means = {each.label: each.mean for each in report.summaries}
+    plot = made.source[made.source.index('aria-label="Mean Dice"') :]
+    shown = re.findall(r'class="name"[^>]*>(organ_\d+)<', plot[: plot.index("</svg>")])
+    assert len(shown) == 12
+    assert set(shown) == set(sorted(set(means) - {"mean over labels"}, key=means.__getitem__)[:12])
+    assert "The worst 12 of 30 labels" in made.words
+    assert "skip" in made.attributes("class")
+    assert "after-cases-table" in made.attributes("id")
+
+
 @pytest.mark.slow
 def test_many_cases_labels_and_metrics_stay_usable(tmp_path: Path) -> None:
     labels = Labels(foreground=tuple(Label(name=f"organ_{value}", values=(value,)) for value in range(1, 9)))

@@ -122,9 +122,11 @@ class Grid {
   }
 
   save() {
+    // A spreadsheet would take for a formula what begins so and is no number.
+    const plain = (text) => (/^[=+\-@\t\r]/.test(text) && !/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^-∞$/i.test(text) ? `'${text}` : text);
     const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
     const lines = [this.heads.map((head) => head.dataset.name), ...this.matching().map((row) => row.texts)];
-    const text = lines.map((cells) => cells.map((cell) => quoted(cell.replace("−", "-"))).join(",")).join("\r\n");
+    const text = lines.map((cells) => cells.map((cell) => quoted(plain(cell.replaceAll("−", "-")))).join(",")).join("\r\n");
     const link = element("a", { href: URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv" })) });
     link.download = `${this.name.replaceAll(/\W+/g, "-").toLowerCase()}.csv`;
     link.click();
@@ -180,8 +182,9 @@ function lesionTable(place) {
   const body = element("tbody");
   const table = element("table", { id: "lesion-table" }, element("caption", {}, "Single lesions"),
     element("thead", {}, element("tr", {}, ...heads)), body);
-  const box = element("div", { class: "table" }, element("div", { class: "tools" }),
-    element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Single lesions" }, table));
+  const skip = element("a", { class: "skip", href: "#after-lesion-table" }, "Skip the table: Single lesions");
+  const box = element("div", { class: "table" }, skip, element("div", { class: "tools" }),
+    element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Single lesions" }, table), element("span", { id: "after-lesion-table", tabindex: "-1" }));
   place.append(box);
   const cell = (row, text, column) => element(column ? "td" : "th",
     column ? (used[column] === 4 || used[column] === 5 ? { class: "n" } : {}) : { scope: "row" }, text);
@@ -212,11 +215,23 @@ function reveal() {
   }
 }
 
+// What was chosen holds for the session; pages from a disk may not be allowed to keep anything.
+function kept(value) {
+  try {
+    if (value) sessionStorage.setItem("theme", value);
+    return sessionStorage.getItem("theme");
+  } catch (refused) {
+    return null;
+  }
+}
+
 function themeButton() {
   const button = document.getElementById("theme");
   const dark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const label = () => { button.textContent = dark() ? "Light" : "Dark"; };
-  button.addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; label(); });
+  const before = kept();
+  if (before === "dark" || before === "light") document.documentElement.dataset.theme = before;
+  button.addEventListener("click", () => { kept(document.documentElement.dataset.theme = dark() ? "light" : "dark"); label(); });
   button.hidden = false;
   label();
 }

@@ -66,16 +66,45 @@ function judge(scene) {
 function strides(shape) { return [1, shape[0], shape[0] * shape[1]]; }
 function clamp(value, size) { return Math.max(0, Math.min(size - 1, Math.round(value))); }
 
-// The slices in which most is wrong, or else most of anything.
+// The middle of the largest error, by voxels that touch; of what is right where nothing is wrong.
 function worst(scene) {
-  const kinds = scene.judged.some((kind) => kind > RIGHT) ? RIGHT : NOTHING;
-  const sums = scene.shape.map((size) => new Uint32Array(size));
+  const least = scene.judged.some((kind) => kind > RIGHT) ? RIGHT : NOTHING;
+  const [nx, ny, nz] = scene.shape;
+  const seen = new Uint8Array(scene.judged.length);
+  let largest = [];
+  for (let start = 0; start < seen.length; start++) {
+    if (scene.judged[start] <= least || seen[start]) continue;
+    const part = [start];
+    seen[start] = 1;
+    for (let next = 0; next < part.length; next++) {
+      const [x, y, z] = placeOf(scene, part[next]);
+      for (let c = Math.max(z - 1, 0); c <= Math.min(z + 1, nz - 1); c++)
+        for (let b = Math.max(y - 1, 0); b <= Math.min(y + 1, ny - 1); b++)
+          for (let a = Math.max(x - 1, 0); a <= Math.min(x + 1, nx - 1); a++) {
+            const v = a + nx * (b + ny * c);
+            if (scene.judged[v] > least && !seen[v]) { seen[v] = 1; part.push(v); }
+          }
+    }
+    if (part.length > largest.length) largest = part;
+  }
+  return largest.length ? middle(scene, largest) : scene.shape.map((size) => Math.floor(size / 2));
+}
+function placeOf(scene, v) {
   const [nx, ny] = scene.shape;
-  scene.judged.forEach((kind, v) => {
-    if (kind <= kinds) return;
-    sums[0][v % nx]++; sums[1][Math.floor(v / nx) % ny]++; sums[2][Math.floor(v / (nx * ny))]++;
-  });
-  return sums.map((sum) => sum.reduce((best, count, place) => (count > sum[best] ? place : best), 0));
+  return [v % nx, Math.floor(v / nx) % ny, Math.floor(v / (nx * ny))];
+}
+
+// Of these voxels the one nearest to the mean of all.
+function middle(scene, voxels) {
+  const mean = [0, 0, 0];
+  for (const v of voxels) placeOf(scene, v).forEach((along, axis) => { mean[axis] += along / voxels.length; });
+  let [best, least] = [mean, Infinity];
+  for (const v of voxels) {
+    const at = placeOf(scene, v);
+    const away = at.reduce((sum, along, axis) => sum + ((along - mean[axis]) * scene.spacing_mm[axis]) ** 2, 0);
+    if (away < least) [best, least] = [at, away];
+  }
+  return best;
 }
 
 // From a voxel of the file to one of the scene, and back.
@@ -129,6 +158,7 @@ function describe(scene) {
 
 let scene = null;
 let panes = [];
+let chosen = null; // the pane that keys move in, wherever the focus is
 function redraw() {
   for (const pane of panes) paint(scene, pane);
   describe(scene);
@@ -183,12 +213,7 @@ function makePane(view) {
   frame.addEventListener("pointerdown", (event) => { frame.setPointerCapture(event.pointerId); point(event); });
   frame.addEventListener("pointermove", (event) => { if (event.buttons) point(event); });
   frame.addEventListener("wheel", (event) => { event.preventDefault(); move(view.through, Math.sign(-event.deltaY)); }, { passive: false });
-  frame.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [view.across, 1], ArrowRight: [view.across, -1], ArrowUp: [view.up, 1], ArrowDown: [view.up, -1], PageUp: [view.through, 1], PageDown: [view.through, -1] };
-    if (!moves[event.key]) return;
-    event.preventDefault();
-    move(...moves[event.key]);
-  });
+  frame.addEventListener("focus", () => { chosen = pane; });
   return pane;
 }
 
@@ -227,6 +252,7 @@ async function openViewer(number, { voxel, model }) {
     const views = VIEWS.filter((view) => scene.shape[view.across] > 1 && scene.shape[view.up] > 1);
     panes = (views.length ? views : VIEWS.slice(0, 1)).map(makePane);
     viewer.querySelector(".panes").replaceChildren(...panes.map((pane) => pane.box));
+    chosen = panes[0];
   }
   state.at = voxel ? toScene(scene, voxel) : worst(scene);
   layOut();
@@ -259,8 +285,18 @@ function setUp() {
     button.addEventListener("click", () => step(Number(button.dataset.step)));
   }
   viewer.querySelector("[data-mode]")?.addEventListener("click", switchSolid);
-  viewer.addEventListener("keydown", (event) => {
-    if (/INPUT|SELECT/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+  // Wherever the focus is; a click beside the pictures takes it out of the dialog.
+  document.addEventListener("keydown", (event) => {
+    const field = event.target.tagName; // fields have uses of their own for some keys
+    if (!viewer.open || !chosen || field === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!state.solid && field !== "INPUT") {
+      const { across, up, through } = chosen.view;
+      const moves = { ArrowLeft: [across, 1], ArrowRight: [across, -1], ArrowUp: [up, 1], ArrowDown: [up, -1], PageUp: [through, 1], PageDown: [through, -1] };
+      if (moves[event.key]) {
+        event.preventDefault();
+        return move(...moves[event.key]);
+      }
+    }
     const keys = {
       w: toWorst,
       o: () => { opacity.value = state.opacity = state.opacity ? 0 : 1; redraw(); },
@@ -350,7 +386,7 @@ async function showSolid() {
   const lut = [];
   for (let kind = 0; kind <= OTHER; kind++) {
     const [red, green, blue] = DATA.paints[kind] || [0, 0, 0];
-    lut.push(red, green, blue, kind === NOTHING ? 0 : kind === RIGHT ? 150 : 255);
+    lut.push(red, green, blue, kind === NOTHING ? 0 : kind === RIGHT ? Math.round(255 * DATA.paints[kind][3]) : 255);
   }
   const label = { lut, min: 0, max: OTHER, labels: ["", "right", "missed", "false", "other"] };
   shownVolumes = new Map();
@@ -362,6 +398,10 @@ async function showSolid() {
 }
 
 async function switchSolid() {
+  if (!state.solid && !hasWebGL()) {
+    viewer.querySelector(".status").textContent = "No 3D here: this browser offers no WebGL 2, or it is switched off. The slices need none.";
+    return;
+  }
   state.solid = !state.solid;
   const button = viewer.querySelector("[data-mode]");
   button.setAttribute("aria-pressed", state.solid);
@@ -371,5 +411,8 @@ async function switchSolid() {
   if (state.solid) await showSolid();
   else { layOut(); redraw(); }
 }
+
+// Slices need no WebGL, so they stay where there is none.
+const hasWebGL = () => Boolean(element("canvas").getContext("webgl2"));
 
 if (viewer) setUp();
