@@ -216,6 +216,8 @@ def test_niivue_shows_a_case_in_3d(written: Path, tmp_path: Path, chromium: Chro
         picture = np.asarray(Image.open(tmp_path / "solid.png").convert("L"))
         large = picture[int(top) : int(top + height), int(left) : int(left + width * 0.55)]
         shown = int((large > 60).sum())
+    said = [event["params"]["args"] for event in chromium.events if event.get("method") == "Runtime.consoleAPICalled"]
+    assert [words for words in said if "render_volumes" in str(words)] == []
 
 
 @pytest.mark.parametrize("width", [360, 390, 1280])

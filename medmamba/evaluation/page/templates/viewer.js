@@ -352,7 +352,9 @@ let shownVolumes = new Map();
 async function niivue() {
   if (widget) return widget;
   const script = await unpack(document.getElementById("niivue").textContent);
-  const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  // The module tells the console each step, and has no option not to: it gets one of its own, without that.
+  const quiet = "const console = { ...globalThis.console, log() {} };\n";
+  const address = URL.createObjectURL(new Blob([quiet, script], { type: "text/javascript" }));
   const module = await import(address);
   URL.revokeObjectURL(address);
   const model = new Model({
