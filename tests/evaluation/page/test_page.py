@@ -207,6 +207,9 @@ def test_cases_are_drawn_and_embedded_whatever_their_size(shape: tuple[int, int,
     pictures = [facts for tag, facts in made.tags if tag == "img"]
     assert len(pictures) == 7
     assert all(str(facts["alt"]).startswith("Errors of ") for facts in pictures)
+    # What is right is shown pale over grey, and so it is in the legend; its outline is bright.
+    swatch = "border-color:#a0e1b9;background:linear-gradient(#a0e1b96b 0 0),rgb(46, 46, 46)"
+    assert made.attributes("style").count(swatch) == 2
     volumes = [json.loads(text) for name, text in made.scripts.items() if name.startswith("volumes-")]
     assert len(volumes) == 7
     for each in volumes:
@@ -270,6 +273,21 @@ def test_reports_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="labels"):
         page.write([made_up(IDS, labels=ONE), made_up(IDS, labels=TWO)], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_of_many_labels_that_differ_the_error_lists_some(tmp_path: Path) -> None:
+    many = Labels(foreground=tuple(Label(name=f"organ_{value}", values=(value,)) for value in range(1, 61)))
+    with pytest.raises(DataError, match=r"organ_15 = 15.* and 52 more; evaluate both") as told:
+        page.write([made_up(IDS, labels=ONE), made_up(IDS, labels=many)], tmp_path / "page.html")
+    assert len(str(told.value)) < 500
+
+
+def test_definitions_stand_once_below_the_results_for_paper_and_phones(single: Parsed) -> None:
+    words = single.words
+    assert words.count("Definitions by: Dice: ") == 1
+    style = single.source[single.source.index("@media print") :]
+    assert "#sums :is(th, td):last-child { display: none; }" in style
+    assert ".by { display: block; }" in style
 
 
 def test_a_page_of_nothing_is_a_mistake(tmp_path: Path) -> None:
