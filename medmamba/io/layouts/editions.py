@@ -127,7 +127,7 @@ EDITIONS: dict[str, Edition] = {
         Edition(
             "brats2024-gli",
             "BraTS 2024 and 2025, glioma after treatment",
-            r"brats-gli-\d+-\d+",
+            r"brats-gli-\d+-[1-9]\d\d",  # sessions before treatment are numbered from 000, those after it from 100
             _SECOND,
             {**_NONENHANCING, 4: "RC"},
             (*_SINCE_2023, Region("NETC", (1,), 1), Region("SNFH", (2,), 2), _CAVITY),
@@ -240,9 +240,14 @@ def like_editions(values: Iterable[int]) -> str:
     """
     found = {value for value in values if value}
     names = [each.name for each in EDITIONS.values() if set(each.values) == found]
-    if not names or found == set(range(1, len(found) + 1)):
+    if not names or not has_gap(found):
         return ""
     return f"values {listed(found)} are those of {', '.join(names)}, whose regions --edition gives"
+
+
+def has_gap(values: Collection[int]) -> bool:
+    """Whether label values are others than 1 to their number."""
+    return set(values) != set(range(1, len(values) + 1))
 
 
 def common_editions(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -5,32 +5,22 @@ Where they contradict each other, or leave open what a value means, nothing is a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from medmamba.case import Case, some
-from medmamba.engines import Failure, map_cases, suited
+from medmamba.case import some
 from medmamba.io.errors import DatasetError
-from medmamba.io.images import read_label
 from medmamba.io.layouts.editions import (
     EDITIONS,
-    FOLDERS,
     Edition,
     as_spelled,
     common_editions,
     edition,
     listed,
     modality,
-    names_of,
 )
+from medmamba.io.layouts.evidence import Evidence
 from medmamba.io.layouts.layout import Survey
-
-#: So many label maps, evenly spaced, are read where names alone tell the edition, and where they leave several. A value
-#: in others that the edition does not have is told of, with its case, when all of them are read.
-_SAMPLE, _LARGE_SAMPLE = 8, 64
 
 
 def settle(found: Survey, told: str = "", *, at_most: int | None = None) -> None:
@@ -49,7 +39,7 @@ def settle(found: Survey, told: str = "", *, at_most: int | None = None) -> None
         chosen = edition(told)
         found.attempt(lambda: _check_description(found, chosen), None)
         _take(found, chosen)
-        if found.editions and told not in common:
+        if found.editions and chosen.name not in common:
             found.attempt(lambda: _check_names(found, chosen), None)
     elif common:
         found.attempt(lambda: _detect(found, [EDITIONS[name] for name in common], at_most), None)
@@ -128,71 +118,8 @@ def _detect(found: Survey, named: Sequence[Edition], at_most: int | None) -> Non
     Raises:
         DatasetError: if there is none, or several in which the values mean different things.
     """
-    held = _values_of(found.training, _SAMPLE if len(named) == 1 else _LARGE_SAMPLE, at_most)
-    seen = frozenset[int]().union(*held.values())
-    fitting = [each for each in named if each.holds(seen)]
-    if len(named) > 1:
-        _refuse_mixture(found, held, fitting)
-    if not fitting and (others := [each for each in FOLDERS if each.holds(seen)]):
-        known = set[int]().union(*(each.values for each in named))
-        case, values = next((case, values - known) for case, values in held.items() if values - known - {0})
-        raise DatasetError(
-            f"{found.root}: cases are named as in {names_of(named)}, whose label values are {listed(known)}, but "
-            f"{case} holds {listed(values - {0})}; say what the values mean with --edition: {names_of(others)} have "
-            f"{'all of them' if len(seen) > 1 else 'it'}"
-        )
-    fitting = fitting or list(named)  # a value of no edition, which is told of case by case
-    named_so = any(each.bears(case.id) for each in named for case in found.training)
-    if found.training and not named_so and len(seen - {0}) < 2:  # a mask of whatever it may be
-        raise DatasetError(
-            f"{found.root}: label maps hold {listed(seen - {0}) or 'background'} alone and no case is called as in "
-            f"BraTS, so nothing tells whether these are tumours of BraTS; if so, say with --edition of which edition "
-            "(where an evaluation asks, --labels), else list the files in a dataset.json (datasets.md)"
-        )
-    usual = min(fitting, key=lambda each: len(each.values))
-    if found.training and not all(usual.agrees(other, seen) for other in fitting):
-        raise DatasetError(
-            f"{found.root}: label values {listed(seen - {0})} and the names of cases and files fit "
-            f"{names_of(fitting)}, in which they mean different things; say which with --edition (where an evaluation "
-            "asks, --labels), or list the files in a dataset.json where it is another data set (datasets.md)"
-        )
-    _take(found, usual)
-    others = [each for each in fitting if each is not usual]
-    how = f"read as {usual.name} ({usual.title})"
-    if others and found.training:
-        more = sorted({value for other in others for value in other.values} - set(usual.values))
-        absent = f"and none of {len(held)} label maps holds {listed(more)}"
-        why = absent if more else "in which values mean the same"
-        how += f": names fit {names_of(others)} as well, {why}; --edition takes another"
-    found.remark(how, rule="edition")
-
-
-def _refuse_mixture(found: Survey, held: dict[str, frozenset[int]], fitting: Sequence[Edition]) -> None:
-    """Refuse label maps of which some have 3 and others 4, and none both, where the two may be one structure."""
-    with_3, with_4 = ([case for case, values in held.items() if value in values] for value in (3, 4))
-    if len(with_3) > 1 and len(with_4) > 1 and not set(with_3) & set(with_4):
-        remedy = f"; if they are all of one, say so with --edition: {names_of(fitting)}" if fitting else ""
-        raise DatasetError(
-            f"{found.root} mixes editions of BraTS: label maps hold 3 ({some(with_3)}) or 4 ({some(with_4)}), and none "
-            f"both, though enhancing tumour is one of them; put the cases of each edition into a folder of "
-            f"their own{remedy}"
-        )
-
-
-def _values_of(cases: Sequence[Case], most: int, at_most: int | None) -> dict[str, frozenset[int]]:
-    """Values in the label maps of so many cases; those that cannot be read are told of elsewhere."""
-    chosen = cases[:: max(1, math.ceil(len(cases) / most))]
-    engine = suited(len(chosen), at_most=at_most)
-    outcomes = map_cases(_label_values, chosen, engine, title="Looking at label maps")
-    return {
-        case.id: outcome for case, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, Failure)
-    }
-
-
-def _label_values(case: Case) -> frozenset[int]:
-    if case.label is None:
-        return frozenset()
-    array = read_label(case.label).array
-    if array.dtype == np.uint8:  # counting takes a tenth of the time of sorting
-        return frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=1)).tolist())
-    return frozenset(np.unique(array).tolist())
+    evidence = Evidence.of(found.root, named, found.training, at_most)
+    chosen = evidence.edition()
+    _take(found, chosen)
+    message = f"read as {chosen.name} ({chosen.title}), {evidence.reason(chosen)}"
+    found.remark(message, rule="edition", is_warning=evidence.is_decided_by_few)

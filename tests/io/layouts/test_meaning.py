@@ -12,7 +12,7 @@ from medmamba import io
 from medmamba.errors import DataError, UsageError
 from medmamba.io import DatasetError, open_dataset
 from medmamba.io.check import check_dataset
-from medmamba.io.layouts import meaning, survey
+from medmamba.io.layouts import evidence, survey
 from medmamba.io.layouts.editions import labels_of_edition
 from medmamba.plans import fingerprint
 from medmamba.volume import Geometry, Volume
@@ -24,14 +24,66 @@ def told(root: Path, edition: str = "") -> str:
     return "\n".join(finding.in_words for finding in check_dataset(root, edition=edition))
 
 
-def test_label_4_tells_glioma_after_treatment_from_glioma_before(tmp_path: Path) -> None:
-    before = brats2023(tmp_path / "before", ("GLI-00000-000", "GLI-00002-000"))
+def test_sessions_of_glioma_tell_before_treatment_from_after(tmp_path: Path) -> None:
+    before = brats2023(tmp_path / "before", ("GLI-00000-000", "GLI-00002-001"))
     assert open_dataset(before).edition == "brats2023-gli"
-    assert "names fit brats2024-gli as well, and none of 2 label maps holds 4" in told(before)
-    write_case(before / "BraTS-GLI-00003-000", SECOND, (1, 2, 3, 4), divider="-")
-    assert open_dataset(before).edition == "brats2024-gli"
+    assert "read as brats2023-gli (BraTS 2023, glioma), by the names of cases" in told(before)
     after = brats2023(tmp_path / "after", ("GLI-02405-100", "GLI-02405-101"))
-    assert open_dataset(after).edition == "brats2024-gli"  # scans from 100 on were made after treatment
+    assert open_dataset(after).edition == "brats2024-gli"
+
+
+def test_values_of_2021_under_names_of_2023_are_refused_with_the_editions_that_have_them(tmp_path: Path) -> None:
+    root = brats2023(tmp_path, ("GLI-00000-000", "GLI-00002-000"), values=(1, 2, 4))
+    words = (
+        r"named as in brats2023-gli, .* but BraTS-GLI-00000-000, BraTS-GLI-00002-000 hold 4; say .*--edition .*: "
+        r"brats2018, brats2019, brats2020, brats2021 have all of them"
+    )
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(root)
+    assert open_dataset(root, edition="brats2021").labels == labels_of_edition("brats2021")
+
+
+@pytest.mark.parametrize("case", ["GLI-02405-10{}", "MET-0000{}-000"])
+def test_values_of_2021_under_names_of_2024_are_asked_about(tmp_path: Path, case: str) -> None:
+    brats2023(tmp_path, (case.format(0), case.format(1)), values=(1, 2, 4))
+    words = r"1, 2, 4 without a 3 in any of 2 label maps are the values of brats2018, .*, where 4 is ET and not RC; say"
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(tmp_path)
+    edition = "brats2024-" + case[:3].lower()
+    assert open_dataset(tmp_path, edition=edition).edition == edition
+    brats2023(tmp_path, (case.format(2),), values=(1, 2, 3))
+    assert open_dataset(tmp_path).edition == edition
+
+
+def test_label_map_that_contradicts_the_names_and_all_others_is_named(tmp_path: Path) -> None:
+    root = brats2023(tmp_path, tuple(f"GLI-0000{number}-000" for number in range(4)))
+    brats2023(root, ("GLI-00007-000",), values=(1, 2, 3, 4))
+    words = r"but BraTS-GLI-00007-000 holds 4; the 4 others do not; correct these label maps, or .* brats2024-gli"
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(root)
+    assert open_dataset(root, edition="brats2024-gli").edition == "brats2024-gli"
+
+
+def test_glioma_before_and_after_treatment_is_a_mixture_unless_told(tmp_path: Path) -> None:
+    brats2023(tmp_path, ("GLI-00000-000", "GLI-00002-000"))
+    brats2023(tmp_path, ("GLI-02405-100", "GLI-02405-101"), values=(1, 2, 3, 4))
+    words = (
+        r"mixes editions of BraTS: brats2023-gli: BraTS-GLI-00000-000, BraTS-GLI-00002-000; "
+        r"brats2024-gli: BraTS-GLI-02405-100, BraTS-GLI-02405-101"
+    )
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path, edition="brats2024-gli").training) == 4
+
+
+def test_cases_that_decided_are_named_and_few_of_them_are_warned_about(tmp_path: Path) -> None:
+    brats2023(tmp_path, ("MET-00001-000", "MET-00002-000"))
+    brats2023(tmp_path, ("MET-00004-000",), values=(1, 2, 3, 4))
+    [finding] = [finding for finding in check_dataset(tmp_path) if finding.rule == "edition"]
+    assert finding.severity == "warning"
+    assert "brats2024-met" in finding.message
+    assert "because BraTS-MET-00004-000 holds 4; the 2 others do not; --edition takes another" in finding.message
+    assert "[edition]" not in told(tmp_path, "brats2024-met")
 
 
 def test_values_that_mean_other_things_are_asked_for(tmp_path: Path) -> None:
@@ -40,8 +92,19 @@ def test_values_that_mean_other_things_are_asked_for(tmp_path: Path) -> None:
         open_dataset(root)
     assert open_dataset(root, edition="brats2023-ped").labels == labels_of_edition("brats2023-ped")
     assert open_dataset(root, edition="brats2024-ped").labels == labels_of_edition("brats2024-ped")
-    write_case(root / "BraTS-PED-00004-000", SECOND, (1, 2, 3, 4), divider="-")
+
+
+def test_children_of_two_editions_are_refused_unless_told_that_they_are_of_one(tmp_path: Path) -> None:
+    root = brats2023(tmp_path, ("PED-00004-000",), values=(1, 2, 3, 4))
     assert open_dataset(root).edition == "brats2024-ped"
+    brats2023(root, ("PED-00002-000", "PED-00003-000"))
+    words = (
+        r"BraTS-PED-00004-000 holds 4; the 2 others do not. That is brats2024-ped, but 2 of 3 label maps may be of "
+        r"brats2023-ped \(BraTS-PED-00002-000, BraTS-PED-00003-000\), where 1 is NC and not ET; .* --edition"
+    )
+    with pytest.raises(DatasetError, match=words):
+        open_dataset(root)
+    assert open_dataset(root, edition="brats2024-ped").edition == "brats2024-ped"
 
 
 def test_editions_alike_in_all_need_no_answer(tmp_path: Path) -> None:
@@ -54,7 +117,8 @@ def test_names_and_values_that_contradict_each_other_are_refused(tmp_path: Path)
     root = brats2020(tmp_path, values=(1, 2, 3))
     with pytest.raises(
         DatasetError,
-        match=r"named as in brats2020, whose label values are 1, 2, 4, but BraTS20_Training_001 holds 3; .*brats2023",
+        match=r"named as in brats2020, whose label values are 1, 2, 4, but BraTS20_Training_001, BraTS20_Training_002 "
+        r"hold 3; .*brats2023",
     ):
         open_dataset(root)
     dataset = open_dataset(root, edition="brats2023-gli")
@@ -66,8 +130,8 @@ def test_names_and_values_that_contradict_each_other_are_refused(tmp_path: Path)
 
 def test_folder_that_mixes_editions_is_refused_with_the_cases_of_each(tmp_path: Path) -> None:
     brats2020(tmp_path, cases=1)
-    brats2023(tmp_path, ("GLI-00000-000",), values=(1, 2, 3, 4))
-    words = r"mixes editions of BraTS: .*brats2024-gli: BraTS-GLI-00000-000.*"
+    brats2023(tmp_path, ("GLI-02405-100",), values=(1, 2, 3, 4))
+    words = r"mixes editions of BraTS: .*brats2024-gli: BraTS-GLI-02405-100.*"
     for edition in ("", "brats2024-gli", "brats2020"):
         with pytest.raises(DatasetError, match=words) as refused:
             open_dataset(tmp_path, edition=edition)
@@ -111,7 +175,7 @@ def test_undeclared_value_is_named_with_its_case(tmp_path: Path) -> None:
 def test_value_that_only_a_few_maps_hold_is_found_when_all_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meaning, "_LARGE_SAMPLE", 2)
+    monkeypatch.setattr(evidence, "_LARGE_SAMPLE", 2)
     root = brats2023(tmp_path, ("MET-00001-000", "MET-00002-000", "MET-00003-000"))
     write_case(root / "BraTS-MET-00004-000", SECOND, (1, 2, 3, 4), divider="-")
     dataset = open_dataset(root)
