@@ -35,7 +35,8 @@ CASE_BYTES = 16.0
 def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4, edition: str = "") -> list[Finding]:
     """List all problems of a data set.
 
-    Every file of a training case is read once, and nothing is written. Test images are not read.
+    Every file of a training case is read once, and nothing is written. Images to predict are read where a folder of
+    BraTS holds nothing else.
 
     Args:
         path: its folder.
@@ -72,9 +73,17 @@ def check_dataset(path: Path, progress: Progress = silent, *, workers: int = 4, 
 
 def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
     """What is found in each case; in one that cannot be looked at, the reason."""
-    cases = dataset.training
-    channels, incomplete = dataset.channels or (), frozenset(dataset.incomplete)
-    function = partial(scan, declared=channels, labels=dataset.labels, incomplete=incomplete, edition=dataset.edition)
+    only_images = _is_for_prediction(dataset)
+    cases = dataset.test if only_images else dataset.training
+    channels = dataset.channels or ()
+    function = partial(
+        scan,
+        declared=channels,
+        labels=dataset.labels,
+        incomplete=frozenset(dataset.incomplete),
+        edition=dataset.edition,
+        is_labelled=not only_images,
+    )
     size = CASE_BYTES * largest_voxels([case.images[0] for case in cases])
     engine = suited(len(cases), at_most=workers, case_bytes=size * max(1, len(channels)))
     outcomes = map_cases(function, cases, engine, title="Checking cases", progress=progress)
@@ -86,10 +95,18 @@ def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
     return facts
 
 
+def _is_for_prediction(dataset: Survey) -> bool:
+    """Whether there is no label map and none is announced, as in a folder of a challenge's validation cases."""
+    return dataset.layout == "brats" and bool(dataset.test) and not dataset.training
+
+
 def _check_description(dataset: Survey) -> Iterator[Finding]:
     file = str(dataset.root / "dataset.json")
     found = len(dataset.training)
-    if not found and not dataset.problems:
+    if _is_for_prediction(dataset):
+        message = f"none of {len(dataset.test)} cases has a label map: a folder for medmamba predict"
+        yield Finding("note", "for-prediction", f"{message}, with nothing to learn from")
+    elif not found and not dataset.problems:
         message = f"{dataset.root} has no training cases; put images and labels where datasets.md says"
         yield Finding("error", "no-cases", message)
     if dataset.is_described and str(dataset.announced) != str(found):

@@ -26,7 +26,13 @@ NOT_HOUNSFIELD = (0.0, 255.0)
 
 
 def scan(
-    case: Case, *, declared: tuple[str, ...], labels: Labels | None, incomplete: Collection[str], edition: str = ""
+    case: Case,
+    *,
+    declared: tuple[str, ...],
+    labels: Labels | None,
+    incomplete: Collection[str],
+    edition: str = "",
+    is_labelled: bool = True,
 ) -> Facts:
     """Read all files of a case and judge them.
 
@@ -36,6 +42,7 @@ def scan(
         labels: of the data set, None if they are not known.
         incomplete: ids of cases that lack files, of which is told already: no image is needed for it.
         edition: of BraTS, whose labels these are; empty where dataset.json declares them.
+        is_labelled: whether there has to be a label map.
     """
     facts = Facts(case.id)
     names = () if case.id in incomplete else declared
@@ -56,7 +63,8 @@ def scan(
         facts.add("error", "channels", f"has {channels} channels, {wanted}; add or remove channels")
     if len(set(facts.digests)) < len(facts.digests):
         facts.add("warning", "same-channels", "two channels are the same image; was one copied under a wrong name?")
-    _check_label(case, labels, facts, edition)
+    if is_labelled:
+        _check_label(case, labels, facts, edition)
     return facts
 
 

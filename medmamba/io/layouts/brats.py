@@ -102,15 +102,23 @@ class Brats:
         ]
         for case in cases:
             found.editions.setdefault(case.editions, []).append(case.id)
-        modalities = [each for each in SPELLINGS if 2 * sum(each in case.images for case in cases) >= len(cases)]
+        having = {each: [case.id for case in cases if each in case.images] for each in SPELLINGS}
+        modalities = [each for each, ids in having.items() if 2 * len(ids) >= len(cases)]
+        for each, ids in having.items():
+            if ids and each not in modalities:
+                found.remark(_left_out(each, ids, len(cases)), rule="left-out-channel", is_warning=True)
         found.channels = as_spelled(modalities, common_editions(found.editions))
-        found.incomplete = {case.id: wrong for case in labelled if (wrong := _lacking(case, modalities))}
+        judged = labelled or others  # cases to predict are what matters where there are no others
+        found.incomplete = {case.id: wrong for case in judged if (wrong := _lacking(case, modalities))}
         found.training = sorted_cases(case.case(modalities) for case in labelled)
-        found.test = sorted_cases(case.case(modalities) for case in others if not _lacking(case, modalities))
+        found.test = sorted_cases(
+            case.case(modalities) for case in others if not (labelled and _lacking(case, modalities))
+        )
         if labelled and others:
             names = some([case.id for case in others])
             found.remark(f"{len(others)} cases have no label map and are kept for prediction: {names}", is_warning=True)
-        if lacking := [f"{case.id} {wrong}" for case in others if (wrong := _lacking(case, modalities))]:
+        lacking = [f"{case.id} {wrong}" for case in others if (wrong := _lacking(case, modalities))]
+        if labelled and lacking:
             found.remark(f"cases to predict are left out: {some(lacking)}", is_warning=True)
         if found.training or found.test:
             found.file_ending = split_ending((*found.training, *found.test)[0].images[0])[1]
@@ -192,6 +200,15 @@ def _lacking(case: Examination, modalities: Iterable[str]) -> str:
         return ""
     names = ", ".join("/".join(SPELLINGS[each]) for each in missing)
     return f"lacks {names} (no file in {case.folder} ends so)"
+
+
+def _left_out(each: str, ids: list[str], cases: int) -> str:
+    """That a modality is no channel, in words."""
+    names = "/".join(SPELLINGS[each])
+    return (
+        f"{names} is there in {len(ids)} of {cases} cases alone ({some(ids)}), so it is no channel and those files are "
+        "not read; restore it in the other cases, or take these away, to learn from it"
+    )
 
 
 def _case_folders(root: Path) -> Iterator[Path]:

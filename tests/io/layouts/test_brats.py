@@ -100,6 +100,31 @@ def test_cases_without_label_are_for_prediction(tmp_path: Path) -> None:
     assert "BraTS20_Validation_007 lacks t1ce/t1c/t1gd, flair/t2f" in told
 
 
+def test_folder_of_cases_to_predict_alone_is_checked_as_such(tmp_path: Path) -> None:
+    root = brats2023(tmp_path, ("PED-00001-000", "PED-00002-000"), values=(1,))
+    for label in root.glob("*/*-seg.nii.gz"):
+        label.unlink()
+    assert {(f.severity, f.rule) for f in check_dataset(root)} == {("note", "edition"), ("note", "for-prediction")}
+    said = " ".join(finding.message for finding in check_dataset(root))
+    assert "none of 2 cases has a label map: a folder for medmamba predict" in said
+    assert "names fit brats2024-ped as well, and there is no label map to tell" in said
+    (root / "BraTS-PED-00001-000" / "BraTS-PED-00001-000-t1c.nii.gz").write_bytes(b"cut")
+    (root / "BraTS-PED-00002-000" / "BraTS-PED-00002-000-t2f.nii.gz").unlink()
+    errors = [(f.rule, f.case) for f in check_dataset(root) if f.severity == "error"]
+    assert errors == [("channels", "BraTS-PED-00002-000"), ("unreadable", "BraTS-PED-00001-000")]
+
+
+def test_modality_that_few_cases_have_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = brats2023(tmp_path, ("GLI-00001-000", "GLI-00002-000", "GLI-00003-000"))
+    for case in ("BraTS-GLI-00001-000", "BraTS-GLI-00003-000"):
+        (root / case / f"{case}-t2f.nii.gz").unlink()
+    words = "flair/t2f is there in 1 of 3 cases alone (BraTS-GLI-00002-000), so it is no channel"
+    [finding] = [finding for finding in check_dataset(root) if finding.rule == "left-out-channel"]
+    assert (finding.severity, words in finding.message) == ("warning", True)
+    assert open_dataset(root).channels == ("t1n", "t1c", "t2w")
+    assert words in caplog.text  # as plan and train show it
+
+
 def test_data_sets_of_other_layouts_are_not_taken(tmp_path: Path) -> None:
     brats2023(tmp_path / "nnunet" / "imagesTr", ("GLI-00000-000",))
     for name in ("imagesTr", "labelsTr"):
