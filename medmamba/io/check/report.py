@@ -19,6 +19,7 @@ from medmamba.io.images import is_image
 from medmamba.io.layouts import Survey, survey
 from medmamba.io.layouts.editions import like_editions, patient_of
 from medmamba.io.layouts.hints import likely_pairs
+from medmamba.io.layouts.meaning import like_described
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
@@ -115,6 +116,8 @@ def _check_description(dataset: Survey) -> Iterator[Finding]:
         remedy = "correct the number, nnU-Net itself would stop"
         yield Finding("warning", "num-training", f"{message}; {remedy}", file=file)
     labels = dataset.labels if dataset.is_described else None
+    if labels is not None and not dataset.edition and (words := like_described(labels)):
+        yield Finding("note", "edition", words, file=file)
     values = [value for value in labels.values if value > 0] if labels is not None else []
     if values != list(range(1, len(values) + 1)):
         message = f"label values {values} have gaps, which is fine here; nnU-Net needs 1 to {len(values)}"

@@ -190,19 +190,43 @@ EDITIONS: dict[str, Edition] = {
     )
 }
 
+#: Editions with the values and names of another, under which they are read.
+ALIASES = {
+    "brats2014": "brats2013",
+    "brats2015": "brats2013",
+    "brats2017": "brats2018",
+    "brats2024-ssa": "brats2023-ssa",
+    "brats2025-ssa": "brats2023-ssa",
+    **{f"brats2025-{kind}": f"brats2024-{kind}" for kind in ("gli", "ped", "met", "men", "goat", "menrt")},
+}
+
 #: Editions that come as folders of cases.
 FOLDERS = tuple(each for each in EDITIONS.values() if each.name != "msd")
 
 
+def find_edition(name: str) -> Edition | None:
+    """An edition by its name, or that of another year whose values are the same, in upper or lower case; None for others.
+
+    >>> find_edition("BraTS2025-GLI").name, find_edition("brats2022")
+    ('brats2024-gli', None)
+    """
+    lower = name.casefold()
+    return EDITIONS.get(ALIASES.get(lower, lower))
+
+
 def edition(name: str) -> Edition:
-    """An edition by its name.
+    """As `find_edition`.
 
     Raises:
         UsageError: if there is none, naming those there are.
     """
-    if name not in EDITIONS:
-        raise UsageError(f"there is no edition {name!r} of BraTS; choose one of {', '.join(EDITIONS)}")
-    return EDITIONS[name]
+    found = find_edition(name)
+    if found is None:
+        raise UsageError(
+            f"there is no edition {name!r} of BraTS; choose one of {', '.join(EDITIONS)}, or of {', '.join(ALIASES)}, "
+            "which have the values of one of these"
+        )
+    return found
 
 
 def labels_of_edition(name: str) -> Labels:

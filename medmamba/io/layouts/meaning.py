@@ -21,6 +21,7 @@ from medmamba.io.layouts.editions import (
 )
 from medmamba.io.layouts.evidence import Evidence
 from medmamba.io.layouts.layout import Survey
+from medmamba.labels import Labels
 
 
 def settle(found: Survey, told: str = "", *, at_most: int | None = None) -> None:
@@ -100,6 +101,24 @@ def _check_description(found: Survey, chosen: Edition) -> None:
                 f"{found.root / 'dataset.json'} gives {label.name!r} the value {listed(label.values)}, which is "
                 f"{listed(marked)} in {chosen.name}; choose the edition that fits, or none"
             )
+
+
+def like_described(labels: Labels) -> str:
+    """Which editions have the values that a description calls oedema and enhancing tumour, in words; empty if none."""
+    declared = {label.values[0]: _meaning(label.name) for label in labels.foreground}
+    names = [
+        each.name
+        for each in EDITIONS.values()
+        if declared == {value: _meaning(name) for value, name in each.values.items()}
+    ]
+    if labels.has_regions or not names or not {"oedema", "enhancing"} <= set(declared.values()):
+        return ""
+    called = ", ".join(f"{label.values[0]} {label.name}" for label in labels.foreground)
+    regions = ", ".join(region.name for region in EDITIONS[names[0]].regions)
+    return (
+        f"labels {called} are those of {', '.join(names)}: --edition {names[0]} gives its regions, {regions}, which "
+        "overlap and are what BraTS scores; without it each value is a class"
+    )
 
 
 def _meaning(name: str) -> str:

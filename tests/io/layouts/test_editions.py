@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from medmamba.errors import UsageError
-from medmamba.io.layouts.editions import EDITIONS, edition, labels_of_edition, like_editions, modality, patient_of
+from medmamba.io.layouts.editions import (
+    ALIASES,
+    EDITIONS,
+    edition,
+    labels_of_edition,
+    like_editions,
+    modality,
+    patient_of,
+)
 from medmamba.io.regions import lost_values
 
 
@@ -70,8 +78,28 @@ def test_editions_agree_where_common_regions_have_the_same_values_among_those_se
 
 
 def test_unknown_edition_lists_all() -> None:
-    with pytest.raises(UsageError, match=r"no edition 'brats2022'.*brats2013.*brats2024-menrt, msd"):
+    with pytest.raises(
+        UsageError, match=r"no edition 'brats2022'.*brats2013.*brats2024-menrt, msd, or of .*brats2025-gli"
+    ):
         edition("brats2022")
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("BraTS2023-GLI", "brats2023-gli"),
+        ("brats2017", "brats2018"),
+        ("BraTS2025-MenRT", "brats2024-menrt"),
+        ("brats2024-ssa", "brats2023-ssa"),
+    ],
+)
+def test_years_with_the_values_of_another_are_read_as_that_one_whatever_the_capitals(told: str, name: str) -> None:
+    assert edition(told) is EDITIONS[name]
+
+
+def test_aliases_lead_to_editions_and_are_none_themselves() -> None:
+    assert set(ALIASES.values()) <= EDITIONS.keys()
+    assert not ALIASES.keys() & EDITIONS.keys()
 
 
 def test_scans_of_one_patient_share_its_name() -> None:

@@ -113,6 +113,12 @@ def test_editions_alike_in_all_need_no_answer(tmp_path: Path) -> None:
     assert dataset.labels == labels_of_edition("brats2024-men")
 
 
+def test_edition_of_a_year_with_the_values_of_another_is_told_by_either_name(tmp_path: Path) -> None:
+    root = brats2023(tmp_path, ("GLI-02405-100", "GLI-02405-101"), values=(1, 2, 3, 4))
+    assert open_dataset(root, edition="BraTS2025-GLI").edition == "brats2024-gli"
+    assert "named as in" not in told(root, "brats2025-gli")
+
+
 def test_names_and_values_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     root = brats2020(tmp_path, values=(1, 2, 3))
     with pytest.raises(
@@ -236,6 +242,10 @@ def test_task01_keeps_its_classes_unless_its_regions_are_asked_for(tmp_path: Pat
     root = decathlon(tmp_path, {"1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"})
     assert not open_dataset(root).labels.has_regions
     assert open_dataset(root, edition="msd").labels == labels_of_edition("msd")
+    words = "labels 1 edema, 2 non-enhancing tumor, 3 enhancing tumour are those of msd: --edition msd gives"
+    assert words in told(root)
+    assert words not in told(root, "msd")
+    assert "are those of" not in told(decathlon(tmp_path / "other", {"1": "kidney", "2": "tumour", "3": "cyst"}))
     with pytest.raises(DatasetError, match=r"gives 'edema' the value 1, which is 2 in brats2023-gli"):
         open_dataset(root, edition="brats2023-gli")
 
