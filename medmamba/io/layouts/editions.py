@@ -205,7 +205,7 @@ FOLDERS = tuple(each for each in EDITIONS.values() if each.name != "msd")
 
 
 def find_edition(name: str) -> Edition | None:
-    """An edition by its name, or that of another year whose values are the same, in upper or lower case; None for others.
+    """An edition by its name, or that of another year with the same values, in upper or lower case; None if unknown.
 
     >>> find_edition("BraTS2025-GLI").name, find_edition("brats2022")
     ('brats2024-gli', None)

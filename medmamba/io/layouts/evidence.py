@@ -128,7 +128,7 @@ class Evidence:
         if not excess or not others:
             return
         few = len(self._with(excess)) < len(self.held)
-        remedy = "correct these label maps, or take other editions' cases away, or " if few else ""
+        remedy = "correct what is wrong, put cases of another edition elsewhere, or " if few else ""
         raise DatasetError(
             f"{self.root}: cases are named as in {names_of(self.named)}, whose label values are {listed(known)}, but "
             f"{self._holders(excess)}; {remedy}say what the values mean with {_ASK}: {names_of(others)} have "

@@ -58,7 +58,7 @@ def test_values_of_2021_under_names_of_2024_are_asked_about(tmp_path: Path, case
 def test_label_map_that_contradicts_the_names_and_all_others_is_named(tmp_path: Path) -> None:
     root = brats2023(tmp_path, tuple(f"GLI-0000{number}-000" for number in range(4)))
     brats2023(root, ("GLI-00007-000",), values=(1, 2, 3, 4))
-    words = r"but BraTS-GLI-00007-000 holds 4; the 4 others do not; correct these label maps, or .* brats2024-gli"
+    words = r"but BraTS-GLI-00007-000 holds 4; the 4 others do not; correct what is wrong, .* brats2024-gli"
     with pytest.raises(DatasetError, match=words):
         open_dataset(root)
     assert open_dataset(root, edition="brats2024-gli").edition == "brats2024-gli"
