@@ -116,7 +116,8 @@ class Brats:
         )
         if labelled and others:
             names = some([case.id for case in others])
-            found.remark(f"{len(others)} cases have no label map and are kept for prediction: {names}", is_warning=True)
+            have = "1 case has" if len(others) == 1 else f"{len(others)} cases have"
+            found.remark(f"{have} no label map, kept for prediction: {names}", is_warning=True)
         lacking = [f"{case.id} {wrong}" for case in others if (wrong := _lacking(case, modalities))]
         if labelled and lacking:
             found.remark(f"cases to predict are left out: {some(lacking)}", is_warning=True)

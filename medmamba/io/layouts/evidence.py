@@ -45,7 +45,8 @@ class Evidence:
     @classmethod
     def of(cls, root: Path, named: Sequence[Edition], cases: Sequence[Case], at_most: int | None) -> Evidence:
         """Look at some label maps of these cases, with at most so many processes."""
-        held = _values_of(cases, _SAMPLE if len(named) == 1 else _LARGE_SAMPLE, at_most)
+        labelled = [case for case in cases if case.label is not None]  # none of cases to predict
+        held = _values_of(labelled, _SAMPLE if len(named) == 1 else _LARGE_SAMPLE, at_most)
         return cls(root, tuple(named), held, any(each.bears(case.id) for each in named for case in cases))
 
     @property
@@ -77,11 +78,12 @@ class Evidence:
     def reason(self, chosen: Edition) -> str:
         """Why an edition was taken, and which cases decided."""
         others = [each for each in self.fitting if each is not chosen]
+        named = f"by the names of {'cases' if self.is_called_so else 'files'}"
         if not self.held:
             more = f"; names fit {names_of(others)} as well, and there is no label map to tell" if others else ""
-            return f"by the names of cases{more}"
+            return named + more
         excess = self._excess()
-        why = f"because {self._holders(excess)}" if excess else "by the names of cases"
+        why = f"because {self._holders(excess)}" if excess else named
         if not others:
             return why + ("; --edition takes another" if excess else "")
         more_values = sorted({value for other in others for value in other.values} - set(chosen.values))

@@ -137,7 +137,7 @@ def _detect(found: Survey, named: Sequence[Edition], at_most: int | None) -> Non
     Raises:
         DatasetError: if there is none, or several in which the values mean different things.
     """
-    evidence = Evidence.of(found.root, named, found.training, at_most)
+    evidence = Evidence.of(found.root, named, (*found.training, *found.test), at_most)
     chosen = evidence.edition()
     _take(found, chosen)
     message = f"read as {chosen.name} ({chosen.title}), {evidence.reason(chosen)}"

@@ -166,6 +166,7 @@ def test_cases_of_any_name_are_read_where_spelling_and_values_leave_one_meaning(
         write_case(tmp_path / "first" / name, FIRST, (1, 2, 4))
         write_case(tmp_path / "second" / name, SECOND, (1, 2, 4))
     assert open_dataset(tmp_path / "first").labels == labels_of_edition("brats2021")
+    assert "by the names of files: names fit brats2013, brats2019" in told(tmp_path / "first")
     with pytest.raises(DatasetError, match=r"fit brats2024-gli, brats2024-ped, brats2024-met, .*dataset.json"):
         open_dataset(tmp_path / "second")
 
