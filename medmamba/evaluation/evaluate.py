@@ -20,6 +20,7 @@ from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import probabilities
+from medmamba.evaluation.editions import challenge_of, challenges_of, check_challenges, meaning_by_challenges
 from medmamba.evaluation.maps import LabelMaps, holding
 from medmamba.evaluation.masks import Masks
 from medmamba.evaluation.matching import Match, Matches, Meaning, find_meaning, labels_in, match_files
@@ -31,7 +32,7 @@ from medmamba.files import in_words
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Labels
 from medmamba.progress import Progress, silent
-from medmamba.volume import Geometry, Volume
+from medmamba.volume import Geometry, Volume, marked_box
 
 #: (structures, I, J, K), how sure the network is of each.
 Probabilities = NDArray[np.float32]
@@ -135,14 +136,20 @@ def evaluate_files(
     Raises:
         FileNotFoundError: if one of them does not exist.
         DataError: as from `match_files`, and if the labels are wrong.
-        UsageError: for an unknown metric or edition.
+        UsageError: for an unknown metric or edition, or metrics of a challenge that other labels belong to.
     """
+    challenges = challenges_of(expand(metrics))
     matches = match_files(prediction, reference)
-    meaning = find_meaning(prediction, reference, labels) or Meaning(labels_in(matches.pairs, progress))
+    meaning = (
+        find_meaning(prediction, reference, labels)
+        or meaning_by_challenges(challenges)
+        or Meaning(labels_in(matches.pairs, progress))
+    )
+    check_challenges(challenges, meaning)
     report = evaluate(
         matches.pairs,
         meaning.labels,
-        metrics=metrics or ("standard", *challenge(meaning.edition)),
+        metrics=metrics or ("standard", *challenge_of(meaning.edition)),
         policy=policy,
         extra=matches.extra,
         origin=origin_of(prediction, reference),
@@ -151,12 +158,6 @@ def evaluate_files(
         progress=progress,
     )
     return report, matches
-
-
-def challenge(edition: str) -> tuple[str, ...]:
-    """The group of metrics by which an edition of BraTS ranks; empty where there is none."""
-    group = edition.replace("-", "_")
-    return (group,) if group in GROUPS else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +176,7 @@ class _Asked:
 def _score_case(pair: Match, asked: _Asked) -> CaseScore:
     try:
         reference = io.read_label(pair.reference, as_stored=True)
+        _check_reference(pair, reference, asked.labels)
     except (DataError, OSError) as error:
         # There is nothing to hold a prediction against, so no score would be right, not even the worst.
         return CaseScore(id=pair.id, status="failed", notes=(f"reference: {in_words(error)}",))
@@ -200,7 +202,7 @@ def _score_case(pair: Match, asked: _Asked) -> CaseScore:
     return CaseScore(
         id=pair.id,
         status="scored",
-        notes=(*_notes(prediction, reference, maps, asked.labels), *remark),
+        notes=(*_notes(prediction, reference, asked.labels), *remark),
         scores=_score_labels(maps, reference.geometry, outputs, asked),
     )
 
@@ -293,18 +295,34 @@ def _told(row: Metric, value: float, policy: Policy, grid: Geometry) -> float:
     return math.nan if policy.infinite_mm is None else policy.infinite_mm
 
 
-def _notes(prediction: Volume, reference: Volume, maps: LabelMaps, labels: Labels) -> tuple[str, ...]:
+def _check_reference(pair: Match, reference: Volume, labels: Labels) -> None:
+    """Refuse a reference with values that mean nothing: whoever declared the labels meant another one."""
+    if unknown := _unknown(reference, labels):
+        raise DataError(
+            f"undeclared label {unknown} in the reference of {pair.id}; declared are "
+            f"{', '.join(map(str, labels.allowed_values))}; say --labels with the data set or edition whose labels "
+            f"these are, or correct {pair.reference}"
+        )
+
+
+def _unknown(volume: Volume, labels: Labels) -> str:
+    """The values in a map that no label has, with the number of their voxels; empty where there are none."""
+    box = marked_box(volume.array[0])
+    if box is None:
+        return ""
+    near = volume.array[0][box]
+    known = holding(near, labels.allowed_values)
+    if known.all():
+        return ""
+    values, counts = np.unique(near[~known], return_counts=True)
+    listed = ", ".join(f"{value} ({count} voxels)" for value, count in zip(values[:NAMED], counts[:NAMED], strict=True))
+    return f"{listed} and {len(values) - NAMED} more" if len(values) > NAMED else listed
+
+
+def _notes(prediction: Volume, reference: Volume, labels: Labels) -> tuple[str, ...]:
     notes = []
-    for name in ("prediction", "reference"):
-        near = getattr(maps, name)[maps.box]
-        known = holding(near, labels.allowed_values)
-        if not known.all():
-            values, counts = np.unique(near[~known], return_counts=True)
-            listed = ", ".join(
-                f"{value} ({count} voxels)" for value, count in zip(values[:NAMED], counts[:NAMED], strict=True)
-            )
-            more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
-            notes.append(f"the {name} holds values that no label has, counted as background: {listed}{more}")
+    if unknown := _unknown(prediction, labels):
+        notes.append(f"the prediction holds values that no label has, counted as background: {unknown}")
     if rounded := prediction.geometry.rounded(reference.geometry):
         notes.append(f"prediction and reference lie less than half a voxel apart, taken as one grid: {rounded}")
     if not reference.geometry.is_orthogonal():

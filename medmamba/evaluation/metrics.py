@@ -66,6 +66,7 @@ class Metric:
         own_policy: it decides itself what becomes of empty masks and infinite distances, as those of challenges do; the
             report's policy leaves its values alone.
         count: it counts lesions, and is neither a share nor measured in a unit.
+        challenge: whose table it is a column of, by the name in `CHALLENGES`; empty elsewhere.
     """
 
     title: str
@@ -78,6 +79,7 @@ class Metric:
     bound: float | None = None
     own_policy: bool = False
     count: bool = False
+    challenge: str = ""
 
     @property
     def worst(self) -> float:
@@ -117,7 +119,7 @@ _PANOPTIC = (
 )
 
 
-def _of_challenge(challenge: Challenge, name: str) -> Metric:
+def _of_challenge(group: str, challenge: Challenge, name: str) -> Metric:
     column = challenge.columns[name]
     return Metric(
         title=f"{column.title} ({challenge.title})",
@@ -130,6 +132,7 @@ def _of_challenge(challenge: Challenge, name: str) -> Metric:
         bound=column.worst,
         own_policy=True,
         count=column.count,
+        challenge=group,
     )
 
 
@@ -288,7 +291,7 @@ METRICS: dict[str, Metric] = {
         source=_PANOPTIC,
     ),
     **{
-        f"{group}_{name}": _of_challenge(challenge, name)
+        f"{group}_{name}": _of_challenge(group, challenge, name)
         for group, challenge in CHALLENGES.items()
         for name in challenge.columns
     },

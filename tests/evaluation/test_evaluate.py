@@ -270,6 +270,19 @@ def test_value_that_no_label_has_is_noted(folders: tuple[Path, Path]) -> None:
     )
 
 
+def test_reference_with_a_value_that_was_not_declared_fails_its_case(folders: tuple[Path, Path]) -> None:
+    save(ball() * 3, folders[1] / "a.nii.gz")
+    report = evaluate(match_files(*folders).pairs, BALL)
+    (failed,) = report.failed
+    assert (failed.id, failed.status, failed.scores) == ("a", "failed", ())
+    (note,) = failed.notes
+    assert (
+        f"undeclared label 3 ({int(ball().sum())} voxels) in the reference of a; declared are 0, 1; say --labels"
+        in note
+    )
+    assert (report.summaries[0].n, report.summaries[0].missing) == (2, 1)
+
+
 def test_sheared_grid_is_noted(folders: tuple[Path, Path]) -> None:
     sheared = AFFINE.copy()
     sheared[0, 2] = 0.7
