@@ -6,6 +6,7 @@ the labels that the data set declares: a column is measured for each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Column:
         unit: of the value; empty for a share or a count.
         worst: the value of a case without a usable prediction; NaN where the challenge has none.
         count: as of `medmamba.evaluation.metrics.Metric`.
+        of_empty: likewise.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Column:
     unit: str = ""
     worst: float = 0.0
     count: bool = False
+    of_empty: bool = False
 
 
 def _distance(title: str, definition: str, worst: float) -> Column:
@@ -56,6 +59,7 @@ def _counts(which: str, fp: str, worst: float) -> dict[str, Column]:
             higher_is_better=name == "tp",
             worst=0.0 if name == "tp" else worst,
             count=True,
+            of_empty=name == "fn" and math.isnan(worst),
         )
         for name, (title, text) in texts.items()
     }

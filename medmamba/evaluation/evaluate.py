@@ -8,7 +8,7 @@ from the mean. So does a structure that was missed altogether, also in metrics t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -225,39 +225,31 @@ def _probabilities(path: Path, prediction: Volume, asked: _Asked) -> tuple[Proba
 
 
 def _unusable(pair: Match, reason: str, reference: Volume, asked: _Asked, status: Status = "failed") -> CaseScore:
-    """A case whose prediction cannot be used: the worst values and every lesion missed, or nothing."""
-    scores: tuple[LabelScore, ...] = ()
-    if asked.policy.missing == "fail":
-        worst = tuple(_told(row, row.worst, asked.policy, reference.geometry) for row in asked.rows)
-        scores = tuple(
-            LabelScore(label=label.name, values=worst, lesions=lesions)
-            for label, lesions in zip(asked.labels.foreground, _all_missed(reference, asked), strict=True)
-        )
+    """A case whose prediction cannot be used: the worst values, and every lesion missed; or nothing."""
+    scores = _worst(reference, asked) if asked.policy.missing == "fail" else ()
     return CaseScore(id=pair.id, status=status, notes=(reason,), scores=scores)
 
 
-def _all_missed(reference: Volume, asked: _Asked) -> Iterator[tuple[Lesion, ...]]:
-    """The lesions of each label of a reference, where they are told apart: an empty prediction meets none."""
-    if TELLING_LESIONS_APART.isdisjoint(asked.metrics):
-        yield from [()] * len(asked.labels.foreground)
-        return
+def _worst(reference: Volume, asked: _Asked) -> tuple[LabelScore, ...]:
+    """Of a case without a usable prediction: the worst values, and those of an empty prediction where none is worst."""
     grid, array = reference.geometry, reference.array[0]
-    maps = LabelMaps(
-        prediction=np.zeros_like(array), reference=array, spacing_mm=grid.spacing_mm, ignore=asked.labels.ignore
-    )
+    nothing = np.broadcast_to(array.dtype.type(0), array.shape)
+    maps = LabelMaps(prediction=nothing, reference=array, spacing_mm=grid.spacing_mm, ignore=asked.labels.ignore)
+    scores = []
     for label in asked.labels.foreground:
-        yield maps.masks(label, None).lesions.table(grid.spacing_mm, _voxel_ml(grid))
-
-
-def _voxel_ml(grid: Geometry) -> float:
-    return abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+        masks = maps.masks(label)
+        values = tuple(
+            _measure(row, masks, asked.policy, grid) if row.of_empty else _told(row, row.worst, asked.policy, grid)
+            for row in asked.rows
+        )
+        scores.append(LabelScore(label=label.name, values=values, lesions=_lesions(masks, grid, asked)))
+    return tuple(scores)
 
 
 def _score_labels(
     maps: LabelMaps, grid: Geometry, outputs: Probabilities | None, asked: _Asked
 ) -> tuple[LabelScore, ...]:
     voxel_ml = _voxel_ml(grid)
-    lesions = not TELLING_LESIONS_APART.isdisjoint(asked.metrics)
     scores = []
     for number, label in enumerate(asked.labels.foreground):
         masks = maps.masks(label, None if outputs is None else outputs[number])
@@ -268,11 +260,22 @@ def _score_labels(
                 prediction_ml=masks.voxels.prediction * voxel_ml,
                 reference_ml=masks.voxels.reference * voxel_ml,
                 voxels=masks.voxels,
-                lesions=masks.lesions.table(grid.spacing_mm, voxel_ml) if lesions else (),
+                lesions=_lesions(masks, grid, asked),
                 reliability=masks.reliability,
             )
         )
     return tuple(scores)
+
+
+def _lesions(masks: Masks, grid: Geometry, asked: _Asked) -> tuple[Lesion, ...]:
+    """Every lesion by itself, where a metric is asked for that tells them apart."""
+    if TELLING_LESIONS_APART.isdisjoint(asked.metrics):
+        return ()
+    return masks.lesions.table(grid.spacing_mm, _voxel_ml(grid))
+
+
+def _voxel_ml(grid: Geometry) -> float:
+    return abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
 
 
 def _measure(row: Metric, masks: Masks, policy: Policy, grid: Geometry) -> float:

@@ -66,6 +66,8 @@ class Metric:
         own_policy: it decides itself what becomes of empty masks and infinite distances, as those of challenges do; the
             report's policy leaves its values alone.
         count: it counts lesions, and is neither a share nor measured in a unit.
+        of_empty: a case without a usable prediction gets the value that an empty one would have, as there is no worst
+            one.
         challenge: whose table it is a column of, by the name in `CHALLENGES`; empty elsewhere.
     """
 
@@ -79,6 +81,7 @@ class Metric:
     bound: float | None = None
     own_policy: bool = False
     count: bool = False
+    of_empty: bool = False
     challenge: str = ""
 
     @property
@@ -132,6 +135,7 @@ def _of_challenge(group: str, challenge: Challenge, name: str) -> Metric:
         bound=column.worst,
         own_policy=True,
         count=column.count,
+        of_empty=column.of_empty,
         challenge=group,
     )
 
@@ -176,6 +180,7 @@ METRICS: dict[str, Metric] = {
         source="Maier-Hein et al. 2024 (absolute volume difference)",
         higher_is_better=False,
         unit="ml",
+        of_empty=True,
     ),
     "volume_similarity": Metric(
         title="volume similarity",
@@ -251,18 +256,18 @@ METRICS: dict[str, Metric] = {
     "lesions_missed": Metric(
         title="lesions missed",
         measure=lambda masks: masks.lesions.missed,
-        definition="How many lesions of the reference share no voxel with the prediction; unknown without one.",
+        definition="How many lesions of the reference share no voxel with the prediction; all without a usable one.",
         source=_ANY_OVERLAP,
         higher_is_better=False,
         symmetric=False,
-        bound=float("nan"),
         own_policy=True,
         count=True,
+        of_empty=True,
     ),
     "lesions_false": Metric(
         title="lesions invented",
         measure=lambda masks: masks.lesions.false,
-        definition="How many predicted lesions share no voxel with the reference.",
+        definition="How many predicted lesions share no voxel with the reference; unknown without a usable prediction.",
         source=_ANY_OVERLAP,
         higher_is_better=False,
         symmetric=False,

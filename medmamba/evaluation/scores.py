@@ -177,8 +177,9 @@ _INFINITE: dict[Infinite, str] = {
 _MISSED = "A structure that was missed altogether has the worst value of a metric that is undefined for it."
 _MISSING: dict[Missing, str] = {
     "fail": "No usable prediction: the worst value of every metric (share 0, distance infinite as above) for every "
-    "structure. Cases without a readable reference are left out, and count as missing.",
-    "skip": "No usable prediction: the case is left out of every summary, as are those without a readable reference; "
+    "structure, all its lesions missed and its whole volume the difference. Cases without a usable reference are left "
+    "out, and count as missing.",
+    "skip": "No usable prediction: the case is left out of every summary, as are those without a usable reference; "
     "their values count as missing.",
 }
 

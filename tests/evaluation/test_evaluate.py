@@ -208,7 +208,7 @@ def test_policy_for_distances_leaves_volumes_alone(odd: tuple[Path, Path]) -> No
     empty, missed, missing = (case.scores[0].values[0] for case in report.cases)
     assert math.isnan(empty)
     assert missed == pytest.approx(ball().sum() * 0.006)
-    assert missing == math.inf
+    assert missing == missed, "the whole volume of the reference"
 
 
 def test_metric_that_decides_itself_is_left_alone_by_the_policy(
@@ -300,6 +300,24 @@ def test_missed_structure_has_the_worst_value_of_every_metric(tmp_path: Path) ->
         0.064 if row.unit == "ml" else row.worst for row in map(metric, WITHOUT_PROBABILITIES)
     )
     assert (scores.prediction_ml, scores.reference_ml) == (0.0, 0.064)
+
+
+@pytest.mark.parametrize("kind", ["missing", "broken", "elsewhere"])
+def test_case_without_a_usable_prediction_misses_all_lesions_and_the_whole_volume(kind: str, tmp_path: Path) -> None:
+    reference = cubes(tmp_path / "r.nii", 4)
+    empty = Match(id="a", reference=reference, prediction=cubes(tmp_path / "empty.nii"))
+    path = cubes(tmp_path / "p.nii", 4, spacing=(2.0, 1.0, 1.0))
+    if kind == "broken":
+        path.write_bytes(b"")
+    pair = Match(id="a", reference=reference, prediction=None if kind == "missing" else path)
+    asked = ("lesions_missed", "lesions_false", "volume_difference", "brats2023_gli_fn", "dice")
+    (score,), (of_empty,) = (evaluate([each], BALL, metrics=asked).cases[0].scores for each in (pair, empty))
+    missed, false, volume, official, overlap = score.values
+    assert (missed, volume, official, overlap) == (1, pytest.approx(0.064), 1, 0.0)
+    assert math.isnan(false), "nobody knows what it would have invented"
+    assert score.lesions == of_empty.lesions
+    assert [lesion.kind for lesion in score.lesions] == ["missed"]
+    assert evaluate([pair], BALL, metrics=asked, policy=Policy(missing="skip")).cases[0].scores == ()
 
 
 def test_lesions_are_told_apart_where_they_are_asked_for(tmp_path: Path) -> None:
