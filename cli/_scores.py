@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -16,11 +18,18 @@ from medmamba.files import OutputError
 
 if TYPE_CHECKING:
     from medmamba.evaluation.report import Report
+    from medmamba.evaluation.scores import Policy
     from medmamba.evaluation.statistics import Summary
 
 #: More metrics than this share one table, with a column for each label as long as these are few.
 METRICS_APART = 4
 LABELS_BESIDE = 6
+#: Names of labels and metrics have at least this room in a table, and wrap where they need more.
+TITLE_WIDTH = 12
+#: Likewise means, beside which counts may stand.
+MEAN_WIDTH = 14
+#: Between the columns of a table.
+GAP = 2
 #: Definitions of more metrics than this are in the report alone; whose they are is always told.
 DEFINITIONS = 12
 
@@ -28,30 +37,49 @@ DEFINITIONS = 12
 def show_report(report: Report) -> None:
     """Print the summaries of a report with what they mean: a table per metric, or one for many."""
     from medmamba.evaluation.metrics import metric
+    from medmamba.evaluation.report import SUMS
     from medmamba.evaluation.statistics import MINIMUM_FOR_INTERVAL
 
     if len(report.metrics) > METRICS_APART and len(report.labels.foreground) <= LABELS_BESIDE:
-        # The console does not wrap lines, so that paths can be copied; the columns of a table must.
-        out.print(_table_of_many(report), soft_wrap=False)
-        _define(report.metrics)
+        for table in _tables_of_many(report):
+            # The console does not wrap lines, so that paths can be copied; the columns of a table must.
+            out.print(table, soft_wrap=False)
+            out.print()
+        _define(report.metrics, report.policy)
     else:
         for name in report.metrics:
             out.print(_table(name, [found for found in report.summaries if found.metric == name]), soft_wrap=False)
-            _define([name])
+            _define([name], report.policy)
             out.print()
-    say(f"policy: {' '.join(report.rules)}", "dim")
+    say("Values that are no plain numbers:", "dim")
+    for option, sentence in report.policy.by_option.items():
+        say(f"  {option}: {sentence}", "dim")
+    for sentence in (*report.exceptions, *SUMS):
+        say(f"  {sentence}", "dim")
     if all(summary.n < MINIMUM_FOR_INTERVAL for summary in report.summaries):
         say("No intervals: they need at least five cases.", "dim")
     if any(summary.infinite for summary in report.summaries):
         say(
-            "A distance is infinite where one segmentation lacks the structure. The mean beside such a count is over "
-            "the finite values alone: compare models by the median, or by Dice or nsd_2mm, which give such a case 0.",
+            "A distance is infinite where one segmentation lacks the structure, and so is the mean. That of the finite "
+            f"values, in brackets, is better than the truth: compare models by {_safe(report)}.",
             "dim",
         )
     worst = report.worst(3)
     if len(report.cases) > len(worst) > 0:
         words = ", ".join(f"{case} ({_figure(value)})" for case, value in worst)
         say(f"worst in {metric(report.metrics[0]).title}: {words}")
+
+
+def _safe(report: Report) -> str:
+    """What compares models where distances are infinite: medians that are finite, and measured shares."""
+    from medmamba.evaluation.metrics import metric
+
+    rows = [metric(name) for name in report.metrics]
+    shares = [row.title for row in rows if row.higher_is_better and not row.own_policy]
+    far = [summary for summary in report.summaries if summary.infinite]
+    safe = ["the median"] if all(math.isfinite(summary.median) for summary in far) else []
+    safe.append(f"{', '.join(shares)}, where such a case counts 0" if shares else "a share such as --metric dice")
+    return ", or by ".join(safe)
 
 
 #: How cases on a page are looked at; words for the option of each command that writes one.
@@ -144,14 +172,18 @@ def complain(report: Report) -> None:
         note(f"{len(report.extra_predictions)} {have} no reference and cannot be scored: {names}")
 
 
-def _define(names: Sequence[str]) -> None:
+def _define(names: Sequence[str], policy: Policy) -> None:
     """What numbers mean and whose definition that is."""
     from medmamba.evaluation.metrics import metric
 
     rows = [metric(name) for name in names]
+    if any(row.challenge for row in rows) and not all(row.challenge for row in rows):
+        say("Rows with the name of a challenge follow its rules, also about empty masks; the others do not.", "dim")
     if len(rows) <= DEFINITIONS:
         for row in rows:
-            say(f"{row.title}: {row.definition} [{row.source}]", "dim")
+            say(f"{row.title}: {row.defined(policy)} [{row.source}]", "dim")
+        for how in dict.fromkeys(row.how for row in rows if row.how):
+            say(f"{', '.join(row.title for row in rows if row.how == how)}: {how}", "dim")
         return
     for source in dict.fromkeys(row.source for row in rows):
         titles = [row.title for row in rows if row.source == source]
@@ -168,7 +200,7 @@ def _titled(name: str) -> str:
 
 def _table(name: str, summaries: list[Summary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(_titled(name), overflow="fold", min_width=16)
+    table.add_column(_titled(name), overflow="fold", min_width=TITLE_WIDTH)
     rows = {
         "mean": [_mean(summary) for summary in summaries],
         "95 % interval": [_interval(summary) for summary in summaries],
@@ -186,26 +218,31 @@ def _table(name: str, summaries: list[Summary]) -> Table:
     return table
 
 
-def _table_of_many(report: Report) -> Table:
-    """Means alone: a row for each metric, a column for each label."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("mean of", overflow="fold", min_width=16)
-    labels = list(dict.fromkeys(summary.label for summary in report.summaries))
-    for label in labels:
-        table.add_column(Text(label), justify="right")
+def _tables_of_many(report: Report) -> Iterator[Table]:
+    """Means alone: a row for each metric, a column for each label; as many tables as it takes to cut no column."""
     means = {(summary.metric, summary.label): _mean(summary) for summary in report.summaries}
-    for name in report.metrics:
-        table.add_row(Text(_titled(name), "cyan"), *(means[name, label] for label in labels))
-    return table
+    labels = list(dict.fromkeys(summary.label for summary in report.summaries))
+    columns = {label: [means[name, label] for name in report.metrics] for label in labels}
+    widths = {label: min(MEAN_WIDTH, max(map(cell_len, (label, *cells)))) for label, cells in columns.items()}
+    while labels:
+        ends = accumulate(widths[label] + GAP for label in labels)
+        fitting = max(1, sum(end <= out.width - TITLE_WIDTH for end in ends))
+        shown, labels = labels[:fitting], labels[fitting:]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("mean of", overflow="fold", min_width=TITLE_WIDTH)
+        for label in shown:
+            table.add_column(Text(label), justify="right", min_width=widths[label])
+        for number, name in enumerate(report.metrics):
+            table.add_row(Text(_titled(name), "cyan"), *(columns[label][number] for label in shown))
+        yield table
 
 
 def _mean(summary: Summary) -> str:
-    """The mean, and beside it over how many of the values it is when that is not all of them."""
+    """The mean and, when it is not over all values, over how many; in brackets that of the finite ones."""
+    if summary.infinite:
+        return f"inf ({_figure(summary.finite_mean)} over the {summary.finite} finite of {summary.values})"
     figure = _figure(summary.finite_mean)
-    if summary.finite == summary.values:
-        return figure
-    infinite = f", {summary.infinite} infinite" if summary.infinite else ""
-    return f"{figure} over {summary.finite} of {summary.values}{infinite}"
+    return figure if summary.finite == summary.values else f"{figure} over {summary.finite} of {summary.values}"
 
 
 def _interval(summary: Summary) -> str:

@@ -30,6 +30,7 @@ class Column:
         worst: the value of a case without a usable prediction; NaN where the challenge has none.
         count: as of `medmamba.evaluation.metrics.Metric`.
         of_empty: likewise.
+        lesions: whether it depends on how lesions are told apart.
     """
 
     title: str
@@ -39,10 +40,11 @@ class Column:
     worst: float = 0.0
     count: bool = False
     of_empty: bool = False
+    lesions: bool = True
 
 
-def _distance(title: str, definition: str, worst: float) -> Column:
-    return Column(title=title, definition=definition, higher_is_better=False, unit="mm", worst=worst)
+def _distance(title: str, definition: str, worst: float, *, lesions: bool = True) -> Column:
+    return Column(title=title, definition=definition, higher_is_better=False, unit="mm", worst=worst, lesions=lesions)
 
 
 def _counts(which: str, fp: str, worst: float) -> dict[str, Column]:
@@ -93,14 +95,21 @@ _COLUMNS_2023 = {
     "sensitivity": Column(
         title="sensitivity",
         definition="Common voxels over those of the reference; 1 if both masks are empty, 0 if the reference is.",
+        lesions=False,
     ),
     "specificity": Column(
         title="specificity",
         definition="Voxels in neither mask over those outside the reference; 0 if nothing is outside.",
+        lesions=False,
     ),
-    "legacy_dice": Column(title="Dice", definition="Dice of the whole region; 1 if both masks are empty, 0 if one is."),
+    "legacy_dice": Column(
+        title="Dice", definition="Dice of the whole region; 1 if both masks are empty, 0 if one is.", lesions=False
+    ),
     "legacy_hd95": _distance(
-        "HD95", "HD95 of the whole region; 0 if both masks are empty, 374 mm if one is.", lesionwise2023.INFINITE_MM
+        "HD95",
+        "HD95 of the whole region; 0 if both masks are empty, 374 mm if one is.",
+        lesionwise2023.INFINITE_MM,
+        lesions=False,
     ),
 }
 _FP_2024 = "How many predicted components were matched with no lesion."
@@ -108,18 +117,22 @@ _COLUMNS_2024 = {
     **_counts("", _FP_2024, 0.0),
     **_shares("", "undefined where it divides by nothing"),
     "global_dice": Column(
-        title="Dice", definition="Dice of the whole region; 0 if one mask is empty, undefined if both are."
+        title="Dice",
+        definition="Dice of the whole region; 0 if one mask is empty, undefined if both are.",
+        lesions=False,
     ),
     "global_nsd": Column(
         title="NSD",
         definition="Mean over both masks of the share of voxels at the border that the other border coincides with; 0 "
         "if one mask is empty, undefined if both are.",
+        lesions=False,
     ),
     "global_hd95": _distance(
         "HD95",
         "95th percentile of all distances between voxels at the borders, in voxels whatever their size; 373 if no "
         "voxel is in both masks, undefined if both are empty.",
         lesionwise2024.INFINITE_MM,
+        lesions=False,
     ),
 }
 _BORDERS = "between voxels at the borders (sizes of voxels taken in reverse order of the axes, as in the package)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, settle, survey
 from medmamba.io.layouts.brats import Brats, holds_labels
-from medmamba.io.layouts.editions import EDITIONS, labels_of_edition
+from medmamba.io.layouts.description import labels_by_value, labels_of_values_to_names, nnunet_labels
+from medmamba.io.layouts.editions import EDITIONS, LABEL_SPELLINGS, labels_of_edition
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.labels import Labels
@@ -22,6 +24,13 @@ from medmamba.progress import Progress, silent
 from medmamba.records import read_json
 
 logger = logging.getLogger(__name__)
+
+#: What a dataset.json ends in, whatever it is called.
+DESCRIPTION = ".json"
+#: What BraTS puts behind the name of a case to call its label map.
+KIND = re.compile(rf"[-_]({'|'.join(LABEL_SPELLINGS)})$", re.IGNORECASE)
+#: Of so many references and more, a value is told that one of them holds, or at most one in so many.
+ENOUGH, RARE = 5, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +69,8 @@ class Matches:
 def match_files(prediction: Path, reference: Path) -> Matches:
     """Find the prediction of each reference by the name of its file, without ending.
 
+    Where no two names are equal, they are compared without the ``-seg`` of BraTS.
+
     Args:
         prediction: a label map, or a folder of them.
         reference: a label map, a folder of them, or a data set, whose training labels are taken. Every prediction that
@@ -82,6 +93,8 @@ def match_files(prediction: Path, reference: Path) -> Matches:
         return Matches(pairs=_different([pair]))
     references, predictions = _references(reference), _label_files(prediction)
     if not references.keys() & predictions.keys():
+        references, predictions = _without_kind(references), _without_kind(predictions)
+    if not references.keys() & predictions.keys():
         raise DataError(
             f"no prediction bears the name of a reference: {prediction} has {_examples(predictions)}, "
             f"{reference} has {_examples(references)}; give the folder of the other references, or rename files so "
@@ -97,6 +110,16 @@ def match_files(prediction: Path, reference: Path) -> Matches:
         not_asked_for=tuple(sorted(references.keys() - expected)),
         by_maker=_by_maker(prediction, {name: predictions[name] for name in sorted(expected & predictions.keys())}),
     )
+
+
+def _without_kind(files: dict[str, Path]) -> dict[str, Path]:
+    """The same files by the names of their cases, without what BraTS puts behind those of label maps."""
+    named = {KIND.sub("", name): path for name, path in files.items()}
+    if len(named) < len(files) or named.keys() == files.keys():
+        return files
+    ending = next(match[0] for name in files if (match := KIND.search(name)))
+    logger.warning("files in %s are taken by their names without %s", next(iter(files.values())).parent, ending)
+    return named
 
 
 def _asked_for(folder: Path) -> frozenset[str] | None:
@@ -219,7 +242,7 @@ def description_beside(prediction: Path, reference: Path, given: str = "") -> Pa
         given: where the user says that it is, a data set or the file; another word is none of them.
     """
     if given:
-        path = Path(given) if Path(given).name == "dataset.json" else Path(given) / "dataset.json"
+        path = Path(given) if Path(given).suffix.lower() == DESCRIPTION else Path(given) / "dataset.json"
         return path if path.is_file() else None
     ours, theirs = (path.parent if io.is_image(path) else path for path in (prediction, reference))
     places = (folder / "dataset.json" for folder in (theirs, theirs.parent, ours))
@@ -230,14 +253,14 @@ def labels_of(dataset: Path) -> Labels:
     """The labels of a data set, whatever else may be wrong with it: its description may have been copied away alone.
 
     Args:
-        dataset: its folder, or its dataset.json.
+        dataset: its folder, or its dataset.json, which may have been given another name.
 
     Raises:
         FileNotFoundError: if it is neither.
         DataError: if they are wrong, or, in plain folders, no label map holds any.
     """
     if dataset.is_file() and dataset.name != "dataset.json":
-        raise FileNotFoundError(f"labels are read from a data set or its dataset.json, not from {dataset}")
+        return _described_labels(dataset)
     found = survey(dataset)
     if found.labels is not None:
         return found.labels
@@ -248,8 +271,21 @@ def labels_of(dataset: Path) -> Labels:
     )
 
 
+def _described_labels(description: Path) -> Labels:
+    """The labels in a dataset.json of another name."""
+    if description.suffix.lower() != DESCRIPTION:
+        raise FileNotFoundError(f"labels are read from a data set or its dataset.json, not from {description}")
+    facts = read_json(description)
+    if not isinstance(facts, dict) or "labels" not in facts:
+        raise DataError(f"{description} has no 'labels', as a dataset.json has; give that of a data set, or its folder")
+    read = labels_of_values_to_names if labels_by_value(facts) else nnunet_labels
+    return read(description, facts)
+
+
 def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     """One label per value that occurs in the references, called ``label_1`` and so on.
+
+    A value that hardly any reference holds is told: it may be a mistake, and counts as a structure of all cases.
 
     Files that cannot be read are passed over here; `evaluate` lists them.
 
@@ -258,7 +294,8 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     """
     outcomes = map_cases(_values, pairs, suited(len(pairs)), title="Looking for labels", progress=progress)
     unread = [outcome.reason for outcome in outcomes if isinstance(outcome, Failure)]
-    values = {value for outcome in outcomes if not isinstance(outcome, Failure) for value in outcome}
+    found = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    values = {value for counts in found for value in counts}
     for reason in unread:
         logger.info("passed over while looking for labels: %s", reason)
     if unread and len(unread) == len(pairs):
@@ -267,12 +304,22 @@ def labels_in(pairs: Sequence[Match], progress: Progress = silent) -> Labels:
     if not values - {0}:
         first = f", the first being {pairs[0].reference}" if pairs else ""
         raise DataError(f"no label besides background in {len(pairs)} references{first}; are these label maps?")
-    return Labels.of_values(values - {0})
+    labels = Labels.of_values(values - {0})
+    for label in labels.foreground:
+        holding = [counts[value] for counts in found for value in label.values if value in counts]
+        if len(found) >= ENOUGH and len(holding) <= max(1, len(found) // RARE):
+            logger.warning(
+                "%s occurs in %d of %d references, %d voxels in all, and is scored as a structure of every case; if "
+                "that is not meant, say --labels",
+                *(label.name, len(holding), len(found), sum(holding)),
+            )
+    return labels
 
 
-def _values(pair: Match) -> list[int]:
-    values: list[int] = np.unique(io.read_label(pair.reference, as_stored=True).array).tolist()
-    return values
+def _values(pair: Match) -> dict[int, int]:
+    """The values in a reference, and how many voxels hold each."""
+    values, counts = np.unique(io.read_label(pair.reference, as_stored=True).array, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _references(folder: Path) -> dict[str, Path]:

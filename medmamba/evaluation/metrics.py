@@ -21,13 +21,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 from medmamba.errors import UsageError
 from medmamba.evaluation.calibration import BINS, MARGIN_MM, expected_calibration_error
 from medmamba.evaluation.challenges import CHALLENGES, Challenge
 from medmamba.evaluation.masks import Masks, count_voxels
+from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.surface import Mask, assd, hausdorff, surface_dice
 from medmamba.evaluation.words import WORDS
+
+#: How definitions speak of what a policy decides, and what they say instead under another one.
+BOTH_EMPTY, ONE_EMPTY = "undefined if both", "infinite if one mask is empty"
+_FAR = {
+    "drop": "left out if one mask is empty",
+    "diagonal": "the diagonal of the grid if one mask is empty",
+    "value": "{:g} mm if one mask is empty",
+}
 
 
 def dice(prediction: Mask, reference: Mask) -> float:
@@ -68,6 +78,7 @@ class Metric:
         count: it counts lesions, and is neither a share nor measured in a unit.
         of_empty: a case without a usable prediction gets the value that an empty one would have, as there is no worst
             one.
+        how: how lesions are told apart and matched, where that matters: one sentence for all columns of a challenge.
         challenge: whose table it is a column of, by the name in `CHALLENGES`; empty elsewhere.
     """
 
@@ -82,7 +93,17 @@ class Metric:
     own_policy: bool = False
     count: bool = False
     of_empty: bool = False
+    how: str = ""
     challenge: str = ""
+
+    def defined(self, policy: Policy) -> str:
+        """The definition with what becomes of empty masks by this policy."""
+        if self.own_policy:
+            return self.definition
+        edges = {BOTH_EMPTY: f"{self.best:g} if both"} if policy.empty == "perfect" else {}
+        if policy.infinite != "keep":
+            edges[ONE_EMPTY] = _FAR[policy.infinite].format(policy.infinite_mm)
+        return reduce(lambda text, edge: text.replace(*edge), edges.items(), self.definition)
 
     @property
     def worst(self) -> float:
@@ -127,7 +148,7 @@ def _of_challenge(group: str, challenge: Challenge, name: str) -> Metric:
     return Metric(
         title=f"{column.title} ({challenge.title})",
         measure=lambda masks: masks.columns(challenge.table)[name],
-        definition=f"{column.definition} {challenge.how}",
+        definition=column.definition,
         source=challenge.source,
         higher_is_better=column.higher_is_better,
         unit=column.unit,
@@ -136,6 +157,7 @@ def _of_challenge(group: str, challenge: Challenge, name: str) -> Metric:
         own_policy=True,
         count=column.count,
         of_empty=column.of_empty,
+        how=challenge.how if column.lesions else "",
         challenge=group,
     )
 
@@ -160,15 +182,15 @@ METRICS: dict[str, Metric] = {
     "precision": Metric(
         title="precision",
         measure=lambda masks: masks.voxels.precision,
-        definition="Common voxels over those of the prediction; undefined if that is empty, but 0 if it missed a "
-        "structure altogether.",
+        definition="Common voxels over those of the prediction; 0 if that alone is empty, undefined if both masks are.",
         source=_SHARE,
         symmetric=False,
     ),
     "sensitivity": Metric(
         title="sensitivity",
         measure=lambda masks: masks.voxels.sensitivity,
-        definition="Common voxels over those of the reference (recall); undefined if that is empty.",
+        definition="Common voxels over those of the reference (recall); undefined if that alone is empty, undefined if "
+        "both masks are.",
         source=_SHARE,
         symmetric=False,
     ),
@@ -242,14 +264,16 @@ METRICS: dict[str, Metric] = {
     "lesion_sensitivity": Metric(
         title="lesion sensitivity",
         measure=lambda masks: masks.lesions.sensitivity,
-        definition="Found lesions over those of the reference; undefined without any.",
+        definition="Found lesions over those of the reference; undefined if that alone is empty, undefined if both "
+        "masks are.",
         source=_ANY_OVERLAP,
         symmetric=False,
     ),
     "lesion_precision": Metric(
         title="lesion precision",
         measure=lambda masks: masks.lesions.precision,
-        definition="Found lesions over found and false ones; undefined without any, but 0 if every lesion was missed.",
+        definition="Found lesions over found and false ones; 0 if every lesion was missed, undefined if both masks are "
+        "empty.",
         source=_ANY_OVERLAP,
         symmetric=False,
     ),

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmamba.errors import UsageError
-from medmamba.evaluation.metrics import metric
+from medmamba.evaluation.challenges import CHALLENGES
+from medmamba.evaluation.metrics import Metric, metric
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
 from medmamba.evaluation.statistics import (
     MEAN_OVER_LABELS,
@@ -45,8 +46,8 @@ REPORT_FILES = ("report.json", "report.csv", "lesions.csv")
 #: The note of a case that has no prediction.
 NO_PREDICTION = "no prediction"
 
-#: What is said before the names of those who decided.
-OWN = "Metrics of these definitions decide about empty masks and infinite distances themselves:"
+#: What is said before the names of metrics that the policy leaves alone.
+OWN = "These decide themselves about empty masks and infinite distances:"
 #: How the sums are made, whatever the policy.
 SUMS = (
     "The mean over labels is the mean of the labels' means.",
@@ -58,8 +59,10 @@ SUMS = (
 #: What stands above the columns of the table of lesions.
 LESION_COLUMNS = ("case", "label", "number", "kind", "volume_ml", "i", "j", "k", "dice")
 
+#: What begins a formula in spreadsheets, and commands in old ones.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 #: What report.json says of a metric.
-_TOLD = ("title", "unit", "higher_is_better", "definition", "source")
+_TOLD = ("title", "unit", "higher_is_better")
 #: The word for it in the files, whose readers tell two from each other by the notes.
 _WRITTEN: dict[Status, str] = {"scored": "scored", "failed": "failed", "missing": "failed", "skipped": "skipped"}
 
@@ -140,9 +143,20 @@ class Report:
     @property
     def rules(self) -> tuple[str, ...]:
         """What became of values that are no plain numbers, and how the sums are made, for people."""
+        return (*self.policy.sentences, *self.exceptions, *SUMS)
+
+    @property
+    def exceptions(self) -> tuple[str, ...]:
+        """Which metrics the policy leaves alone, in a sentence; none where it decides about all."""
         rows = [metric(name) for name in self.metrics]
-        own = "; ".join(dict.fromkeys(row.source for row in rows if row.own_policy))
-        return (*self.policy.sentences, *([f"{OWN} {own}."] if own else []), *SUMS)
+        own = ", ".join(
+            dict.fromkeys(
+                f"all of {CHALLENGES[row.challenge].title}" if row.challenge else row.title
+                for row in rows
+                if row.own_policy
+            )
+        )
+        return (f"{OWN} {own}.",) if own else ()
 
     def only(self, metrics: Sequence[str]) -> Report:
         """The same report with some of its metrics, in another order if need be."""
@@ -163,7 +177,7 @@ class Report:
             "policy": list(self.rules),
             "policies": to_json(self.policy),
             "origin": to_json(self.origin),
-            "metrics": {name: {key: getattr(metric(name), key) for key in _TOLD} for name in self.metrics},
+            "metrics": {name: self._metric_json(metric(name)) for name in self.metrics},
             "labels": {label.name: list(label.values) for label in self.labels.foreground},
             "region_order": list(self.labels.region_order),
             "ignore": self.labels.ignore,
@@ -202,7 +216,8 @@ class Report:
         """Write the report and its tables, and return their paths.
 
         They are ``report.json``, ``report.csv`` with a line per case and label, and, where lesions were told apart,
-        ``lesions.csv`` with a line for each. A table of lesions that was left by another report is removed.
+        ``lesions.csv`` with a line for each. A table of lesions that was left by another report is removed. In both
+        tables a name that a spreadsheet would compute, such as ``=1+1``, is preceded by an apostrophe.
         """
         json_path, csv_path, lesions_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)
@@ -214,6 +229,10 @@ class Report:
         if _begins_with(lesions_path, _line(LESION_COLUMNS)):
             lesions_path.unlink()
         return json_path, csv_path
+
+    def _metric_json(self, row: Metric) -> dict[str, Any]:
+        definition = " ".join(filter(None, (row.defined(self.policy), row.how)))
+        return {**{key: getattr(row, key) for key in _TOLD}, "definition": definition, "source": row.source}
 
     def _case_json(self, case: CaseScore) -> dict[str, Any]:
         scores = [
@@ -260,8 +279,13 @@ def _write_csv(rows: Iterable[Row], path: Path) -> None:
 
 def _line(row: Row) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
+    csv.writer(text, lineterminator="\n").writerow(map(_no_formula, row))
     return text.getvalue()
+
+
+def _no_formula(cell: str | float | None) -> str | float | None:
+    """Words as a spreadsheet shows them; it would compute those that begin like a formula, so they are quoted."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def _begins_with(path: Path, line: str) -> bool:

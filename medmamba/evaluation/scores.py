@@ -232,9 +232,19 @@ class Policy:
             ) from error
 
     @property
+    def by_option(self) -> dict[str, str]:
+        """The policy for people, by the options of `medmamba evaluate` that ask for it."""
+        far = f"{self.infinite_mm:g}" if self.infinite_mm is not None else self.infinite
+        return {
+            f"--empty {self.empty}": f"{_EMPTY[self.empty]} {_MISSED}",
+            f"--infinite {far}": _INFINITE[self.infinite].format(self.infinite_mm),
+            f"--missing {self.missing}": _MISSING[self.missing],
+        }
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """The policy for people."""
-        return (_EMPTY[self.empty], _INFINITE[self.infinite].format(self.infinite_mm), _MISSED, _MISSING[self.missing])
+        return tuple(self.by_option.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medmamba.case import Dataset
+from medmamba.errors import MachineError
 from medmamba.files import OutputError
 from medmamba.io import layouts
 from medmamba.io.images import suffixes
@@ -61,6 +62,13 @@ def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) ->
     for path in written:
         if path.is_dir():
             raise OutputError(f"the output must be a file, but {path} is a folder; give a name in it")
+        outer = next((folder for folder in path.absolute().parents if folder.exists()), None)
+        if outer is not None and not outer.is_dir():
+            raise OutputError(f"{path} cannot be written: {outer} is a file, not a folder; give another name")
+        if outer is not None and not os.access(outer, os.W_OK | os.X_OK):
+            raise MachineError(
+                f"{path} cannot be written: there is no permission to write into {outer}; give another name"
+            )
         _check_inside(path.parent, [place for place in given if place.is_dir()], output=path)
     _check_files(written, [path for path in given if not path.is_dir()])
 

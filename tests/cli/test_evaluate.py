@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from medmamba.cli.main import app
 from medmamba.evaluation.metrics import expand, metric
+from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.words import GROUP_WORDS, WORDS
 
 
@@ -74,7 +76,7 @@ def test_failed_cases_are_named_and_give_exit_code_3_after_the_report(folders: t
     assert "1 of 6 references have no prediction, counted as failed" in result.stderr
     assert "failed case_2: " in result.stderr
     assert "spacing (2.0, 1.0, 1.0) against (1.0, 1.0, 1.0) mm" in result.stderr
-    assert "over the finite values alone" in result.stdout
+    assert "compare models by the median, or by Dice, where such a case counts 0" in result.stdout
     assert json.loads((folders[0] / "report.json").read_text())["cases"][1]["status"] == "failed"
 
 
@@ -92,11 +94,11 @@ def test_mean_over_found_structures_says_in_its_cell_that_others_were_missed(tmp
         save(cube, tmp_path / "references" / f"{name}.nii.gz")
         save(mask, tmp_path / "predictions" / f"{name}.nii.gz")
     result = run(tmp_path / "predictions", tmp_path / "references", "--metric", "hd95", "--metric", "precision")
-    assert " ".join(row_of(result, "HD95 (mm)").split()) == "label_1 0.000 over 1 of 2, 1 infinite inf 1"
+    assert " ".join(row_of(result, "HD95 (mm)").split()) == "label_1 inf (0.000 over the 1 finite of 2) inf 1"
     assert row_of(result, "precision").split() == ["label_1", "0.500", "0.500", "2"]
     assert "worst in HD95: missed (inf), found (0.000)" not in result.stdout  # both are in the table already
     narrow = CliRunner().invoke(app, ["evaluate", str(tmp_path / "predictions"), str(tmp_path / "references")])
-    assert "0.000 over 1 of 2, 1 infinite" in narrow.stdout
+    assert "inf (0.000 over the 1 finite of 2)" in narrow.stdout
 
 
 def test_cases_left_out_stand_beside_the_mean(folders: tuple[Path, Path]) -> None:
@@ -145,6 +147,12 @@ def test_labels_bear_the_names_of_the_data_set(folders: tuple[Path, Path], tmp_p
     assert "left_ball" in result.stdout
     (tmp_path / "description" / "dataset.json").rename(tmp_path / "description" / "names.json")
     result = run(*folders, "--labels", tmp_path / "description" / "names.json")
+    assert "left_ball" in result.stdout
+    (tmp_path / "description" / "names.json").write_text(json.dumps({"names": []}))
+    result = run(*folders, "--labels", tmp_path / "description" / "names.json")
+    assert (result.exit_code, "names.json has no 'labels'" in result.stderr) == (3, True)
+    (tmp_path / "description" / "names.json").rename(tmp_path / "description" / "names.txt")
+    result = run(*folders, "--labels", tmp_path / "description" / "names.txt")
     assert result.exit_code == 3
     assert "labels are read from a data set or its dataset.json, not from" in result.stderr
 
@@ -179,7 +187,8 @@ def test_help_needs_no_heavy_library() -> None:
 def test_number_stands_beside_what_it_means_and_the_policy(folders: tuple[Path, Path]) -> None:
     said = run(*folders, "--metric", "nsd_0.5mm", "--infinite", "374", "--empty", "perfect").stdout
     row = metric("nsd_0.5mm")
-    assert f"{row.title}: {row.definition} [{row.source}]" in said
+    policy = Policy(empty="perfect", infinite="value", infinite_mm=374.0)
+    assert f"{row.title}: {row.defined(policy)} [{row.source}]" in said
     assert "374 mm stand for the infinite distance" in said
     assert "the best value (share 1, distance 0)" in said
     data = json.loads((folders[0] / "report.json").read_text())
@@ -196,7 +205,7 @@ def test_many_metrics_share_a_table_with_a_column_for_each_label(folders: tuple[
         f"{row.title} ({row.unit})" if row.unit else row.title for row in map(metric, expand(("surface", "volume")))
     ]
     assert [line.split("  ")[0] for line in lines[1:9]] == titles
-    assert "over 5 of 6, 1 infinite" in lines[1]
+    assert "inf (2.000 over the 5 finite of 6)" in lines[1]
     assert all(metric(name).definition in result.stdout for name in expand(("surface", "volume")))
 
 
@@ -268,3 +277,76 @@ def test_dice_alone_needs_no_library_that_is_slow_to_load(folders: tuple[Path, P
     command = [sys.executable, "-c", code, "evaluate", *map(str, folders), "--metric", "dice", "-w", "1"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> tuple[Path, Path]:
+    """Regions of BraTS 2023 in seven cases; two predictions are empty, one has a case without enhancing tumour."""
+    for number in range(7):
+        tumour = np.zeros((16, 16, 16), np.uint8)
+        for value, size in ((2, 12), (1, 8), (3, 0 if number == 6 else 4)):
+            tumour[1 : 1 + size, 1 : 1 + size, 1 : 1 + size] = value
+        for name in ("predictions", "references"):
+            save(tumour * (name == "references" or number > 1), tmp_path / name / f"case_{number}.nii.gz")
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+@pytest.mark.parametrize("metrics", [["standard"], ["standard", "brats2024_goat"]])
+def test_no_column_is_cut_in_eighty_columns(metrics: list[str], odd: tuple[Path, Path]) -> None:
+    asked = [word for name in metrics for word in ("--metric", name)]
+    narrow, wide = (
+        CliRunner().invoke(
+            app, ["evaluate", *map(str, odd), "--labels", "brats2024-goat", *asked], env={"COLUMNS": columns}
+        )
+        for columns in ("80", "400")
+    )
+    assert narrow.exit_code == wide.exit_code == 0, narrow.output
+    cut = Counter(wide.stdout.split()) - Counter(narrow.stdout.split())
+    assert not cut
+
+
+def test_infinite_mean_stands_before_that_of_the_finite_values(odd: tuple[Path, Path]) -> None:
+    result = run(*odd, "--labels", "brats2023-gli", "--metric", "hd95")
+    assert "inf (0.000 over the 5 finite of 7)" in result.stdout
+    assert "compare models by the median, or by a share such as --metric dice" in result.stdout
+    assert "nsd_2mm" not in result.stdout
+
+
+def test_policy_has_a_line_for_each_option_and_definitions_follow_it(odd: tuple[Path, Path]) -> None:
+    policy = ("--empty", "perfect", "--infinite", "374", "--missing", "skip")
+    result = run(*odd, *policy, "--metric", "dice", "--metric", "hd95", "--metric", "lesions")
+    lines = result.stdout.splitlines()
+    for option in ("--empty perfect: ", "--infinite 374: ", "--missing skip: "):
+        assert [line for line in lines if line.strip().startswith(option)]
+    (distance,) = (line for line in lines if line.startswith("HD95: "))
+    assert "374 mm if one mask is empty, 0 if both are" in distance
+    (own,) = (line for line in lines if "decide themselves" in line)
+    assert own.endswith("infinite distances: lesions missed, lesions invented.")
+    facts = json.loads((odd[0] / "report.json").read_text())["metrics"]
+    assert facts["dice"]["definition"].endswith("0 if one mask is empty, 1 if both are.")
+
+
+def test_rule_of_lesions_is_told_once_for_the_metrics_that_it_is_for(odd: tuple[Path, Path]) -> None:
+    result = run(*odd, "--labels", "brats2023-gli", "--metric", "brats2023_gli", "--metric", "dice")
+    (line,) = (line for line in result.stdout.splitlines() if "touch after growing" in line)
+    whose = line.partition(": ")[0]
+    assert "lesion-wise Dice (BraTS 2023 GLI)" in whose
+    assert "lesions missed" in whose
+    assert not any(word in whose.split(", ") for word in ("Dice (BraTS 2023 GLI)", "HD95 (BraTS 2023 GLI)"))
+    assert not any(word in whose for word in ("sensitivity", "specificity"))
+    assert "Rows with the name of a challenge follow its rules" in result.stdout
+    facts = json.loads((odd[0] / "report.json").read_text())["metrics"]
+    assert "touch after growing" in facts["brats2023_gli_dice"]["definition"]
+    assert "touch after growing" not in facts["brats2023_gli_legacy_dice"]["definition"]
+
+
+def test_page_that_cannot_be_written_is_refused_before_anything_is_scored(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    result = run(*folders, "--report", tmp_path / "file" / "deep" / "page.html")
+    assert (result.exit_code, f"{tmp_path / 'file'} is a file" in result.stderr) == (2, True), result.stderr
+    monkeypatch.setattr("medmamba.io.places.os.access", lambda *_: False)
+    result = run(*folders, "--report", tmp_path / "new" / "page.html")
+    assert (result.exit_code, f"no permission to write into {tmp_path}" in result.stderr) == (4, True), result.stderr
+    assert not (folders[0] / "report.json").exists()

@@ -155,6 +155,32 @@ def test_folders_without_a_common_name_are_refused(folders: tuple[Path, Path], t
         match_files(tmp_path / "others", folders[1])
 
 
+@pytest.mark.parametrize("kind", ["-seg", "_seg", "-gtv", "_SEGM"])
+def test_references_called_as_brats_calls_label_maps_are_paired(
+    kind: str, folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in sorted(folders[1].iterdir()):
+        path.rename(folders[1] / path.name.replace(".nii", f"{kind}.nii"))
+    pairs = match_files(*folders).pairs
+    assert [pair.id for pair in pairs] == ["a", "b", "c"]
+    assert all(pair.prediction is not None for pair in pairs)
+    assert f"references are taken by their names without {kind}" in caplog.text.replace(str(folders[1]), "references")
+
+
+def test_value_that_hardly_any_reference_holds_is_told(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "def":
+        save(ball(), folders[1] / f"{name}.nii.gz")
+    stray = ball()
+    stray[0, 0, 0] = 255
+    save(stray, folders[1] / "b.nii.gz")
+    pairs = match_files(*folders).pairs
+    assert [label.name for label in labels_in(pairs).foreground] == ["label_1", "label_255"]
+    assert "label_255 occurs in 1 of 6 references, 1 voxels in all" in caplog.text
+    assert "label_1 occurs" not in caplog.text
+
+
 def test_two_files_with_one_id_are_refused(folders: tuple[Path, Path]) -> None:
     save(ball(), folders[0] / "a.nii")
     with pytest.raises(ValueError, match="same id 'a'"):

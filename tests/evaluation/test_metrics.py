@@ -18,8 +18,10 @@ from medmamba.errors import UsageError
 from medmamba.evaluation.challenges import CHALLENGES
 from medmamba.evaluation.masks import Masks
 from medmamba.evaluation.metrics import (
+    BOTH_EMPTY,
     GROUPS,
     METRICS,
+    ONE_EMPTY,
     Metric,
     dice,
     expand,
@@ -28,6 +30,7 @@ from medmamba.evaluation.metrics import (
     precision,
     sensitivity,
 )
+from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.surface import surface_dice
 from medmamba.evaluation.words import GROUP_WORDS, WORDS
 from tests.mask_factory import Mask, blobs, box
@@ -175,6 +178,18 @@ def test_every_metric_says_what_it_is_and_whose_definition_that_is(name: str) ->
     assert len(row.definition) > 30
     assert row.source
     assert row.best != row.worst
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "nsd_3mm"])
+def test_definition_says_what_the_policy_makes_of_empty_masks(name: str) -> None:
+    row = metric(name)
+    assert row.defined(Policy()) == row.definition
+    assert BOTH_EMPTY in row.definition
+    assert f"{row.best:g} if both" in row.defined(Policy(empty="perfect"))
+    assert BOTH_EMPTY not in row.defined(Policy(empty="perfect"))
+    assert (ONE_EMPTY in row.definition) == (row.unit == "mm")
+    for infinite, words in (("drop", "left out if one"), ("diagonal", "diagonal of the grid if one")):
+        assert (words in row.defined(Policy(infinite=infinite))) == (row.unit == "mm")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medmamba.errors import DataError, UsageError
-from medmamba.evaluation.metrics import metric
+from medmamba.evaluation.metrics import expand, metric
 from medmamba.evaluation.report import OWN, Report
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Voxels
 from medmamba.evaluation.statistics import MEAN_OVER_LABELS, Summary
@@ -153,10 +153,12 @@ def test_policy_is_printed_as_it_was(policy: Policy, words: tuple[str, ...]) -> 
     assert all(word in said for word in words)
 
 
-def test_metrics_that_follow_rules_of_their_own_are_told_by_whose() -> None:
+def test_metrics_that_follow_rules_of_their_own_are_told() -> None:
     assert not [rule for rule in report().rules if rule.startswith(OWN)]
-    (rule,) = [rule for rule in replace(report(), metrics=("dice", "ece")).rules if rule.startswith(OWN)]
-    assert rule.endswith(f"{metric('ece').source}.")
+    asked = ("dice", "ece", *expand(["lesions", "brats2023_gli"]))
+    (rule,) = replace(report(), metrics=asked).exceptions
+    assert rule == f"{OWN} calibration error, lesions missed, lesions invented, all of BraTS 2023 GLI."
+    assert rule in replace(report(), metrics=asked).rules
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "inf", "nan", "far", "value", ""])
@@ -267,3 +269,14 @@ def test_what_is_no_report_is_refused_by_name(tmp_path: Path, change: dict[str, 
     with pytest.raises(DataError, match=words) as caught:
         Report.load(tmp_path)
     assert "report.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1", "-1", "@a", "\ta"])
+def test_tables_hold_no_formula(name: str, tmp_path: Path) -> None:
+    written = report(((0.25, 1.5), (NAN, INF)))
+    written = replace(written, cases=(replace(written.cases[0], id=name),))
+    written.save(tmp_path)
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["case"] == f"'{name}"
+    assert Report.load(tmp_path).cases[0].id == name

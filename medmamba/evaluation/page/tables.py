@@ -23,8 +23,9 @@ def metric_head(name: str) -> Head:
     """The column of a metric, with its definition."""
     known = metric(name)
     title = f"{known.title} ({known.unit})" if known.unit else known.title
-    better = "higher is better" if known.higher_is_better else "lower is better"
-    return Head(text=title, title=f"{known.definition} {better.capitalize()}.", source=known.source, numeric=True)
+    better = "Higher is better." if known.higher_is_better else "Lower is better."
+    words = " ".join(filter(None, (known.definition, known.how, better)))
+    return Head(text=title, title=words, source=known.source, numeric=True)
 
 
 def _model_head(about: Subjects) -> tuple[Head, ...]:
