@@ -57,20 +57,29 @@ def places_of(dataset: Dataset) -> set[Path]:
 
 
 def check_output_files(files: Iterable[Path], *, inputs: Iterable[Path] = ()) -> None:
-    """As `check_output_folder`, for a command that is told the names of its files."""
+    """As `check_output_folder`, for a command that is told the names of its files.
+
+    Raises:
+        MachineError: if there is no permission to write there.
+    """
     written, given = list(files), list(inputs)
     for path in written:
         if path.is_dir():
             raise OutputError(f"the output must be a file, but {path} is a folder; give a name in it")
-        outer = next((folder for folder in path.absolute().parents if folder.exists()), None)
-        if outer is not None and not outer.is_dir():
-            raise OutputError(f"{path} cannot be written: {outer} is a file, not a folder; give another name")
-        if outer is not None and not os.access(outer, os.W_OK | os.X_OK):
-            raise MachineError(
-                f"{path} cannot be written: there is no permission to write into {outer}; give another name"
-            )
+        _check_writable(path)
         _check_inside(path.parent, [place for place in given if place.is_dir()], output=path)
     _check_files(written, [path for path in given if not path.is_dir()])
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that nobody could write, by the nearest folder there is."""
+    outer = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if outer is None:
+        return
+    if not outer.is_dir():
+        raise OutputError(f"{path} cannot be written: {outer} is a file, not a folder; give another name")
+    if not os.access(outer, os.W_OK | os.X_OK):
+        raise MachineError(f"{path} cannot be written: no permission to write into {outer}; give another name")
 
 
 def _check_files(written: Iterable[Path], read: Iterable[Path]) -> None:

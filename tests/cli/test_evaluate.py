@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -346,7 +347,7 @@ def test_page_that_cannot_be_written_is_refused_before_anything_is_scored(
     (tmp_path / "file").write_text("no folder")
     result = run(*folders, "--report", tmp_path / "file" / "deep" / "page.html")
     assert (result.exit_code, f"{tmp_path / 'file'} is a file" in result.stderr) == (2, True), result.stderr
-    monkeypatch.setattr("medmamba.io.places.os.access", lambda *_: False)
+    monkeypatch.setattr("medmamba.io.places.os.access", lambda _, mode: not mode & os.W_OK)
     result = run(*folders, "--report", tmp_path / "new" / "page.html")
     assert (result.exit_code, f"no permission to write into {tmp_path}" in result.stderr) == (4, True), result.stderr
     assert not (folders[0] / "report.json").exists()
