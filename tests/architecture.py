@@ -41,7 +41,7 @@ WITHIN = {
     "evaluation": (
         "sources page",
         "evaluate comparison breakdown subgroups nnunet_summary",
-        "report probabilities maps",
+        "report probabilities maps meaning",
         "metrics",
         "masks",
         "*",

@@ -20,10 +20,10 @@ from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import probabilities
-from medmamba.evaluation.editions import challenge_of, challenges_of, check_challenges, meaning_by_challenges
 from medmamba.evaluation.maps import LabelMaps, holding
 from medmamba.evaluation.masks import Masks
 from medmamba.evaluation.matching import Match, Matches, Meaning, find_meaning, labels_in, match_files
+from medmamba.evaluation.meaning import challenge_of, challenges_of, check_challenges, meaning_by_challenges
 from medmamba.evaluation.metrics import GROUPS, TELLING_LESIONS_APART, Metric, expand, metric
 from medmamba.evaluation.origin import origin as origin_of
 from medmamba.evaluation.report import NO_PREDICTION, Report

@@ -9,8 +9,8 @@ import pytest
 
 from medmamba.errors import UsageError
 from medmamba.evaluation.challenges import CHALLENGES
-from medmamba.evaluation.editions import challenge_of, edition_of
 from medmamba.evaluation.evaluate import evaluate_files
+from medmamba.evaluation.meaning import challenge_of, edition_of
 from medmamba.io.layouts.editions import EDITIONS, labels_of_edition
 from tests.evaluation.factory import cubes
 
