@@ -140,16 +140,16 @@ def evaluate(
 ) -> None:
     """Compare segmentations with references and report how good they are.
 
-    Files belong together when their names are equal up to the ending, or to the -seg of BraTS. Dice is the overlap: 1 is perfect, 0 is none.
-    HD95 is the distance in mm within which 95 % of both surfaces lie. What a number means, and whose definition that
-    is, stands beside it. Metrics of a challenge follow its rules and no others, and are refused for labels of another
-    edition. A reference with a value that its labels do not declare is a failed case.
+    Files belong together when their names are equal up to the ending, or to the -seg of BraTS. Dice is the overlap: 1
+    is perfect, 0 is none. HD95 is the distance in mm within which 95 % of both surfaces lie. What a number means, and
+    whose definition that is, stands beside it. Metrics of a challenge follow its rules and no others, and are refused
+    for labels of another edition. A reference with a value that its labels do not declare is a failed case.
 
     The interval tells where the mean would lie with other cases like these. A score is undefined when neither
     segmentation holds the label, and infinite when only one does and a distance is asked for. A mean that is not over
     all cases says over how many it is; it is infinite when a value is, with that of the finite ones in brackets
-    (finite_mean in the report). Worst cases are ranked by the first metric. A prediction on another grid than its reference is a
-    failure: nothing is resampled.
+    (finite_mean in the report). Worst cases are ranked by the first metric. A prediction on another grid than its
+    reference is a failure: nothing is resampled.
 
     Folders of nnUNetv2_predict are taken as they lie; probabilities that it saved beside the segmentations tell
     how well a network knows what it knows: --metric ece.
