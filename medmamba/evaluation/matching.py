@@ -16,7 +16,7 @@ from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, settle, survey
 from medmamba.io.layouts.brats import Brats, holds_labels
 from medmamba.io.layouts.description import labels_by_value, labels_of_values_to_names, nnunet_labels
-from medmamba.io.layouts.editions import EDITIONS, LABEL_SPELLINGS, labels_of_edition
+from medmamba.io.layouts.editions import EDITIONS, LABEL_SPELLINGS, find_edition, labels_of_edition
 from medmamba.io.layouts.names import maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.labels import Labels
@@ -185,8 +185,9 @@ def find_meaning(prediction: Path, reference: Path, given: str = "") -> Meaning 
         UsageError: if ``given`` is neither.
         DataError: if a data set is wrong about its labels.
     """
-    if given in EDITIONS:
-        return _meaning_of(reference, given) if _is_brats(reference) else Meaning(labels_of_edition(given), given)
+    if given and (known := find_edition(given)):
+        name = known.name
+        return _meaning_of(reference, name) if _is_brats(reference) else Meaning(labels_of_edition(name), name)
     if given and not Path(given).exists():
         raise UsageError(
             f"labels are read from a data set or its dataset.json, or are those of an edition of BraTS; {given!r} is "

@@ -201,9 +201,9 @@ def test_regions_of_brats_are_those_of_its_edition_found_in_place_or_told(
     meaning = find_meaning(made, root)
     assert meaning is not None
     assert (meaning.edition, meaning.labels) == ("brats2023-gli", labels_of_edition("brats2023-gli"))
-    for given in (str(root), "brats2023-gli"):
+    for given in (str(root), "brats2023-gli", "BraTS2023-GLI"):
         assert find_meaning(*folders, given) == meaning
-    told = find_meaning(*folders, "brats2024-met")
+    told = find_meaning(*folders, "brats2025-met")
     assert told is not None
     assert (told.edition, told.labels) == ("brats2024-met", labels_of_edition("brats2024-met"))
 
