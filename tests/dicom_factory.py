@@ -14,8 +14,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydicom import uid
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
+
+from tests.dicom_objects import (
+    CLASSES,
+    OF_ALL,
+    OF_MODALITY,
+    PATIENT,
+    TOLD_BY,
+    Slice,
+    ToldBy,
+    decimals,
+    item,
+    multi_frame,
+    save,
+    uid_of,
+)
+from tests.dicom_objects import (
+    SECRETS as SECRETS,
+)
 
 #: The value at places (..., 3), in mm, LPS.
 Content = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -28,48 +46,6 @@ PLANES: dict[str, ArrayLike] = {
     "coronal": ((1, 0, 0), (0, 0, -1)),
     "oblique": OBLIQUE,
     "feet_up": ((1, 0, 0), (0, -1, 0)),  # the normal points to the feet
-}
-
-#: What identifies a patient, each a word that occurs nowhere else: none may be found in a log, a table or a page.
-PATIENT = {
-    "PatientName": "Zebedee^Quillfeather",
-    "PatientID": "PIDQX77341",
-    "PatientBirthDate": "19310417",
-    "PatientSex": "O",
-    "PatientAddress": "Wimplegate-Lane",
-    "OtherPatientIDs": "OPIDQX55213",
-    "AccessionNumber": "ACCQX90817",
-    "StudyID": "STIDQX66",
-    "InstitutionName": "Saint-Fribble-Hospital",
-    "ReferringPhysicianName": "Mumblethorpe^Ada",
-    "OperatorsName": "Crankshaw^Ivo",
-    "StudyDescription": "Study of Zebedee Quillfeather",
-}
-SECRETS = ("Zebedee", "Quillfeather", "PIDQX77341", "19310417", "Wimplegate", "OPIDQX55213", "ACCQX90817")
-SECRETS += ("STIDQX66", "Fribble", "Mumblethorpe", "Crankshaw")
-
-CLASSES = {
-    ("CT", False): uid.CTImageStorage,
-    ("MR", False): uid.MRImageStorage,
-    ("PT", False): uid.PositronEmissionTomographyImageStorage,
-    ("CT", True): uid.EnhancedCTImageStorage,
-    ("MR", True): uid.EnhancedMRImageStorage,
-}
-
-#: What tells repeated positions apart, by the number of the repetition from 0.
-ToldBy = Literal["time", "trigger", "echo", "b_value", "acquisition", "nothing"]
-TOLD_BY: dict[str, Callable[[int], dict[str, Any]]] = {
-    "time": lambda i: {
-        "TemporalPositionIdentifier": i + 1,
-        "NumberOfTemporalPositions": 2,
-        "AcquisitionNumber": i + 1,
-        "AcquisitionTime": f"1012{10 * i:02d}.5",
-    },
-    "trigger": lambda i: {"TriggerTime": 120.0 * i},
-    "echo": lambda i: {"EchoNumbers": i + 1, "EchoTime": 5.0 + 15 * i},
-    "b_value": lambda i: {"DiffusionBValue": 800.0 * i},
-    "acquisition": lambda i: {"AcquisitionNumber": i + 1},
-    "nothing": lambda i: {},
 }
 
 
@@ -107,19 +83,6 @@ HEAD = Phantom(
     )
 )
 RAMP = Phantom()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """One slice or frame, with what a reader must find in it."""
-
-    height_mm: float  # along the normal, from the middle of the stack
-    repetition: int  # of its position, from 0
-    position_mm: NDArray[np.float64]
-    values: NDArray[np.float64]  # (rows, columns), rescaled
-    file: Path = Path()
-    frame: int | None = None  # from 0; None in a file of one slice
-    instance_uid: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +127,6 @@ def _points(
     down, right = np.meshgrid(np.arange(shape[0]) * spacing[0], np.arange(shape[1]) * spacing[1], indexing="ij")
     points: NDArray[np.float64] = position + down[..., None] * np.asarray(column) + right[..., None] * np.asarray(row)
     return points
-
-
-def uid_of(*words: object) -> str:
-    """The same words, the same UID."""
-    return str(uid.generate_uid(entropy_srcs=[str(word) for word in words]))
 
 
 def series(  # a keyword for everything that may be odd about a series
@@ -236,7 +194,7 @@ def series(  # a keyword for everything that may be odd about a series
         syntax: Transfer syntax; RLE, JPEG-LS and JPEG 2000 (lossless) need what pydicom encodes them with, and
             JPEG 2000 at least 32 rows and columns.
         enhanced: All frames in one file, a classic file for each else.
-        attributes: More or others, of every file.
+        attributes: More or others, of every file; None leaves one out.
         seed: Of what is shuffled.
     """
     rng = np.random.default_rng([seed, len(name)])
@@ -286,7 +244,8 @@ def series(  # a keyword for everything that may be odd about a series
         "SeriesNumber": 1 + rng.integers(1, 90),
         **dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate", "AcquisitionDate"), "20240229"),
         **dict.fromkeys(("StudyTime", "SeriesTime", "ContentTime", "AcquisitionTime"), "101112"),
-        **_of_modality(modality),
+        **OF_ALL,
+        **OF_MODALITY[modality],
         "SliceThickness": step_mm,
         "PhotometricInterpretation": photometric,
         "SamplesPerPixel": 1,
@@ -296,7 +255,8 @@ def series(  # a keyword for everything that may be odd about a series
         "PixelRepresentation": int(signed),
         **(attributes or {}),
     }.items():
-        setattr(common, keyword, value)
+        if value is not None:
+            setattr(common, keyword, value)
 
     written: list[tuple[int, Slice]] = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -305,10 +265,8 @@ def series(  # a keyword for everything that may be odd about a series
         path = folder / file_name.format(1)
         instance = uid_of(series_uid, "frames", file_name)
         ordered = [made[i] for i in np.argsort(ranks)]
-        dataset = _multi_frame(
-            common, instance, row, column, spacing_mm, step_mm, ordered, rescale and scaling, told_by
-        )
-        _save(dataset, path, syntax)
+        dataset = multi_frame(common, instance, row, column, spacing_mm, step_mm, ordered, rescale and scaling, told_by)
+        save(dataset, path, syntax)
         written = [
             (i, replace(one, file=path, frame=int(ranks[i]), instance_uid=instance))
             for i, (one, _, _) in enumerate(made)
@@ -321,18 +279,18 @@ def series(  # a keyword for everything that may be odd about a series
             dataset.update(common)
             dataset.SOPInstanceUID = instance
             dataset.InstanceNumber = None if numbers == "none" else int(numbering[i]) + 1
-            dataset.ImagePositionPatient = _decimals(one.position_mm)
-            dataset.ImageOrientationPatient = _decimals((*row, *column))
-            dataset.PixelSpacing = _decimals(spacing_mm)
+            dataset.ImagePositionPatient = decimals(one.position_mm)
+            dataset.ImageOrientationPatient = decimals((*row, *column))
+            dataset.PixelSpacing = decimals(spacing_mm)
             if rescale:
-                dataset.RescaleSlope, dataset.RescaleIntercept = _decimals(scaling(index))
+                dataset.RescaleSlope, dataset.RescaleIntercept = decimals(scaling(index))
                 dataset.RescaleType = "HU" if modality == "CT" else "US"
             if len(contents) > 1:
                 for keyword, value in TOLD_BY[told_by](one.repetition).items():
                     setattr(dataset, keyword, value)
             dataset.Rows, dataset.Columns = stored.shape
             dataset.PixelData = stored.tobytes()
-            _save(dataset, one.file, syntax)
+            save(dataset, one.file, syntax)
             written.append((i, one))
 
     return Made(
@@ -344,170 +302,6 @@ def series(  # a keyword for everything that may be odd about a series
         spacing_mm=spacing_mm,
         slices=tuple(one for _, one in sorted(written, key=lambda it: (it[1].repetition, it[1].height_mm, it[0]))),
     )
-
-
-def _decimals(values: ArrayLike) -> list[str]:
-    """Numbers of at most 16 characters, as DICOM has them."""
-    return [f"{value:.10g}" for value in np.ravel(np.asarray(values, dtype=float)) + 0.0]
-
-
-def _of_modality(modality: str) -> dict[str, Any]:
-    """What the standard asks for besides, of classic images."""
-    everywhere = {
-        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
-        "PositionReferenceIndicator": "",
-        "AcquisitionNumber": 1,
-    }
-    everywhere |= {"PatientPosition": "HFS", "Laterality": ""}
-    return (
-        everywhere
-        | {
-            "CT": {"KVP": "120"},
-            "MR": {
-                "ImageType": ["ORIGINAL", "PRIMARY", "M"],
-                "ScanningSequence": "GR",
-                "SequenceVariant": "NONE",
-                "ScanOptions": "",
-                "MRAcquisitionType": "3D",
-                "EchoTime": 5.0,
-                "EchoTrainLength": 1,
-                "RepetitionTime": 20.0,
-            },
-            "PT": {
-                "Units": "BQML",
-                "CountsSource": "EMISSION",
-                "SeriesType": ["STATIC", "IMAGE"],
-                "CorrectedImage": ["DECY", "ATTN"],
-                "DecayCorrection": "START",
-                "PatientWeight": 70.0,
-            },
-        }[modality]
-    )
-
-
-def _item(**attributes: Any) -> Dataset:
-    item = Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    return item
-
-
-def _multi_frame(
-    common: Dataset,
-    instance: str,
-    row: NDArray[np.float64],
-    column: NDArray[np.float64],
-    spacing_mm: tuple[float, float],
-    step_mm: float,
-    frames: Sequence[tuple[Slice, NDArray[Any], int]],
-    scaling: Callable[[int], tuple[float, float]] | None,
-    told_by: ToldBy,
-) -> Dataset:
-    """An enhanced image: what all frames share once, position and scaling of each its own."""
-    dataset = Dataset()
-    dataset.update(common)
-    letters = dataset.Modality
-    kind = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
-    frame_type = _item(
-        FrameType=kind,
-        PixelPresentation="MONOCHROME",
-        VolumetricProperties="VOLUME",
-        VolumeBasedCalculationTechnique="NONE",
-    )
-    shared = _item(
-        PixelMeasuresSequence=[_item(PixelSpacing=_decimals(spacing_mm), SliceThickness=step_mm)],
-        PlaneOrientationSequence=[_item(ImageOrientationPatient=_decimals((*row, *column)))],
-        FrameAnatomySequence=[_item(FrameLaterality="U", AnatomicRegionSequence=[_code("T-D1100", "SRT", "Head")])],
-        FrameVOILUTSequence=[_item(WindowCenter=400, WindowWidth=1200)],
-        **{f"{letters}ImageFrameTypeSequence": [frame_type]},
-    )
-    stack = uid_of(instance, "dimensions")
-    heights = sorted({one.height_mm for one, _, _ in frames})
-    many = len({one.repetition for one, _, _ in frames}) > 1
-    groups = []
-    for one, _, index in frames:
-        place = heights.index(one.height_mm) + 1
-        group = _item(
-            FrameContentSequence=[
-                _item(
-                    FrameAcquisitionNumber=one.repetition + 1,
-                    FrameReferenceDateTime="20240229101112",
-                    FrameAcquisitionDateTime="20240229101112",
-                    FrameAcquisitionDuration=10.0,
-                    StackID="1",
-                    InStackPositionNumber=place,
-                    DimensionIndexValues=[1, place, one.repetition + 1] if many else [1, place],
-                )
-            ],
-            PlanePositionSequence=[_item(ImagePositionPatient=_decimals(one.position_mm))],
-        )
-        if scaling:
-            slope, intercept = _decimals(scaling(index))
-            unit = "HU" if letters == "CT" else "US"
-            group.PixelValueTransformationSequence = [
-                _item(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType=unit)
-            ]
-        if many and told_by == "time":
-            group.FrameContentSequence[0].TemporalPositionIndex = one.repetition + 1
-        elif many and told_by == "echo":
-            group.MREchoSequence = [_item(EffectiveEchoTime=5.0 + 15 * one.repetition)]
-        elif many and told_by == "b_value":
-            group.MRDiffusionSequence = [
-                _item(DiffusionBValue=800.0 * one.repetition, DiffusionDirectionality="ISOTROPIC")
-            ]
-        groups.append(group)
-    pointers = [(0x00209056, 0x00209111), (0x00209057, 0x00209111)]
-    if many:
-        pointers.append(
-            {
-                "time": (0x00209128, 0x00209111),
-                "echo": (0x00189082, 0x00189114),
-                "b_value": (0x00189087, 0x00189117),
-            }.get(told_by, (0x00209156, 0x00209111))
-        )
-    for keyword, value in {
-        "ImageType": kind,
-        "SOPInstanceUID": instance,
-        "InstanceNumber": 1,
-        "AcquisitionDateTime": "20240229101112",
-        "PixelPresentation": "MONOCHROME",
-        "VolumetricProperties": "VOLUME",
-        "VolumeBasedCalculationTechnique": "NONE",
-        "BurnedInAnnotation": "NO",
-        "LossyImageCompression": "00",
-        "PresentationLUTShape": "IDENTITY",
-        "NumberOfFrames": len(frames),
-        "DimensionOrganizationSequence": [_item(DimensionOrganizationUID=stack)],
-        "DimensionIndexSequence": [
-            _item(DimensionIndexPointer=pointer, FunctionalGroupPointer=group, DimensionOrganizationUID=stack)
-            for pointer, group in pointers
-        ],
-        "SharedFunctionalGroupsSequence": [shared],
-        "PerFrameFunctionalGroupsSequence": groups,
-        "PixelData": b"".join(stored.tobytes() for _, stored, _ in frames),
-    }.items():
-        setattr(dataset, keyword, value)
-    dataset.Rows, dataset.Columns = frames[0][1].shape
-    return dataset
-
-
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-
-
-def _save(dataset: Dataset, path: Path, syntax: str = uid.ExplicitVRLittleEndian) -> None:
-    dataset.file_meta = FileMetaDataset()
-    plain = uid.UID(syntax) in (
-        uid.ImplicitVRLittleEndian,
-        uid.ExplicitVRLittleEndian,
-        uid.DeflatedExplicitVRLittleEndian,
-    )
-    dataset.file_meta.TransferSyntaxUID = uid.UID(syntax) if plain else uid.ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    if not plain:
-        dataset.compress(syntax, generate_instance_uid=False)
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def localizer(folder: Path, made: Made, file_name: str = "LOC{:d}.dcm") -> list[Path]:
@@ -530,24 +324,23 @@ def localizer(folder: Path, made: Made, file_name: str = "LOC{:d}.dcm") -> list[
     return files
 
 
-def ultrasound(
-    path: Path, *, frames: int = 5, shape: tuple[int, int] = (40, 60), colour: bool = False
-) -> NDArray[np.uint8]:
+def ultrasound(path: Path, *, frames: int = 5, colour: bool = False) -> NDArray[np.uint8]:
     """A cine with a tissue region (0.05 cm by 0.04 cm a pixel) and a Doppler region (seconds, cm/s).
 
     Returns:
         Its frames (frames, rows, columns), or (..., 3) in colour.
     """
+    shape = (40, 60)
     rng = np.random.default_rng(frames)
     pixels = rng.integers(0, 256, (frames, *shape, *([3] if colour else [])), dtype=np.uint8)
     dataset = Dataset()
     regions = [
-        _item(
+        item(
             RegionSpatialFormat=1, RegionDataType=1, RegionFlags=0,
             RegionLocationMinX0=0, RegionLocationMinY0=0, RegionLocationMaxX1=29, RegionLocationMaxY1=39,
             PhysicalUnitsXDirection=3, PhysicalUnitsYDirection=3, PhysicalDeltaX=0.05, PhysicalDeltaY=0.04,
         ),
-        _item(
+        item(
             RegionSpatialFormat=3, RegionDataType=3, RegionFlags=0,
             RegionLocationMinX0=30, RegionLocationMinY0=0, RegionLocationMaxX1=59, RegionLocationMaxY1=39,
             PhysicalUnitsXDirection=4, PhysicalUnitsYDirection=7, PhysicalDeltaX=0.01, PhysicalDeltaY=-1.5,
@@ -574,6 +367,7 @@ def ultrasound(
         "PhotometricInterpretation": "RGB" if colour else "MONOCHROME2",
         "Rows": shape[0],
         "Columns": shape[1],
+        "PatientOrientation": "",
         "BitsAllocated": 8,
         "BitsStored": 8,
         "HighBit": 7,
@@ -586,7 +380,7 @@ def ultrasound(
     if colour:
         dataset.PlanarConfiguration = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(dataset, path)
+    save(dataset, path)
     return pixels
 
 

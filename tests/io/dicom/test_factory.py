@@ -110,7 +110,9 @@ def test_files_are_valid(tmp_path: Path, kind: str) -> None:
     if kind == "US":
         factory.ultrasound(path)
     else:
-        path = factory.series(tmp_path, modality=kind[-2:], enhanced="enhanced" in kind).files[0]
+        rescale = (2.0, 0.0) if kind == "PT" else (1.0, -1024.0)
+        made = factory.series(tmp_path, modality=kind[-2:], enhanced="enhanced" in kind, rescale=rescale)
+        path = made.files[0]
     told = subprocess.run(["dciodvfy", path], capture_output=True, text=True)
     lines = (told.stdout + told.stderr).splitlines()
     assert not [line for line in lines if line.startswith("Error")]
