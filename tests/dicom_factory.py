@@ -156,6 +156,7 @@ def series(  # a keyword for everything that may be odd about a series
     rescale: tuple[float, float] | Callable[[int], tuple[float, float]] | None = (1.0, -1024.0),
     photometric: Literal["MONOCHROME1", "MONOCHROME2"] = "MONOCHROME2",
     signed: bool = False,
+    bits: int = 16,
     syntax: str = uid.ExplicitVRLittleEndian,
     enhanced: bool = False,
     attributes: Mapping[str, Any] | None = None,
@@ -188,9 +189,10 @@ def series(  # a keyword for everything that may be odd about a series
         numbers: InstanceNumber.
         file_name: With a place for the number: "{:d}" has no extension.
         rescale: Slope and intercept, of all slices or by index, or None for no such attributes.
-        photometric: Of MONOCHROME1, stored numbers are the complement (65535 - number), so that a reader that turns it
-            into MONOCHROME2 finds the same values.
-        signed: Of the stored numbers, of 16 bits.
+        photometric: Of MONOCHROME1, stored numbers are the complement (largest + smallest - number), so that a reader
+            that turns it into MONOCHROME2 finds the same values.
+        signed: Of the stored numbers.
+        bits: Of the stored numbers, which take 16 in the file.
         syntax: Transfer syntax; RLE, JPEG-LS and JPEG 2000 (lossless) need what pydicom encodes them with, and
             JPEG 2000 at least 32 rows and columns.
         enhanced: All frames in one file, a classic file for each else.
@@ -207,7 +209,7 @@ def series(  # a keyword for everything that may be odd about a series
         return rescale(index) if callable(rescale) else rescale or (1.0, 0.0)
 
     dtype = np.dtype(np.int16 if signed else np.uint16)
-    limits = np.iinfo(dtype)
+    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     made: list[tuple[Slice, NDArray[Any], int]] = []
     contents = [content] if callable(content) else list(content)
     for repetition, scanned in enumerate(contents):
@@ -218,14 +220,14 @@ def series(  # a keyword for everything that may be odd about a series
             position = corner + normal * height + column * height * np.tan(np.radians(tilt_deg))
             slope, intercept = scaling(index)
             truth = scanned(_points(position, row, column, spacing_mm, (rows, columns)))
-            stored = np.clip(np.round((truth - intercept) / slope), limits.min, limits.max).astype(dtype)
+            stored = np.clip(np.round((truth - intercept) / slope), lowest, highest).astype(dtype)
             one = Slice(
                 height_mm=float(height),
                 repetition=repetition,
                 position_mm=position,
                 values=stored * np.float64(slope) + intercept,
             )
-            stored = np.invert(stored) if photometric == "MONOCHROME1" else stored
+            stored = (highest + lowest - stored).astype(dtype) if photometric == "MONOCHROME1" else stored
             made += [(one, stored, index)] * (2 if index in duplicates else 1)
 
     places = {"ascending": np.arange, "reversed": lambda n: np.arange(n)[::-1], "shuffled": rng.permutation}
@@ -250,8 +252,8 @@ def series(  # a keyword for everything that may be odd about a series
         "PhotometricInterpretation": photometric,
         "SamplesPerPixel": 1,
         "BitsAllocated": 16,
-        "BitsStored": 16,
-        "HighBit": 15,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
         "PixelRepresentation": int(signed),
         **(attributes or {}),
     }.items():
