@@ -17,6 +17,7 @@ from medmamba.errors import DataError
 from medmamba.files import content_digest
 from medmamba.io import images as image_files
 from medmamba.io.check.rules import description_errors
+from medmamba.io.dicom.media import is_medium
 from medmamba.io.errors import DatasetError
 from medmamba.io.layouts import LAYOUTS, Survey, brats, names, survey
 from medmamba.io.layouts.folders import channels_of_files
@@ -112,6 +113,22 @@ def find_inputs(
             f"{names.split_ending(images[0])[0]}_0000{names.split_ending(images[0])[1]}"
         )
     return [Case(id=case, images=tuple(files.values())) for case, files in grouped.items()]
+
+
+def is_export(path: Path, channels: int) -> bool:
+    """Whether images to predict are an export in DICOM, whose series are told by their headers.
+
+    A folder of folders whose names say all, ``anna_0000`` for each channel, is none; nor is one that holds other
+    images.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if not path.is_dir():
+        return is_medium(path)
+    images = names.images_in(path)
+    numbered = channels > 1 and images and all(names.channel_of(image)[1] is not None for image in images)
+    return not numbered and all(image.is_dir() for image in images) and is_medium(path)
 
 
 def _single_input(path: Path, channels: int, named: bool) -> Case:

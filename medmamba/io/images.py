@@ -20,7 +20,7 @@ from medmamba.labels import Labels, integer_type
 from medmamba.volume import Geometry, Volume
 
 #: Formats are recognised by this much of a file.
-_START_BYTES = 256
+_START_BYTES = 256  # DICOM has its name behind the first 128
 #: float32, of which images are made, tells integers apart up to here.
 _EXACT = 2**24
 #: A larger share of an image's range than this, lost in rounding to float32, is worth a word.
@@ -35,16 +35,18 @@ def suffixes() -> tuple[str, ...]:
 
 
 def is_image(path: Path) -> bool:
-    """Whether something is looked at as one image: a file, or a folder that bears a format's suffix and is of a format.
+    """Whether something is looked at as one image: a file, or a folder that a format recognises by what is in it.
 
-    Any other folder may hold images, and is none.
+    A folder must also bear a suffix, unless the format has none, as DICOM. Any other may hold images, and is none.
 
     Raises:
-        OSError: if a folder of such a name cannot be looked into.
+        OSError: if a folder cannot be looked into.
     """
     if path.is_file():
         return True
-    return path.is_dir() and path.name.lower().endswith(suffixes()) and _recognised(path) is not None
+    if not path.is_dir() or (found := _recognised(path)) is None:
+        return False
+    return not found.suffixes or path.name.lower().endswith(suffixes())
 
 
 def files(path: Path) -> tuple[Path, ...]:

@@ -146,6 +146,8 @@ METAIMAGE = Itk("MetaImage", (".mha", ".mhd"), "MetaImageIO", re.compile(rb"\s*[
 
 
 def _recognised(path: Path) -> Itk | None:
+    if path.is_dir():
+        return None
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
     return next((known for known in (NRRD, METAIMAGE) if known.recognises(path, start)), None)

@@ -95,7 +95,7 @@ class Nifti:
     def write(self, volume: Volume, path: Path, *, like: Path | None, labels: Labels | None) -> None:
         """Write a volume; the header's geometry is that of ``like`` bit for bit, or sform and qform of the affine."""
         array = volume.array[0] if volume.channels == 1 else np.moveaxis(volume.array, 0, -1)
-        if like is not None and _is_nifti(like):
+        if like is not None and like.is_file() and _is_nifti(like):
             header = _header_like(like, array)
         else:
             header = _header_of(volume.geometry, array)

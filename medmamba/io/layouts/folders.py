@@ -50,7 +50,7 @@ class PlainFolders:
         if held == 1:  # else a number says nothing of the channel
             found.note_incomplete({case.id: files[case.id] for case in found.training})
         if found.training:
-            found.file_ending = names.split_ending(found.training[0].images[0])[1]
+            found.file_ending = names.split_ending(found.training[0].images[0])[1] or found.file_ending
         return found
 
 

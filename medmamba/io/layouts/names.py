@@ -25,7 +25,7 @@ def split_ending(path: Path) -> tuple[str, str]:
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)], path.name[-len(ending) :]
-    return path.stem, path.suffix
+    return (path.name, "") if path.is_dir() else (path.stem, path.suffix)
 
 
 def channel_of(path: Path) -> tuple[str, int | None]:
@@ -42,6 +42,8 @@ def channel_of(path: Path) -> tuple[str, int | None]:
 def images_in(folder: Path, ending: str | None = None) -> list[Path]:
     """Images of a folder, sorted, links that lead nowhere too; what file managers leave behind is passed over.
 
+    Folders that are images are among them, whatever they are called.
+
     So are segmentations of Slicer, unless the ending asks for them.
     """
     return [
@@ -57,9 +59,7 @@ def maps_in(folder: Path, ending: str | None = None) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.name.lower().endswith(endings)
-        and not path.name.startswith(".")
-        and (not path.is_dir() or is_image(path))
+        if not path.name.startswith(".") and (is_image(path) if path.is_dir() else path.name.lower().endswith(endings))
     )
 
 
