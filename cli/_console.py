@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import warnings
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import TypeVar
@@ -85,6 +86,21 @@ def command(*words: object) -> str:
     return shlex.join(["medmamba", *map(str, words)])
 
 
+def pairs(option: str, given: Iterable[str], value: str) -> dict[str, str]:
+    """What an option says that is given as NAME=VALUE, once for each name.
+
+    Raises:
+        UsageError: if there is no name, no value, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for each in given:
+        name, _, told = each.partition("=")
+        if not name or not told or name in found:
+            raise UsageError(f"{option} is given as NAME={value}, once for each name, got {each!r}")
+        found[name] = told
+    return found
+
+
 def foreseen(error: Exception | KeyboardInterrupt) -> tuple[str, Exit]:
     """What a command says at the end that an error of `ENDS` makes of it, and its exit code."""
     code = next(code for kind, code in ENDS.items() if isinstance(error, kind))
@@ -115,5 +131,8 @@ def track(items: Iterable[T], *, title: str, total: int) -> Iterator[T]:
 
 def set_up_logging(verbose: bool) -> None:
     """Show the library's notes: warnings always, the rest when asked to."""
+    # What pydicom warns of may quote values of a header.
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     handler = RichHandler(console=err, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", handlers=[handler])

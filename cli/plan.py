@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from medmamba.cli._console import EDITION, Exit, command, note, out, say, track
+from medmamba.cli._console import EDITION, Exit, command, note, out, pairs, say, track
 from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +71,16 @@ def plan(
             help="Also write the plans for stock nnU-Net, which then trains and predicts with this network.",
         ),
     ] = None,
+    channel_rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channel-rule",
+            metavar="NAME=REGEX",
+            help="How a channel's series is told in an export in DICOM, such as T1ce='T1.*(GD|post)': by modality, "
+            "description, protocol and sequence; once for each channel.",
+            show_default=False,
+        ),
+    ] = None,
     edition: Annotated[str, typer.Option(metavar="NAME", help=EDITION, show_default=False)] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace a plan that is there and differs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -122,8 +132,18 @@ def plan(
     options = {} if mixer is None else {"mixer": mixer}
     if unknown := options.keys() - networks.describe(network).options.keys():
         raise UsageError(f"network {network!r} has no option {', '.join(unknown)}: nothing in it to exchange")
+    rules = pairs("--channel-rule", channel_rule or [], "REGEX")
     results = [
-        plan_dataset(data, network, each, work=work, gpu_memory_gb=gpu_memory, force=force, network_options=options)
+        plan_dataset(
+            data,
+            network,
+            each,
+            work=work,
+            gpu_memory_gb=gpu_memory,
+            force=force,
+            network_options=options,
+            channel_rules=rules,
+        )
         for each in chosen
     ]
     weights = [_weights(result) for result in results]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -52,6 +53,17 @@ def _check(settings: Any, **rules: _Rule) -> None:
     for name, rule in rules.items():
         if not rule.holds(getattr(settings, name)):
             raise DataError(f"{name} must be {rule.words}, got {getattr(settings, name)}")
+
+
+def _check_rules(rules: Mapping[str, str], channels: Sequence[str]) -> None:
+    """Refuse rules for channels that there are not, and what is no regular expression."""
+    for channel, rule in rules.items():
+        if channel not in channels:
+            raise DataError(f"channel_rules must be for {', '.join(channels)}, got one for {channel!r}")
+        try:
+            re.compile(rule)
+        except re.error as error:
+            raise DataError(f"the rule of channel {channel} is no regular expression: {rule!r} ({error})") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +275,8 @@ class Plan:
         file_ending: of the data set's images.
         edition: of BraTS, whose labels these are, so that the data set is opened so again; not part of the digest, for
             the labels are.
+        channel_rules: channel -> regular expression that tells its series in an export in DICOM, by modality,
+            description, protocol and sequence; not part of the digest, for it changes nothing in a network.
         schema: version of this format.
     """
 
@@ -281,6 +295,7 @@ class Plan:
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     file_ending: str = ".nii.gz"
     edition: str = ""
+    channel_rules: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -298,6 +313,7 @@ class Plan:
             raise DataError(f"a {self.configuration} plan cannot have a patch of {self.topology.patch_size}")
         if not set(self.train.mirror_axes) <= set(range(self.topology.dims)):
             raise DataError(f"mirror_axes must be of axes 0 to {self.topology.dims - 1}, got {self.train.mirror_axes}")
+        _check_rules(self.channel_rules, [channel.name for channel in self.channels])
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -316,7 +332,7 @@ class Plan:
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with every decision, and not with the place of the data."""
         decided = to_json(replace(self, dataset_root=""))
-        del decided["edition"]
+        del decided["edition"], decided["channel_rules"]
         return _digest(decided)
 
     def preprocessing_digest(self) -> str:

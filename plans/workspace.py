@@ -208,6 +208,7 @@ def plan_dataset(
     work: Path,
     gpu_memory_gb: float = GPU_MEMORY_GB,
     network_options: dict[str, Any] | None = None,
+    channel_rules: Mapping[str, str] | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> PlannedResult:
@@ -222,6 +223,7 @@ def plan_dataset(
         work: the work folder.
         gpu_memory_gb: memory that training may take.
         network_options: passed on to the network.
+        channel_rules: see `medmamba.plans.plan.Plan`; None: those of the plan that is there.
         force: replace a plan that differs.
         progress: told about each case that is measured.
 
@@ -242,6 +244,7 @@ def plan_dataset(
         gpu_memory_gb=gpu_memory_gb,
         network_options=network_options,
     )
+    plan = replace(plan, channel_rules=dict(channel_rules or {}))
     path = _place(workspace, plan, gpu_memory_gb)
     plan, outcome, changes = _store(plan, path, force)
     return PlannedResult(
@@ -291,11 +294,13 @@ def _store(plan: Plan, path: Path, force: bool) -> tuple[Plan, Outcome, tuple[st
             raise DataError(f"{error}; correct {path}, or replace it by planning with --force") from error
         plan.save(path)
         return plan, "replaced", (str(error),)
-    # Where the data lie is no decision: a data set that was moved does not make a plan differ.
-    changes = differences(replace(old, dataset_root=plan.dataset_root), plan)
+    # Where the data lie is no decision: a data set that was moved does not make a plan differ. Nor is how channels are
+    # found in an export, which users may write into the file.
+    plan = replace(plan, channel_rules=plan.channel_rules or old.channel_rules)
+    changes = differences(replace(old, dataset_root=plan.dataset_root, channel_rules=plan.channel_rules), plan)
     if changes and not force:
         return old, "kept", changes
-    if changes or old.dataset_root != plan.dataset_root:
+    if changes or (old.dataset_root, old.channel_rules) != (plan.dataset_root, plan.channel_rules):
         plan.save(path)
     return plan, "replaced" if changes else "unchanged", changes
 

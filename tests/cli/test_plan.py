@@ -153,3 +153,18 @@ def test_the_work_folder_can_come_from_the_environment(balls: Path, monkeypatch:
     monkeypatch.setenv("MEDMAMBA_WORK", str(balls.parent / "elsewhere"))
     assert CliRunner().invoke(app, ["plan", str(balls)]).exit_code == 0
     assert list((balls.parent / "elsewhere").glob("*/fingerprint.json"))
+
+
+def test_rules_for_channels_are_given_by_name(planned: tuple[Path, Path, str]) -> None:
+    data, path, _ = planned
+    command = ["plan", str(data), "--network", "unet", "--work", str(path.parent.parent.parent)]
+
+    def told(rule: str) -> Result:
+        return CliRunner().invoke(app, [*command, "--channel-rule", rule])
+
+    assert told("MR=T1.*(GD|post)").exit_code == 0
+    assert Plan.load(path).channel_rules == {"MR": "T1.*(GD|post)"}
+    for wrong in ("MR", "=T1", "MR="):
+        assert told(wrong).exit_code == 2
+        assert "--channel-rule is given as NAME=REGEX" in told(wrong).output
+    assert told("CT=T1").exit_code == 3

@@ -84,6 +84,11 @@ def test_a_plan_written_by_hand_may_leave_out_defaults(tmp_path: Path) -> None:
         (lambda d: d.update(spacing_mm=[1, 0, 1]), "plan.json: spacing needs 3 positive entries"),
         (lambda d: d.update(configuration="2d"), "plan.json: a 2d plan cannot have a patch of (16, 32, 24)"),
         (lambda d: d["topology"].update(patch_size=[15, 32, 24]), "plan.json.topology: patch size (15, 32, 24)"),
+        (lambda d: d.update(channel_rules={"T7": "x"}), "plan.json: channel_rules must be for "),
+        (
+            lambda d: d.update(channel_rules={d["channels"][0]["name"]: "T1("}),
+            "is no regular expression: 'T1(' (missing )",
+        ),
         (lambda d: d["channels"][0]["intensities"].pop("std"), "plan.json.channels[0].intensities: missing key std"),
     ],
 )
@@ -111,6 +116,8 @@ def test_the_digest_changes_with_decisions_and_not_with_the_place() -> None:
     assert PLAN.override("train.epochs", 7).digest() != PLAN.digest()
     assert PLAN.digest() == "ad7a3ebcef8e"  # as before plans held an edition
     assert replace(PLAN, edition="brats2021").digest() == PLAN.digest()
+    channel = PLAN.channels[0].name
+    assert replace(PLAN, channel_rules={channel: "T1"}).digest() == PLAN.digest()
 
 
 def test_the_digest_survives_a_file(tmp_path: Path) -> None:

@@ -206,6 +206,16 @@ def test_a_moved_data_set_only_changes_where_it_is(balls: Any, tmp_path: Path, m
     assert after.plan.digest() == before.plan.digest()
 
 
+def test_rules_for_channels_are_kept_until_others_are_given(balls: Any, tmp_path: Path) -> None:
+    dataset, work = balls.dataset(), tmp_path / "work"
+    [channel] = dataset.channels
+    path = plan_dataset(dataset, "segmamba", work=work).path
+    for given, expected in (({channel: "T1"}, "T1"), (None, "T1"), ({channel: "T2"}, "T2")):
+        result = plan_dataset(dataset, "segmamba", work=work, channel_rules=given)
+        assert (result.outcome, result.plan.channel_rules) == ("unchanged", {channel: expected})
+        assert Plan.load(path).channel_rules == {channel: expected}
+
+
 def test_differences_name_the_field(measured_dataset: Any) -> None:
     fingerprint, dataset = measured_dataset([(60, 60, 60)], [(1.0, 1.0, 1.0)])
     plan, _ = make_plan(fingerprint, dataset, network="segmamba")
