@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 import medmamba
-from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, report, train
+from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, report, scan, train
 from medmamba.cli._console import ENDS, Exit, foreseen, note, set_up_logging
 
 
@@ -65,6 +65,7 @@ app.add_typer(dataset.app, name="dataset")
 app.command()(plan.plan)
 app.command()(train.train)
 app.command()(predict.predict)
+app.command()(scan.scan)
 app.command(epilog=evaluate.MEASURES)(evaluate.evaluate)
 app.command()(report.report)
 app.command()(networks.networks)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medmamba.cli._console import Exit, err, note, say, table, track
+from medmamba.cli._console import Exit, err, note, pairs, say, table, track
 from medmamba.errors import UsageError
 
 if TYPE_CHECKING:
+    from medmamba.case import Case
+    from medmamba.io.dicom.series import Choice
     from medmamba.prediction.predictor import Outcome
+    from medmamba.training.run import Run
+
+#: Heading of the options for it.
+DICOM = "Exports in DICOM"
 
 
 def predict(
@@ -28,8 +37,53 @@ def predict(
     ],
     images: Annotated[
         Path | None,
-        typer.Option("--input", "-i", exists=True, help="An image, or a folder of images or of BraTS's cases."),
+        typer.Option(
+            "--input",
+            "-i",
+            exists=True,
+            help="An image, a folder of images or of BraTS's cases, or an export in DICOM: a folder, zip or DICOMDIR.",
+        ),
     ] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--series",
+            metavar="UID",
+            help="Of an export in DICOM: the series to segment, as `medmamba scan` lists it; once for each.",
+            rich_help_panel=DICOM,
+        ),
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channel",
+            metavar="NAME=UID|FOLDER",
+            help="Of an export in DICOM: the series of one of the model's channels, once for each.",
+            show_default="by the rules of the plan",
+            rich_help_panel=DICOM,
+        ),
+    ] = None,
+    uneven: Annotated[
+        Literal["refuse", "resample"],
+        typer.Option(help="Slices in uneven steps, or with gaps: bring them to even ones.", rich_help_panel=DICOM),
+    ] = "refuse",
+    tilt: Annotated[
+        Literal["refuse", "resample"],
+        typer.Option(help="Slices of a tilted gantry: bring them to a right-angled grid.", rich_help_panel=DICOM),
+    ] = "refuse",
+    phase: Annotated[
+        str,
+        typer.Option(
+            metavar="NUMBER",
+            help="Which of several time points, echoes, ... that lie at the same positions.",
+            show_default="refuse",
+            rich_help_panel=DICOM,
+        ),
+    ] = "",
+    duplicates: Annotated[
+        Literal["refuse", "first", "last"],
+        typer.Option(help="Which of two slices at one position, where a few are there twice.", rich_help_panel=DICOM),
+    ] = "refuse",
     validation: Annotated[
         bool, typer.Option("--validation", help="Instead of -i: the cases that the fold did not learn from.")
     ] = False,
@@ -86,53 +140,47 @@ def predict(
     Channels of a case are files that end in _0000, _0001, ... or one file that holds them all. In case folders of BraTS
     they are found by the modality in their names, also where the model was trained on another edition.
 
+    Of an export in DICOM, series are recognised by their content; `medmamba scan` shows them. One that lies in a folder
+    of its own is called after that, any other by its UID. A model of several channels finds them by the rules of its
+    plan (`channel_rules`). What is no stack of even, upright slices is refused, naming positions, unless you say how to
+    go on.
+
     Examples:
         medmamba predict -i scans/ -o segmentations/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0
 
+        medmamba predict -i export.zip -o segmentations/ -m RUN --series 1.2.840.113619.2.5.1762 --tilt resample
+
         medmamba predict --validation -o predictions/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0
     """
-    if (images is None) != validation:
+    from medmamba.device import choose_device
+    from medmamba.io.dicom.series import Choice
+    from medmamba.io.places import check_output_folder
+    from medmamba.prediction.predictor import Predictor, predict_cases
+    from medmamba.training.run import Run
+
+    asked = Asked(
+        images=images,
+        series=tuple(series or ()),
+        channels=pairs("--channel", channel or [], "UID or FOLDER"),
+        choice=Choice(uneven=uneven, tilt=tilt, phase=phase, duplicates=duplicates),
+    )
+    if (images is None and not asked.channels) != validation:
         raise UsageError("give either -i IMAGES or --validation")
+    if validation and asked.is_about_dicom:
+        raise UsageError("options for DICOM choose among the series of an export, which is given with -i")
     if data is not None and not validation:
         raise UsageError("--data says where the cases of --validation are; images to segment are given with -i")
 
-    from medmamba.device import choose_device
-    from medmamba.io import find_inputs
-    from medmamba.io.layouts.brats import coding_remark
-    from medmamba.io.places import check_output_folder, places_of
-    from medmamba.plans.workspace import planned_dataset
-    from medmamba.prediction.predictor import Predictor, predict_cases
-    from medmamba.training.fold import validation_cases
-    from medmamba.training.run import Run
-
     # Once each, also when a fold is given twice or with the folder of its plan.
-    folders = {folder.resolve(): folder for path in model for folder in _fold_folders(path)}
+    folders = {folder.resolve(): folder for path in model for folder in fold_folders(path)}
     runs = [Run(folder) for folder in folders.values()]
-    plan = runs[0].plan
     check_output_folder(output)
-    if images is not None:
-        known = {case for run in runs for case in (*run.info.split.train, *run.info.split.validation)}
-        channels = [channel.name for channel in plan.channels]
-        cases = find_inputs(images, len(channels), known=known, names_of_channels=channels)
-        if remark := coding_remark(images, plan.labels):
-            note(remark)
-    else:
-        if len(runs) != 1:
-            given = ", ".join(str(run.folder) for run in runs)
-            raise UsageError(
-                f"--validation needs a single fold: the others learned from its cases; give one of {given} with -m"
-            )
-        if not runs[0].info.split.held_out:
-            raise UsageError(
-                f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation"
-            )
-        dataset = planned_dataset(plan, data)
-        check_output_folder(output, inputs=places_of(dataset))
-        cases = validation_cases(runs[0], dataset)
-    predictor = Predictor.from_runs(runs, choose_device(device), precision=precision, weights=weights, mirror=mirror)
-    if ending is not None:
-        ending = f".{ending.lstrip('.')}"
-    outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, ending=ending, progress=track)
+    with _validation_cases(runs, data, output) if validation else _inputs(asked, runs, output) as cases:
+        used = choose_device(device)
+        predictor = Predictor.from_runs(runs, used, precision=precision, weights=weights, mirror=mirror)
+        if ending is not None:
+            ending = f".{ending.lstrip('.')}"
+        outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, ending=ending, progress=track)
     count = Counter(outcome.status for outcome in outcomes)
     say(f"{count['done']} predicted, {count['skipped']} finished earlier, {count['failed']} failed: {output}")
     _explain(outcomes)
@@ -140,6 +188,72 @@ def predict(
         failed = ([outcome.case, outcome.message] for outcome in outcomes if outcome.status == "failed")
         err.print(table(["case", "why it failed"], failed))
         raise typer.Exit(Exit.DATA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a user said of the images."""
+
+    images: Path | None
+    series: tuple[str, ...]
+    channels: dict[str, str]
+    choice: Choice
+
+    @property
+    def is_about_dicom(self) -> bool:
+        """Whether any of it makes sense for an export in DICOM alone."""
+        return bool(self.series or self.channels) or self.choice != type(self.choice)()
+
+
+@contextmanager
+def _validation_cases(runs: list[Run], data: Path | None, output: Path) -> Iterator[list[Case]]:
+    """The cases that the one fold did not learn from."""
+    from medmamba.io.places import check_output_folder, places_of
+    from medmamba.plans.workspace import planned_dataset
+    from medmamba.training.fold import validation_cases
+
+    if len(runs) != 1:
+        given = ", ".join(str(run.folder) for run in runs)
+        raise UsageError(
+            f"--validation needs a single fold: the others learned from its cases; give one of {given} with -m"
+        )
+    if not runs[0].info.split.held_out:
+        raise UsageError(
+            f"{runs[0].folder} was left no cases to validate on; give images with -i instead of --validation"
+        )
+    dataset = planned_dataset(runs[0].plan, data)
+    check_output_folder(output, inputs=places_of(dataset))
+    yield validation_cases(runs[0], dataset)
+
+
+@contextmanager
+def _inputs(asked: Asked, runs: list[Run], output: Path) -> Iterator[list[Case]]:
+    """The images of a user; what a zip holds is there until the block ends."""
+    from medmamba.io import find_inputs
+    from medmamba.io.datasets import is_export
+    from medmamba.io.dicom.inputs import PLACE, Wanted, export_cases
+    from medmamba.io.layouts.brats import coding_remark
+
+    plan = runs[0].plan
+    channels = tuple(channel.name for channel in plan.channels)
+    if asked.images is not None and not asked.is_about_dicom and not is_export(asked.images, len(channels)):
+        known = {case for run in runs for case in (*run.info.split.train, *run.info.split.validation)}
+        cases = find_inputs(asked.images, len(channels), known=known, names_of_channels=channels)
+        if remark := coding_remark(asked.images, plan.labels):
+            note(remark)
+        yield cases
+        return
+    wanted = Wanted(
+        channels=channels,
+        rules=plan.channel_rules,
+        given=asked.channels,
+        series=asked.series,
+        choice=asked.choice,
+    )
+    with export_cases(asked.images, wanted, output / PLACE) as (cases, passed_over):
+        if passed_over:
+            note(passed_over)
+        yield cases
 
 
 def _explain(outcomes: list[Outcome]) -> None:
@@ -154,7 +268,7 @@ def _explain(outcomes: list[Outcome]) -> None:
         note(f"{'predicted again, because ' if status == 'done' else ''}{reason}: {some(names)}")
 
 
-def _fold_folders(path: Path) -> list[Path]:
+def fold_folders(path: Path) -> list[Path]:
     """The run folder itself, or those of all folds below the folder of a plan."""
     from medmamba.plans.workspace import run_folders
 
