@@ -74,8 +74,8 @@ def _sync_all(path: Path) -> None:
 
 
 def _take_place(new: Path, target: Path) -> None:
-    """Put a file in the place of another, or a folder in that of another, which goes into the folder of the new one."""
-    if not (new.is_dir() and target.is_dir()):
+    """Put a file or folder in the place of another; a folder that was there goes into that of the new one."""
+    if not (new.is_dir() and target.exists()) and not target.is_dir():
         os.replace(new, target)
         return
     old = new.with_name(f"{WRITING}{new.name}")

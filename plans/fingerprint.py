@@ -235,7 +235,8 @@ def _measure(case: Case, channels: tuple[str, ...], samples: int) -> _Measuremen
     if case.label is None:
         raise DataError("it has no label file")
     check_reading(read_geometry(case.images[0]), len(channels))
-    image, label = read_case(case), read_label(case.label)
+    image = read_case(case)
+    label = read_label(case.label, within=image.geometry)
     _check(case, channels, image, label)
     # nnU-Net also fills holes in the mask, which does not change its box.
     box = bounding_box(np.any(image.array != 0, axis=0))

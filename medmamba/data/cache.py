@@ -165,7 +165,8 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> None:
     check_reading(io.read_geometry(case.images[0]), len(plan.channels))
     if case.label is None:
         raise DataError("it has no reference to learn from")
-    image, label = io.read_case(case), io.read_label(case.label)
+    image = io.read_case(case)
+    label = io.read_label(case.label, within=image.geometry)
     if apart := image.geometry.apart(label.geometry):
         raise DataError(f"image and label lie differently: {apart}")
     unknown = sorted(set(np.unique(label.array).tolist()) - set(plan.labels.allowed_values))

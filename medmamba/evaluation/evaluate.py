@@ -184,7 +184,9 @@ def _score_case(pair: Match, asked: _Asked) -> CaseScore:
         status: Status = "skipped" if asked.policy.missing == "skip" else "missing"
         return _unusable(pair, NO_PREDICTION, reference, asked, status)
     try:
-        prediction = io.read_label(pair.prediction, as_stored=True)
+        prediction = io.read_label(pair.prediction, within=reference.geometry, as_stored=True)
+        if not prediction.geometry.same_grid(reference.geometry):  # it may be the reference that leaves slices out
+            reference = io.read_label(pair.reference, within=prediction.geometry, as_stored=True)
     except (DataError, OSError) as error:
         return _unusable(pair, f"prediction: {in_words(error)}", reference, asked)
     if apart := prediction.geometry.apart(reference.geometry):

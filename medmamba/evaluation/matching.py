@@ -16,9 +16,10 @@ from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, settle, survey
 from medmamba.io.layouts.brats import Brats, holds_labels
 from medmamba.io.layouts.description import labels_by_value, labels_of_values_to_names, nnunet_labels
+from medmamba.io.layouts.description import labels_by_value, labels_of_values_to_names, nnunet_labels
 from medmamba.io.layouts.editions import EDITIONS, LABEL_SPELLINGS, find_edition, labels_of_edition
-from medmamba.io.layouts.names import maps_in, split_ending
-from medmamba.io.manifest import MANIFEST, Maker, Manifest
+from medmamba.io.layouts.names import ENDINGS, maps_in, split_ending
+from medmamba.io.manifest import MANIFEST, Made, Maker, Manifest
 from medmamba.labels import Labels
 from medmamba.progress import Progress, silent
 from medmamba.records import read_json
@@ -138,10 +139,7 @@ def _asked_for(folder: Path) -> frozenset[str] | None:
 
 def _by_maker(folder: Path, predictions: dict[str, Path]) -> tuple[tuple[str, ...], ...]:
     """Ids of the predictions that `medmamba predict` recorded as made alike, the most first."""
-    try:
-        made = Manifest.load(folder).made
-    except DataError:  # of another program
-        return ()
+    made = _made(folder)
     ids: dict[Maker, list[str]] = {}
     for name, path in predictions.items():
         if record := made.get(path.name):
@@ -336,14 +334,24 @@ def _references(folder: Path) -> dict[str, Path]:
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
-    """The label maps in a folder by id."""
+    """The label maps in a folder by id; of those that `medmamba predict` wrote of a case in several formats, one."""
     files: dict[str, Path] = {}
-    for path in maps_in(folder):
+    made = _made(folder)
+    first = {ending: number for number, ending in enumerate(ENDINGS)}
+    for path in sorted(maps_in(folder), key=lambda path: first.get(split_ending(path)[1].lower(), len(first))):
         name = split_ending(path)[0]
-        if name in files:
+        if name in files and not {files[name].name, path.name} <= made.keys():
             raise DataError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
-        files[name] = path
-    return files
+        files.setdefault(name, path)
+    return dict(sorted(files.items()))
+
+
+def _made(folder: Path) -> dict[str, Made]:
+    """What `medmamba predict` recorded in a folder; nothing where the record is of another program."""
+    try:
+        return Manifest.load(folder).made
+    except DataError:
+        return {}
 
 
 def _examples(files: dict[str, Path]) -> str:

@@ -5,6 +5,8 @@ from medmamba.io.errors import DatasetError, ImageFileError
 from medmamba.io.images import (
     files,
     is_image,
+    is_scan,
+    map_suffixes,
     read,
     read_case,
     read_channels,
@@ -20,6 +22,8 @@ __all__ = [
     "files",
     "find_inputs",
     "is_image",
+    "is_scan",
+    "map_suffixes",
     "open_dataset",
     "read",
     "read_case",

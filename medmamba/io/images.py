@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from medmamba.case import Case
 from medmamba.io.errors import ImageFileError, LabelValueError
-from medmamba.io.formats import FORMATS, MAX_VOXELS, Format, Stored
-from medmamba.io.remarks import Remark, tell
+from medmamba.io.formats import FORMATS, MAX_VOXELS, OF_SERIES, Format, Stored
+from medmamba.io.formats.dicom import Dicom
+from medmamba.io.formats.partial import completed
+from medmamba.io.remarks import LAYERS, Remark, tell
 from medmamba.labels import Labels, integer_type
 from medmamba.volume import Geometry, Volume
 
@@ -30,7 +32,12 @@ ROUNDING = 1e-3
 
 
 def suffixes() -> tuple[str, ...]:
-    """Endings of the files, and folders, that can be read and written."""
+    """Endings of the files, and folders, that can be read and written by themselves."""
+    return tuple(suffix for suffix in map_suffixes() if suffix not in OF_SERIES)
+
+
+def map_suffixes() -> tuple[str, ...]:
+    """Endings of segmentations: all `suffixes`, and those of objects that refer to the DICOM series they are of."""
     return tuple(suffix for known in FORMATS for suffix in known.suffixes)
 
 
@@ -47,6 +54,15 @@ def is_image(path: Path) -> bool:
     if not path.is_dir() or (found := _recognised(path)) is None:
         return False
     return not found.suffixes or path.name.lower().endswith(suffixes())
+
+
+def is_scan(path: Path) -> bool:
+    """Whether an image is of a DICOM series.
+
+    Raises:
+        OSError: if it cannot be looked at.
+    """
+    return isinstance(_recognised(path), Dicom)
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -98,11 +114,15 @@ def read_geometry(path: Path) -> Geometry:
     return _format(path).read_header(path).geometry
 
 
-def read_label(path: Path, *, as_stored: bool = False, max_voxels: int = MAX_VOXELS) -> Volume:
+def read_label(
+    path: Path, *, within: Geometry | None = None, as_stored: bool = False, max_voxels: int = MAX_VOXELS
+) -> Volume:
     """Read a label map.
 
     Args:
         path: the file.
+        within: the grid of the image, over which those of a format are filled up that leaves out slices without
+            anything in them, where they lie on it.
         as_stored: leave voxels in memory as they lie in the file, which spares a copy that takes longer than reading;
             else the last axis runs fastest.
         max_voxels: as in `read`.
@@ -115,19 +135,21 @@ def read_label(path: Path, *, as_stored: bool = False, max_voxels: int = MAX_VOX
         LabelValueError: if it holds values that are not integers.
         ImageFileError: as `read`, and if it has several channels.
     """
-    volume, remarks = read_label_with_remarks(path, as_stored=as_stored, max_voxels=max_voxels)
+    volume, remarks = read_label_with_remarks(path, within=within, as_stored=as_stored, max_voxels=max_voxels)
     tell(remarks, path)
     return volume
 
 
 def read_label_with_remarks(
-    path: Path, *, as_stored: bool = False, max_voxels: int = MAX_VOXELS
+    path: Path, *, within: Geometry | None = None, as_stored: bool = False, max_voxels: int = MAX_VOXELS
 ) -> tuple[Volume, tuple[Remark, ...]]:
     """As `read_label`, with what is odd about the file as values: nothing is logged."""
     stored = _stored(path, max_voxels)
+    if within is not None:
+        stored = completed(stored, within)
     array, remarks = stored.array, stored.remarks
     if len(array) != 1:
-        raise ImageFileError(path, _several_layers(path, len(array)))
+        raise ImageFileError(path, _several_layers(path, stored))
     if not np.issubdtype(array.dtype, np.integer):
         array = _rounded(path, array)
         if stored.array.dtype == np.float32 and np.abs(array).max() >= _EXACT:
@@ -162,7 +184,9 @@ def read_case(case: Case) -> Volume:
     return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry)
 
 
-def write(volume: Volume, path: Path, *, like: Path | None = None, labels: Labels | None = None) -> None:
+def write(
+    volume: Volume, path: Path, *, like: Path | None = None, labels: Labels | None = None, to: Format | None = None
+) -> None:
     """Write an image so that nobody ever meets half of it.
 
     Integers are stored in the smallest unsigned type that holds them (signed when there are negative values), other
@@ -174,13 +198,14 @@ def write(volume: Volume, path: Path, *, like: Path | None = None, labels: Label
         like: an image on the same grid. Its header's geometry is copied bit for bit when it has the same format, so
             that every other program sees the two in the same place.
         labels: what the values of a label map mean, for formats that keep names.
+        to: the format, where it is to write otherwise than by itself; None: that of the suffix.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
         ImageFileError: if the suffix is unknown, ``like`` lies on another grid, or there are numbers that float32
             does not reach.
     """
-    target = _named(path)
+    target = to or _named(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} into")
     if like is not None and not (grid := read_geometry(like)).allclose(volume.geometry):
@@ -221,7 +246,7 @@ def _format(path: Path) -> Format:
 def _stored(path: Path, max_voxels: int) -> Stored:
     found = _format(path)
     stored = found.read(path, max_voxels=max_voxels)
-    if not path.name.lower().endswith(suffixes()) or (named := _named(path)) is found:
+    if not path.name.lower().endswith(map_suffixes()) or (named := _named(path)) is found:
         return stored
     remark = Remark(f"the file is {found.name}, but its name is of {named.name}; read by its content")
     return Stored(stored.array, stored.geometry, (remark, *stored.remarks))
@@ -252,7 +277,10 @@ def _check_content(path: Path) -> None:
         raise ImageFileError(path, "this is no image but a pointer to one in Git LFS; fetch it with `git lfs pull`")
 
 
-def _several_layers(path: Path, count: int) -> str:
+def _several_layers(path: Path, stored: Stored) -> str:
+    count = len(stored.array)
+    if told := [remark.message for remark in stored.remarks if remark.rule == LAYERS]:
+        return f"{told[0]}, but a label map has one value per voxel; write them apart with other software"
     if path.name.lower().endswith(".seg.nrrd"):
         return (
             f"this is a segmentation of Slicer whose segments overlap, in {count} layers, but a label map has one "

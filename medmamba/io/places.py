@@ -14,13 +14,13 @@ from medmamba.case import Dataset
 from medmamba.errors import MachineError
 from medmamba.files import OutputError
 from medmamba.io import layouts
-from medmamba.io.images import suffixes
+from medmamba.io.images import map_suffixes
 from medmamba.io.manifest import MANIFEST
 
 #: How many folders that exist, from an output upwards, are asked whether they are a data set of folders of any name.
 _LEVELS = 4
 #: What names of files end in; a folder is not called so.
-_ENDINGS = (*suffixes(), ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
+_ENDINGS = (*map_suffixes(), ".json", ".csv", ".png", ".safetensors", ".pth", ".pt")
 
 
 def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Iterable[Path] = ()) -> None:

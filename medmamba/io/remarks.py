@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
+#: Rule of the remark why a file has a channel for each structure.
+LAYERS = "layers"
+
 
 @dataclass(frozen=True, slots=True)
 class Remark:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def _check_label(case: Case, labels: Labels | None, facts: Facts, edition: str) 
     if case.label is None or not is_image(case.label):
         facts.add("error", "missing-label", "there is no label; add it or leave out the case", case.label)
         return
-    if (label := _read(read_label_with_remarks, case.label, facts)) is None:
+    if (label := _read(partial(read_label_with_remarks, within=facts.geometry), case.label, facts)) is None:
         return
     values = [int(value) for value in np.unique(label.array)]
     facts.values = frozenset(values)

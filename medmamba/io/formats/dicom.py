@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from medmamba.errors import UsageError
+from medmamba.io.dicom.derived import DERIVED, sop_class
 from medmamba.io.dicom.instances import begins_as_dicom, is_dicom
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.dicom.selection import BEGINS, files_of, is_selection, series_of
@@ -26,11 +27,11 @@ class Dicom:
     suffixes: tuple[str, ...] = ()
 
     def recognises(self, path: Path, start: bytes) -> bool:
-        """By the first bytes, of a file or of one of the first files in a folder."""
+        """By the first bytes, of a file or of one of the first files in a folder; segmentations are no scan."""
         if not path.is_dir():
             return begins_as_dicom(start) or start.startswith(BEGINS)
         files = (file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())
-        return any(map(is_dicom, islice(files, _LOOKED_AT)))
+        return any(is_dicom(file) and sop_class(file) not in DERIVED for file in islice(files, _LOOKED_AT))
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """The slices in a folder; of a selection itself and its slices."""

@@ -25,10 +25,11 @@ PLAUSIBLE_SPACING_MM = (0.01, 20.0)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What can be told without the voxels."""
+    """What can be told without the voxels; the grid of a partial one is that of what is not empty."""
 
     geometry: Geometry
     channels: int
+    is_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ class Stored:
         array: (C, I, J, K) real numbers of the type they are stored in, scaling applied.
         geometry: the grid, (I, J, K).
         remarks: what is odd about it.
+        is_partial: whether slices without anything in them may be left out.
     """
 
     array: NDArray[Any]
     geometry: Geometry
     remarks: tuple[Remark, ...]
+    is_partial: bool = False
 
 
 class Format(Protocol):

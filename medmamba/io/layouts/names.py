@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from medmamba.io.errors import DatasetError
-from medmamba.io.images import is_image, suffixes
+from medmamba.io.images import is_image, map_suffixes
 
-ENDINGS = suffixes()
-#: Of Slicer's segmentations, which lie beside the images that they are of.
-SEGMENTATION = ".seg.nrrd"
+ENDINGS = map_suffixes()
+#: Of Slicer's segmentations and of objects in DICOM, which lie beside the images that they are of.
+SEGMENTATIONS = (".seg.nrrd", ".seg.dcm", ".rtstruct.dcm")
+#: Of contours, which are no label maps.
+CONTOURS = ".rtstruct.dcm"
 #: nnU-Net's mark of a channel at the end of a file's stem.
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -44,18 +46,20 @@ def images_in(folder: Path, ending: str | None = None) -> list[Path]:
 
     Folders that are images are among them, whatever they are called.
 
-    So are segmentations of Slicer, unless the ending asks for them.
+    So are segmentations of Slicer and in DICOM, unless the ending asks for them.
     """
     return [
-        path for path in maps_in(folder, ending) if ending is not None or split_ending(path)[1].lower() != SEGMENTATION
+        path
+        for path in maps_in(folder, ending)
+        if ending is not None or split_ending(path)[1].lower() not in SEGMENTATIONS
     ]
 
 
 def maps_in(folder: Path, ending: str | None = None) -> list[Path]:
-    """As `images_in`, of a folder of label maps, to which segmentations of Slicer belong."""
+    """As `images_in`, of a folder of label maps, to which segmentations of Slicer and in DICOM belong."""
     if not folder.is_dir():
         return []
-    endings = ENDINGS if ending is None else (ending.lower(),)
+    endings = tuple(known for known in ENDINGS if known != CONTOURS) if ending is None else (ending.lower(),)
     return sorted(
         path
         for path in folder.iterdir()

