@@ -116,8 +116,32 @@ def predict(
             "--format",
             metavar="ENDING",
             help="Write all segmentations so, for example .nrrd, into a folder that has none of these cases in another "
-            "format; a wrong one lists all.",
-            show_default="that of each case's first image",
+            "format; several with commas, such as nii.gz,seg.dcm,rtstruct.dcm; a wrong one lists all.",
+            show_default="that of each case's first image; seg.dcm for DICOM",
+        ),
+    ] = None,
+    seg_type: Annotated[
+        Literal["binary", "labelmap", "fractional", "itk"],
+        typer.Option(
+            help="Kind of DICOM SEG: a mask for each structure, one map where none overlap, probabilities, or "
+            "a folder with a file of all slices for each structure, as ITK and SimpleITK read it.",
+        ),
+    ] = "binary",
+    anonymise: Annotated[
+        bool,
+        typer.Option(
+            "--anonymise",
+            help="Keep nothing of the patient in DICOM objects, and replace UIDs, the same by the same in the whole "
+            "folder.",
+        ),
+    ] = False,
+    codes: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="JSON file of codes and colours of structures for DICOM objects, see docs/dicom.md.",
+            show_default="those of data sets we know",
         ),
     ] = None,
     data: Annotated[
@@ -155,6 +179,7 @@ def predict(
     from medmamba.device import choose_device
     from medmamba.io.dicom.series import Choice
     from medmamba.io.places import check_output_folder
+    from medmamba.prediction.objects import dicom_writers
     from medmamba.prediction.predictor import Predictor, predict_cases
     from medmamba.training.run import Run
 
@@ -178,9 +203,15 @@ def predict(
     with _validation_cases(runs, data, output) if validation else _inputs(asked, runs, output) as cases:
         used = choose_device(device)
         predictor = Predictor.from_runs(runs, used, precision=precision, weights=weights, mirror=mirror)
-        if ending is not None:
-            ending = f".{ending.lstrip('.')}"
-        outcomes = predict_cases(cases, predictor, output, overwrite=overwrite, ending=ending, progress=track)
+        outcomes = predict_cases(
+            cases,
+            predictor,
+            output,
+            overwrite=overwrite,
+            endings=[f".{each.strip().lstrip('.')}" for each in ending.split(",")] if ending else (),
+            writers=dicom_writers(output, runs[0].plan, seg_type=seg_type, anonymise=anonymise, codes=codes),
+            progress=track,
+        )
     count = Counter(outcome.status for outcome in outcomes)
     say(f"{count['done']} predicted, {count['skipped']} finished earlier, {count['failed']} failed: {output}")
     _explain(outcomes)

@@ -40,6 +40,7 @@ class Made:
         images_digest: of their content.
         maker: what segmented them.
         medmamba: version of the software.
+        settings: with which the file was written, in words, where its format has any.
     """
 
     digest: str
@@ -48,8 +49,9 @@ class Made:
     images_digest: str
     maker: Maker
     medmamba: str
+    settings: str = ""
 
-    def changes(self, images_digest: str, maker: Maker) -> tuple[str, ...]:
+    def changes(self, images_digest: str, maker: Maker, settings: str = "") -> tuple[str, ...]:
         """What is different now from when the file was made, in words."""
         now = {
             "the image": (self.images_digest, images_digest),
@@ -57,6 +59,7 @@ class Made:
             "the weights": (self.maker.weights, maker.weights),
             "the precision": (self.maker.precision, maker.precision),
             "mirroring": (self.maker.mirror, maker.mirror),
+            "the kind of object": (self.settings, settings),
         }
         return tuple(what for what, (before, after) in now.items() if before != after)
 

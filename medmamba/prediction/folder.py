@@ -4,7 +4,8 @@ Each file is recorded with what made it (`medmamba.io.manifest`). So the same co
 one with another model, other options or an exchanged image makes its segmentations anew; a file that is not known, or
 was edited since, is never replaced unless that is asked for.
 
-A segmentation has the format of its image. Up to version 0.1.0 it had that of the images that the model learned from:
+A segmentation has the format of its image, those of DICOM series are DICOM SEG; several formats may be asked for, and a
+case is finished when all of them are there. Up to version 0.1.0 it had that of the images that the model learned from:
 a folder that was begun so goes on so, since two segmentations of one case could not be told apart.
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,8 +28,10 @@ from medmamba import io
 from medmamba.case import Case, some
 from medmamba.errors import DataError, UsageError
 from medmamba.files import WRITING, OutputError, content_digest, in_words, replacing_all
+from medmamba.io.formats import DICOM_SEG, OF_SERIES, ContoursError, Format
 from medmamba.io.manifest import Made, Maker, Manifest
 from medmamba.io.places import check_output_folder
+from medmamba.labels import Labels
 from medmamba.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,25 @@ class Standing:
         return self.kind != "image" and (overwrite or self.kind != "foreign")
 
 
+#: From the worst to the best, which is that of a case only where it is that of all its files.
+_KINDS = ("image", "foreign", "outdated", "absent", "finished")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """A format that writes otherwise than by itself.
+
+    Args:
+        format: with its settings.
+        settings: in words, recorded with each file: others make it outdated.
+        stores_probabilities: of each structure, in place of label values.
+    """
+
+    format: Format
+    settings: str = ""
+    stores_probabilities: bool = False
+
+
 class SegmentationFolder:
     """The segmentations of a maker in a folder; several processes may share it.
 
@@ -65,14 +88,15 @@ class SegmentationFolder:
         folder: made if need be.
         cases: that are asked for; noted in the folder at once, so that an evaluation knows which ones to expect.
         maker: what segments.
-        values: that segmentations may hold.
-        ending: of all files; None: of the first image of each case, or as the folder was begun.
+        labels: what the values of segmentations mean.
+        endings: of the files of each case; none: of the case's first image, or as the folder was begun.
+        writers: by ending, of formats with settings.
         otherwise: ending where images are of a format that is not written.
 
     Raises:
         OutputError: if a segmentation would take the place of an image or reference, or a case has one of another
-            ending than ``ending``.
-        UsageError: if files do not end in ``ending``.
+            ending than ``endings``.
+        UsageError: if files do not end so, or are to refer to DICOM series and images are none.
         DataError: if two cases have one id, or the folder's record is damaged.
         OSError: if the folder cannot be written.
     """
@@ -82,31 +106,40 @@ class SegmentationFolder:
         folder: Path,
         cases: Sequence[Case],
         maker: Maker,
-        values: Collection[int],
+        labels: Labels,
         *,
-        ending: str | None = None,
+        endings: Sequence[str] = (),
+        writers: Mapping[str, Writer] | None = None,
         otherwise: str = ".nii.gz",
     ) -> None:
         self.folder = folder
-        self.values = values
+        self.labels = labels
         self.maker = maker
-        if ending is not None and ending not in io.suffixes():
-            raise UsageError(f"segmentations can be written as {', '.join(io.suffixes())}, got {ending!r}")
+        self.writers = dict(writers or {})
+        if unknown := [ending for ending in endings if ending not in io.map_suffixes()]:
+            raise UsageError(f"segmentations can be written as {', '.join(io.map_suffixes())}, got {unknown[0]!r}")
         _check_ids(cases)
         manifest = Manifest.load(folder)
         there = {case.id: found for case in cases if (found := _there(folder, case, manifest))}
-        if ending is None:
+        if not endings:
             self._endings = _endings(folder, cases, there, otherwise)
         else:
-            self._endings = dict.fromkeys((case.id for case in cases), ending)
-            if others := [f"{case}{end}" for case, ends in there.items() for end in ends if end != ending]:
+            self._endings = dict.fromkeys((case.id for case in cases), tuple(dict.fromkeys(endings)))
+            if others := [f"{case}{end}" for case, ends in there.items() for end in ends if end not in endings]:
                 raise OutputError(
                     f"{folder} holds segmentations of these cases in another format: {some(others)}; choose another "
-                    f"folder for those in {ending}"
+                    f"folder for those in {', '.join(endings)}"
                 )
+        if homeless := [
+            case for case in cases if OF_SERIES & {*self._endings[case.id]} and not io.is_scan(case.images[0])
+        ]:
+            raise UsageError(
+                f"{' and '.join(sorted(OF_SERIES))} refer to slices of a DICOM series, and {homeless[0].images[0]} is "
+                "none; write .nii.gz or .nrrd, or give the series"
+            )
         check_output_folder(
             folder,
-            files=[file for case in cases for file in _written(self.path(case))],
+            files=[file for case in cases for target in self.paths(case) for file in _written(target)],
             inputs=[file for case in cases for file in _read(case)],
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,27 +150,40 @@ class SegmentationFolder:
             asked_for = {*manifest.cases, *(case.id for case in cases)}
             replace(manifest, cases=tuple(sorted(asked_for))).save(folder)
 
+    def paths(self, case: Case) -> tuple[Path, ...]:
+        """The files of a case, one for each format."""
+        return tuple(self.folder / f"{case.id}{ending}" for ending in self._endings[case.id])
+
     def path(self, case: Case) -> Path:
-        """The file of a case."""
-        return self.folder / f"{case.id}{self._endings[case.id]}"
+        """The first file of a case."""
+        return self.paths(case)[0]
 
     def standing(self, case: Case) -> Standing:
-        """Whether a case has to be segmented.
+        """Whether a case has to be segmented: as with the file of which most is to be said.
 
         Raises:
             OSError: if its images cannot be read.
         """
-        images_digest = _images_digest(case)
-        return replace(self._standing(case, images_digest, Manifest.load(self.folder)), images_digest=images_digest)
+        digest = _images_digest(case)
+        manifest = Manifest.load(self.folder)
+        every = [self._standing(case, target, digest, manifest) for target in self.paths(case)]
+        return replace(min(every, key=lambda each: _KINDS.index(each.kind)), images_digest=digest)
 
     def store(
-        self, case: Case, segmentation: Volume, *, images_digest: str | None = None, overwrite: bool = False
+        self,
+        case: Case,
+        segmentation: Volume,
+        *,
+        probabilities: Volume | None = None,
+        images_digest: str | None = None,
+        overwrite: bool = False,
     ) -> None:
-        """Write a segmentation on the grid of the case's first image, and what made it.
+        """Write a segmentation on the grid of the case's first image in all its formats, and what made it.
 
         Args:
             case: what was segmented.
             segmentation: label values.
+            probabilities: of each structure, for formats that store them.
             images_digest: of the images before they were read, from `standing`: one that was exchanged while it was
                 segmented is then noticed by the next command. None: as they are now.
             overwrite: also in place of a file that is not ours.
@@ -147,17 +193,21 @@ class SegmentationFolder:
             DataError: if the image's header cannot be read any more.
             OSError: if the disk is full or does not allow it; what was there before still is.
         """
-        target = self.path(case)
         images_digest = _images_digest(case) if images_digest is None else images_digest
-        with self._lock:
+        with self._lock, ExitStack() as places:
             self._clear()
             manifest = Manifest.load(self.folder)
-            standing = self._standing(case, images_digest, manifest)
-            if not standing.allows(overwrite=overwrite):
-                raise ForeignFileError(standing.reason)
-            with replacing_all(target) as written:
-                io.write(segmentation, written, like=case.images[0])
-                made = Made(
+            made = dict(manifest.made)
+            for target in self.paths(case):
+                standing = self._standing(case, target, images_digest, manifest)
+                if not standing.allows(overwrite=overwrite):
+                    raise ForeignFileError(standing.reason)
+                written = places.enter_context(replacing_all(target))
+                writer = self._writer(target)
+                chances = probabilities if writer and writer.stores_probabilities else None
+                to = writer.format if writer else None
+                io.write(chances or segmentation, written, like=case.images[0], labels=self.labels, to=to)
+                made[target.name] = Made(
                     digest=content_digest(io.files(written)),
                     # A file that is not ours stays so until the new one has its place.
                     replaced=content_digest(io.files(target)) if standing.kind in ("finished", "outdated") else None,
@@ -165,12 +215,19 @@ class SegmentationFolder:
                     images_digest=images_digest,
                     maker=self.maker,
                     medmamba=medmamba.__version__,
+                    settings=writer.settings if writer else "",
                 )
-                # The record first: a file without one would be nobody's.
-                replace(manifest, made=dict(sorted({**manifest.made, target.name: made}.items()))).save(self.folder)
+            # The record first: a file without one would be nobody's.
+            replace(manifest, made=dict(sorted(made.items()))).save(self.folder)
 
-    def _standing(self, case: Case, images_digest: str, manifest: Manifest) -> Standing:
-        target = self.path(case)
+    def stores_probabilities(self, case: Case) -> bool:
+        """Whether one of the files of a case is of probabilities."""
+        return any(writer.stores_probabilities for path in self.paths(case) if (writer := self._writer(path)))
+
+    def _writer(self, target: Path) -> Writer | None:
+        return next((writer for ending, writer in self.writers.items() if target.name.endswith(ending)), None)
+
+    def _standing(self, case: Case, target: Path, images_digest: str, manifest: Manifest) -> Standing:
         if not target.exists():
             return Standing(kind="absent")
         if target.is_dir() and not io.is_image(target):
@@ -180,7 +237,8 @@ class SegmentationFolder:
             return self._unrecorded(case, target, manifest)
         digest = content_digest(io.files(target)) if io.is_image(target) else ""
         if digest == made.digest:
-            changes = made.changes(images_digest, self.maker)
+            writer = self._writer(target)
+            changes = made.changes(images_digest, self.maker, writer.settings if writer else "")
             if not changes:
                 other = made.medmamba != medmamba.__version__
                 reason = f"finished earlier, by medmamba {made.medmamba}" if other else ""
@@ -208,8 +266,10 @@ class SegmentationFolder:
 
     def _foreign(self, target: Path, what: str) -> Standing:
         try:
-            unknown = sorted(set(np.unique(io.read_label(target).array).tolist()) - set(self.values))
+            unknown = sorted(set(np.unique(io.read_label(target).array).tolist()) - set(self.labels.allowed_values))
             strange = f"holds values such as {unknown[0]}, which no structure has" if unknown else ""
+        except ContoursError:
+            strange = ""
         except (DataError, OSError) as error:
             strange = f"is no segmentation ({in_words(error)})"
         if strange:
@@ -226,7 +286,7 @@ class SegmentationFolder:
 def _there(folder: Path, case: Case, manifest: Manifest) -> list[str]:
     """Endings of the segmentations of a case that were made here; one by itself, but for what users moved."""
     images = {os.path.realpath(path) for path in case.images}
-    files = {ending: folder / f"{case.id}{ending}" for ending in io.suffixes()}
+    files = {ending: folder / f"{case.id}{ending}" for ending in io.map_suffixes()}
     return [
         ending
         for ending, file in files.items()
@@ -236,19 +296,21 @@ def _there(folder: Path, case: Case, manifest: Manifest) -> list[str]:
     ]
 
 
-def _endings(folder: Path, cases: Sequence[Case], there: dict[str, list[str]], otherwise: str) -> dict[str, str]:
-    """The ending of each case: of what is there of it, or of others with such images, or of its first image."""
-    own = {case.id: _ending(case.images[0], otherwise) for case in cases}
-    kept = {case: own[case] if own[case] in endings else endings[0] for case, endings in there.items()}
-    begun = {own[case]: ending for case, ending in kept.items() if ending != own[case]}
-    for image, ending in begun.items():
-        log.warning("%s was begun with %s for images in %s, and goes on so", folder, ending, image)
+def _endings(
+    folder: Path, cases: Sequence[Case], there: dict[str, list[str]], otherwise: str
+) -> dict[str, tuple[str, ...]]:
+    """The endings of each case: of what is there of it, or of others with such images, or of its first image."""
+    own = {case.id: (_ending(case.images[0], otherwise),) for case in cases}
+    kept = {case: tuple(endings) for case, endings in there.items()}
+    begun = {own[case]: endings for case, endings in kept.items() if endings != own[case]}
+    for image, endings in begun.items():
+        log.warning("%s was begun with %s for images in %s, and goes on so", folder, ", ".join(endings), image[0])
     return {case: kept.get(case) or begun.get(image, image) for case, image in own.items()}
 
 
 def _ending(image: Path, otherwise: str) -> str:
-    endings = [ending for ending in io.suffixes() if image.name.lower().endswith(ending)]
-    return max(endings, key=len, default=otherwise)
+    endings = [ending for ending in io.map_suffixes() if image.name.lower().endswith(ending)]
+    return max(endings, key=len, default=DICOM_SEG.suffixes[0] if io.is_scan(image) else otherwise)
 
 
 def _check_ids(cases: Sequence[Case]) -> None:
@@ -281,6 +343,8 @@ def _is_sound(segmentation: Path) -> bool:
     """Whether it can be read from end to end."""
     try:
         io.read(segmentation)
+    except ContoursError:
+        return True
     except (DataError, OSError):
         return False
     return True

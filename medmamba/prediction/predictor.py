@@ -7,7 +7,7 @@ axes and over folds, brought back to the grid of the image, and only then turned
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -28,7 +28,7 @@ from medmamba.files import in_words
 from medmamba.io.manifest import Maker
 from medmamba.memory import check_memory, check_reading, grid, memory_errors
 from medmamba.plans.plan import Plan
-from medmamba.prediction.folder import SegmentationFolder
+from medmamba.prediction.folder import SegmentationFolder, Writer
 from medmamba.progress import Progress, silent
 from medmamba.tasks.segmentation import Segmentation, set_deep_supervision
 from medmamba.training.fold import task_of
@@ -56,6 +56,19 @@ class Outcome:
     case: str
     status: Literal["done", "skipped", "failed"]
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What networks say of a case, on the grid of its images.
+
+    Args:
+        segmentation: (1, I, J, K) label values.
+        probabilities: (S, I, J, K) float32 of each structure, where they were asked for.
+    """
+
+    segmentation: Volume
+    probabilities: Volume | None = None
 
 
 class Predictor:
@@ -133,12 +146,13 @@ class Predictor:
             mirror=len(self.flips) > 1,
         )
 
-    @memory_errors()
     def __call__(self, case: Case) -> Volume:
-        """Segment one case.
+        """Segment one case: (1, I, J, K) label values on the grid of its images; errors as `segment`."""
+        return self.segment(case).segmentation
 
-        Returns:
-            (1, I, J, K) label values on the grid of the case's images.
+    @memory_errors()
+    def segment(self, case: Case, *, probabilities: bool = False) -> Answer:
+        """Segment one case, with the probabilities behind it where they are asked for.
 
         Raises:
             TooLittleMemoryError: if that needs more memory than is free, foreseen or when it runs out.
@@ -160,8 +174,12 @@ class Predictor:
             f"{grid(image.geometry.shape, image.geometry.spacing_mm)}, into {self.plan.labels.output_channels} classes",
         )
         logits = self.logits(torch.from_numpy(np.ascontiguousarray(sample.image)))
-        labels = self.task.restore(logits.numpy(), sample.trail)
-        return Volume(labels[None], image.geometry)
+        segmentation = Volume(self.task.restore(logits.numpy(), sample.trail)[None], image.geometry)
+        if not probabilities:
+            return Answer(segmentation)
+        outputs = self.preprocessor.restore_probabilities(logits.numpy(), sample.trail)
+        structures = outputs if self.plan.labels.has_regions else outputs[1:]
+        return Answer(segmentation, Volume(structures, image.geometry))
 
     @torch.inference_mode()
     def logits(self, image: Tensor) -> Tensor:
@@ -235,7 +253,8 @@ def predict_cases(
     folder: Path,
     *,
     overwrite: bool = False,
-    ending: str | None = None,
+    endings: Sequence[str] = (),
+    writers: Mapping[str, Writer] | None = None,
     progress: Progress = silent,
 ) -> list[Outcome]:
     """Segment many cases into a folder; a case that fails does not stop the others.
@@ -248,7 +267,8 @@ def predict_cases(
         predictor: the trained networks.
         folder: where the segmentations go; made if need be.
         overwrite: also segment cases that are finished, and replace files that were not made here.
-        ending: of the files, such as ``.nrrd``; None: that of each case's first image.
+        endings: of the files, such as ``.nrrd``, one of each for a case; none: that of each case's first image.
+        writers: of formats with settings, see `medmamba.prediction.objects`.
         progress: shows how far it is.
 
     Returns:
@@ -263,7 +283,7 @@ def predict_cases(
     """
     plan = predictor.plan
     segmentations = SegmentationFolder(
-        folder, cases, predictor.maker, plan.labels.allowed_values, ending=ending, otherwise=plan.file_ending
+        folder, cases, predictor.maker, plan.labels, endings=endings, writers=writers, otherwise=plan.file_ending
     )
     return [
         _predict_case(case, predictor, segmentations, overwrite)
@@ -278,13 +298,19 @@ def _predict_case(case: Case, predictor: Predictor, folder: SegmentationFolder, 
             return Outcome(case=case.id, status="skipped", message=standing.reason)
         if not standing.allows(overwrite=overwrite):
             return _failed(case, standing.reason)
-        segmentation = predictor(case)
+        answer = predictor.segment(case, probabilities=folder.stores_probabilities(case))
     except (MedMambaError, OSError, MemoryError) as error:
         return _failed(case, in_words(error))
     # From here on an error of the system is one of the output, and the next case would meet it as well.
     try:
-        folder.store(case, segmentation, images_digest=standing.images_digest, overwrite=overwrite)
-    except DataError as error:
+        folder.store(
+            case,
+            answer.segmentation,
+            probabilities=answer.probabilities,
+            images_digest=standing.images_digest,
+            overwrite=overwrite,
+        )
+    except (DataError, UsageError) as error:
         return _failed(case, str(error))
     again = standing.reason if standing.kind == "outdated" else ""
     return Outcome(case=case.id, status="done", message=again)

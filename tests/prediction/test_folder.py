@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from medmamba.case import Case
 from medmamba.errors import UsageError
 from medmamba.files import OutputError, is_full
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
+from medmamba.labels import Labels
 from medmamba.prediction import folder as segmentations
 from medmamba.prediction.folder import ForeignFileError, SegmentationFolder
 from medmamba.volume import Volume
 from tests.data_factory import make_case
 
 MAKER = Maker(plan="p", weights=("w",), precision="fp32", mirror=True)
+LABELS = Labels.of_values((1, 2))
 
 
 @pytest.fixture
@@ -43,8 +46,8 @@ def answer(value: int = 1) -> Volume:
     return label.with_array(np.full_like(label.array, value))
 
 
-def opened(tmp_path: Path, *cases: Case, maker: Maker = MAKER, ending: str | None = None) -> SegmentationFolder:
-    return SegmentationFolder(tmp_path / "out", cases, maker, (0, 1, 2), ending=ending)
+def opened(tmp_path: Path, *cases: Case, maker: Maker = MAKER, endings: Sequence[str] = ()) -> SegmentationFolder:
+    return SegmentationFolder(tmp_path / "out", cases, maker, LABELS, endings=endings)
 
 
 def test_same_command_finds_its_cases_finished(case: Case, tmp_path: Path) -> None:
@@ -245,12 +248,12 @@ def test_two_processes_at_once_record_all_their_cases(tmp_path: Path) -> None:
 def test_images_and_references_are_never_the_target(case: Case, tmp_path: Path) -> None:
     before = case.images[0].read_bytes()
     with pytest.raises(OutputError, match="is an input"):
-        SegmentationFolder(tmp_path / "scans", [case], MAKER, (0, 1, 2), ending=".nii.gz")
+        SegmentationFolder(tmp_path / "scans", [case], MAKER, LABELS, endings=(".nii.gz",))
     labelled = replace(case, label=tmp_path / "labels" / "a.nii.gz")
     (tmp_path / "labels").mkdir()
     io.write(answer(), tmp_path / "labels" / "a.nii.gz")
     with pytest.raises(OutputError, match="is an input"):
-        SegmentationFolder(tmp_path / "labels", [labelled], MAKER, (0, 1, 2))
+        SegmentationFolder(tmp_path / "labels", [labelled], MAKER, LABELS)
     assert case.images[0].read_bytes() == before
     assert [path.name for path in (tmp_path / "scans").iterdir()] == ["a.nii.gz"]
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["a.nii.gz"]
@@ -269,14 +272,14 @@ def test_segmentation_has_the_format_of_its_first_image(tmp_path: Path) -> None:
 
 
 def test_format_that_is_asked_for_is_that_of_all_and_must_be_known(case: Case, tmp_path: Path) -> None:
-    assert opened(tmp_path, case, ending=".nrrd").path(case).name == "a.nrrd"
+    assert opened(tmp_path, case, endings=(".nrrd",)).path(case).name == "a.nrrd"
     with pytest.raises(UsageError, match=r"written as .*\.nii\.gz.*\.nrrd.*, got '\.png'"):
-        opened(tmp_path, case, ending=".png")
+        opened(tmp_path, case, endings=(".png",))
 
 
 def test_images_of_a_format_that_is_not_written_become_files_like_those_of_the_plan(tmp_path: Path) -> None:
     slices = Case(id="a", images=(tmp_path / "slices",))
-    folder = SegmentationFolder(tmp_path / "out", [slices], MAKER, (0, 1), otherwise=".mha")
+    folder = SegmentationFolder(tmp_path / "out", [slices], MAKER, LABELS, otherwise=".mha")
     assert folder.path(slices).name == "a.mha"
 
 
@@ -286,7 +289,7 @@ def test_folder_that_was_begun_in_another_format_goes_on(
 ) -> None:
     first, second = scan(tmp_path / "scans" / "a.nrrd", 0), scan(tmp_path / "scans" / "b.nrrd", 1)
     other = scan(tmp_path / "scans" / "c.mha", 2)
-    opened(tmp_path, first, ending=".nii.gz").store(first, answer())
+    opened(tmp_path, first, endings=(".nii.gz",)).store(first, answer())
     if not recorded:
         (tmp_path / "out" / MANIFEST).write_text(json.dumps({"cases": ["a"], "plan": "p", "medmamba": "0.1.0"}))
     folder = opened(tmp_path, first, second, other)
@@ -295,7 +298,7 @@ def test_folder_that_was_begun_in_another_format_goes_on(
     assert "was begun with .nii.gz for images in .nrrd" in caplog.text
     # Two segmentations of one case could not be told apart.
     with pytest.raises(OutputError, match=r"another format: a\.nii\.gz; choose another folder"):
-        opened(tmp_path, first, ending=".nrrd")
+        opened(tmp_path, first, endings=(".nrrd",))
     (tmp_path / "out" / "a.nii.gz").unlink()
     assert opened(tmp_path, first).path(first).name == "a.nrrd"
 
@@ -347,7 +350,7 @@ def test_segmentations_among_the_scans_are_no_scans(tmp_path: Path) -> None:
     folder = tmp_path / "scans"
     scan(folder / "n_0000.nii.gz", 0)
     (case,) = io.find_inputs(folder, 1)
-    SegmentationFolder(folder, [case], MAKER, (0, 1, 2), ending=".nii.gz").store(case, answer())
+    SegmentationFolder(folder, [case], MAKER, LABELS, endings=(".nii.gz",)).store(case, answer())
     assert io.find_inputs(folder, 1) == [case]
     # Also when it was edited, and in a folder of the first version, which listed only ids.
     io.write(answer(2), folder / "n.nii.gz")
@@ -364,7 +367,7 @@ def test_segmentations_among_the_scans_are_no_scans(tmp_path: Path) -> None:
 
 def test_segmentations_in_another_format_beside_their_scans_are_no_scans(tmp_path: Path) -> None:
     case = scan(tmp_path / "scans" / "a.nrrd", 0)
-    SegmentationFolder(tmp_path / "scans", [case], MAKER, (0, 1, 2), ending=".nii.gz").store(case, answer())
+    SegmentationFolder(tmp_path / "scans", [case], MAKER, LABELS, endings=(".nii.gz",)).store(case, answer())
     assert io.find_inputs(tmp_path / "scans", 1) == [case]
     case.images[0].unlink()
     with pytest.raises(ValueError, match="no images but segmentations"):
