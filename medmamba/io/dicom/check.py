@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.pixels.utils import pixel_array
 
 from medmamba.io.dicom.contours import fill
-from medmamba.io.dicom.derived import name_of, quiet, step_mm
+from medmamba.io.dicom.derived import name_of, refusing, step_mm
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.errors import ImageFileError
 from medmamba.labels import Labels
@@ -90,7 +90,7 @@ def check(
     Raises:
         ImageFileError: naming the structures.
     """
-    with quiet():
+    with refusing(target):
         found = read(path, planes)
     nothing = Extent.nothing()
     wrong = {name: extent.apart(found.get(name, nothing)) for name, extent in wanted.items()}

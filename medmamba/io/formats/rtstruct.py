@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medmamba.files import replacing
 from medmamba.io.dicom.check import check, of_masks, of_structure_set
@@ -150,7 +150,8 @@ def _general(source: Dataset, making: Making) -> FileDataset:
     """All but the structures: patient, study, series, equipment, the set."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # Explicit syntaxes have no room for a contour of more than 65534 characters.
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian
     made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     for keyword in _OF_PATIENT_AND_STUDY:
         if keyword in source:

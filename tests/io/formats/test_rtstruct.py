@@ -143,6 +143,17 @@ def test_label_map_is_written_and_an_empty_structure_named(enhanced: bool, tmp_p
     assert frames == ({4, 5, 6, 7, 8} if enhanced else {None})
 
 
+def test_contour_of_more_points_than_explicit_syntaxes_hold_is_written(tmp_path: Path) -> None:
+    made = series(tmp_path / "series", shape=(96, 96), slices=2)
+    array = np.ones((1, *made.array().shape), np.uint8)
+    array[:, 1:-1:2, 1:-1:2] = 0  # a hole for every fourth pixel, all in one contour
+    volume = Volume(array, Geometry(array.shape[1:], made.affine))
+    path = tmp_path / "a.rtstruct.dcm"
+    io.write(volume, path, like=made.folder, labels=ONE)
+    first = pydicom.dcmread(path).ROIContourSequence[0].ContourSequence[0]
+    assert sum(len(str(number)) + 1 for number in first.ContourData) > 65534
+
+
 def test_contours_that_say_otherwise_than_the_mask_are_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
