@@ -53,7 +53,7 @@ def is_image(path: Path) -> bool:
         return True
     if not path.is_dir() or (found := _recognised(path)) is None:
         return False
-    return not found.suffixes or path.name.lower().endswith(suffixes())
+    return not found.suffixes or path.name.lower().endswith(map_suffixes())
 
 
 def is_scan(path: Path) -> bool:
