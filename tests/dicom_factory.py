@@ -247,7 +247,7 @@ def series(  # a keyword for everything that may be odd about a series
         **dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate", "AcquisitionDate"), "20240229"),
         **dict.fromkeys(("StudyTime", "SeriesTime", "ContentTime", "AcquisitionTime"), "101112"),
         **OF_ALL,
-        **OF_MODALITY[modality],
+        **({} if enhanced else OF_MODALITY[modality]),
         "SliceThickness": step_mm,
         "PhotometricInterpretation": photometric,
         "SamplesPerPixel": 1,

@@ -144,9 +144,7 @@ def multi_frame(
     """An enhanced image: what all frames share once, position and scaling of each its own."""
     dataset = Dataset()
     dataset.update(common)
-    for keyword in ("Laterality", "MRAcquisitionType"):
-        if keyword in dataset:
-            delattr(dataset, keyword)
+    del dataset.Laterality
     letters = dataset.Modality
     kind = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]  # of what is made up, the standard asks for less
     properties = {
