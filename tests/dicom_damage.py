@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset
 
+from tests import dicom_factory as factory
+
 Rng = np.random.Generator
+
+
+class Hang(BaseException):
+    """Nobody catches this."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Hang(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def exports(root: Path) -> dict[str, Path]:
+    """Sound exports of a few small files, a folder each, by their names."""
+    two = [factory.HEAD, factory.RAMP]
+    small = {"slices": 3, "shape": (12, 16)}
+    factory.series(root / "ct", **small)
+    factory.series(root / "implicit", syntax=uid.ImplicitVRLittleEndian, **small)
+    factory.series(root / "rle", syntax=uid.RLELossless, **small)
+    factory.series(root / "jpeg_ls", syntax=uid.JPEGLSLossless, **small)
+    factory.series(root / "deflated", syntax=uid.DeflatedExplicitVRLittleEndian, **small)
+    factory.series(root / "echoes", two, told_by="echo", modality="MR", **small)
+    factory.series(root / "enhanced", enhanced=True, **small)
+    factory.series(root / "enhanced_b", two, told_by="b_value", modality="MR", enhanced=True, **small)
+    factory.series(root / "tilt", tilt_deg=15, heights_mm=(0, 1, 3), shape=(12, 16))
+    mixed = factory.series(root / "mixed", **small)
+    factory.localizer(root / "mixed", mixed)
+    factory.ultrasound(root / "mixed" / "us.dcm", frames=2)
+    plain = factory.series(root / "for_cd", **small)
+    factory.medium(root / "cd", plain.files)
+    (root / "zip").mkdir()
+    factory.zipped(plain.folder, root / "zip" / "export.zip")
+    shutil.rmtree(plain.folder)
+    return {folder.name: folder for folder in sorted(root.iterdir())}
 
 
 def truncate(path: Path, rng: Rng) -> None:
@@ -199,3 +247,17 @@ MUTATIONS: list[Callable[[Path, Rng], None]] = [
         ),
     ),
 ]
+
+
+def damaged(sources: dict[str, Path], place: Path, seed: int) -> tuple[Path, str]:
+    """An export with damage in one of its files, or two, and what was done."""
+    rng = np.random.default_rng([20261128, seed])
+    name = list(sources)[seed % len(sources)]
+    mutate = MUTATIONS[(seed + seed // len(sources)) % len(MUTATIONS)]
+    export = place / "export"
+    shutil.copytree(sources[name], export)
+    files = sorted(file for file in export.rglob("*") if file.is_file())
+    for file in rng.choice(len(files), min(len(files), int(rng.integers(1, 3))), replace=False):
+        mutate(files[file], rng)
+    [target] = list(export.glob("*.zip")) or [export / "DICOMDIR" if rng.random() < 0.5 and name == "cd" else export]
+    return target, f"{mutate.__name__} of {name}, seed {seed}"

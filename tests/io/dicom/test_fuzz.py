@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import pytest
-from medmamba.io.dicom.inputs import Wanted, cases_of
-from medmamba.io.dicom.media import opened
-from medmamba.io.dicom.series import Choice, explore
-from pydicom import uid
 
 from medmamba import io
 from medmamba.errors import MedMambaError
+from medmamba.io.dicom.inputs import Wanted, cases_of
+from medmamba.io.dicom.media import opened
+from medmamba.io.dicom.series import Choice, explore
+from tests import dicom_damage
 from tests import dicom_factory as factory
 from tests.cli.remedies import run
-from tests.dicom_damage import MUTATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -31,65 +26,15 @@ FORESEEN = (0, 2, 3, 4)
 EVERY_DAY, EXHAUSTIVE = 40, 500
 
 
-class Hang(BaseException):
-    """Nobody catches this."""
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Hang(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders with an export each, of a few small files."""
-    root = tmp_path_factory.mktemp("sound")
-    two = [factory.HEAD, factory.RAMP]
-    small = {"slices": 3, "shape": (12, 16)}
-    factory.series(root / "ct", **small)
-    factory.series(root / "implicit", syntax=uid.ImplicitVRLittleEndian, **small)
-    factory.series(root / "rle", syntax=uid.RLELossless, **small)
-    factory.series(root / "jpeg_ls", syntax=uid.JPEGLSLossless, **small)
-    factory.series(root / "deflated", syntax=uid.DeflatedExplicitVRLittleEndian, **small)
-    factory.series(root / "echoes", two, told_by="echo", modality="MR", **small)
-    factory.series(root / "enhanced", enhanced=True, **small)
-    factory.series(root / "enhanced_b", two, told_by="b_value", modality="MR", enhanced=True, **small)
-    factory.series(root / "tilt", tilt_deg=15, heights_mm=(0, 1, 3), shape=(12, 16))
-    mixed = factory.series(root / "mixed", **small)
-    factory.localizer(root / "mixed", mixed)
-    factory.ultrasound(root / "mixed" / "us.dcm", frames=2)
-    plain = factory.series(root / "for_cd", **small)
-    factory.medium(root / "cd", plain.files)
-    (root / "zip").mkdir()
-    factory.zipped(plain.folder, root / "zip" / "export.zip")
-    shutil.rmtree(plain.folder)
-    return {folder.name: folder for folder in sorted(root.iterdir())}
+    found = dicom_damage.exports(tmp_path_factory.mktemp("sound"))
+    run("scan", found["ct"])  # what commands import is no part of the time that they get
+    return found
 
 
 CHOICES = (Choice(), Choice(uneven="resample", tilt="resample", phase="1", duplicates="first"))
-
-
-def damaged(sources: dict[str, Path], place: Path, seed: int) -> tuple[Path, str]:
-    """An export with damage in one of its files, or two, and what was done."""
-    rng = np.random.default_rng([20261128, seed])
-    name = list(sources)[seed % len(sources)]
-    mutate = MUTATIONS[(seed + seed // len(sources)) % len(MUTATIONS)]
-    export = place / "export"
-    shutil.copytree(sources[name], export)
-    files = sorted(file for file in export.rglob("*") if file.is_file())
-    for file in rng.choice(len(files), min(len(files), int(rng.integers(1, 3))), replace=False):
-        mutate(files[file], rng)
-    [target] = list(export.glob("*.zip")) or [export / "DICOMDIR" if rng.random() < 0.5 and name == "cd" else export]
-    return target, f"{mutate.__name__} of {name}, seed {seed}"
 
 
 def read_all(export: Path, place: Path, choice: Choice) -> None:
@@ -116,9 +61,9 @@ def check_words(error: Exception) -> None:
 
 
 def survive(sources: dict[str, Path], place: Path, seed: int) -> None:
-    export, what = damaged(sources, place, seed)
+    export, what = dicom_damage.damaged(sources, place, seed)
     try:
-        with within(HANGS_AFTER_S):
+        with dicom_damage.within(HANGS_AFTER_S):
             code, said = run("scan", export, "--json")
         assert code in FORESEEN, f"exit code {code}: {said[-2000:]}"
         assert "Traceback" not in said
@@ -126,14 +71,14 @@ def survive(sources: dict[str, Path], place: Path, seed: int) -> None:
         for number, choice in enumerate(CHOICES):
             out = place / f"out{number}"
             try:
-                with within(HANGS_AFTER_S):
+                with dicom_damage.within(HANGS_AFTER_S):
                     read_all(export, out, choice)
             except (MedMambaError, OSError) as error:
                 check_words(error)
             for file in out.rglob("*"):
                 if file.is_file():
                     json.loads(file.read_text())
-    except (Exception, Hang) as error:
+    except (Exception, dicom_damage.Hang) as error:
         error.add_note(what)
         raise
 
