@@ -2,7 +2,7 @@
 # Of MONOCHROME1, some readers give the stored numbers, and others what they are turned into.
 #
 # Guessed: MONOCHROME1 says how to show an image (the smallest number is white), and readers give its numbers as they are.
-# Happens: pydicom, dcm2niix and MONAI's PydicomReader do. SimpleITK and highdicom give the largest number that can be
+# Happens: pydicom and dcm2niix do. SimpleITK and highdicom give the largest number that can be
 # stored minus each, before slope and intercept: 4095 - 1000 = 3095. The same scan, converted by dcm2niix and by SimpleITK,
 # has opposite contrast.
 #
