@@ -119,6 +119,7 @@ ELSEWHERE = {
     "itk.py": "writes into a temporary folder, from which files are moved",
     "_models.py": "likewise",
     "folder.py": "likewise",
+    "media.py": "unpacks into a temporary folder that goes with the process",
     "nnunet.py": "makes a whole folder under a temporary name",
     "train.py": "moves a whole run aside",
 }

@@ -16,7 +16,6 @@ from medmamba.errors import DataError, UsageError
 from medmamba.io.layouts import Folder, listing, settle, survey
 from medmamba.io.layouts.brats import Brats, holds_labels
 from medmamba.io.layouts.description import labels_by_value, labels_of_values_to_names, nnunet_labels
-from medmamba.io.layouts.description import labels_by_value, labels_of_values_to_names, nnunet_labels
 from medmamba.io.layouts.editions import EDITIONS, LABEL_SPELLINGS, find_edition, labels_of_edition
 from medmamba.io.layouts.names import ENDINGS, maps_in, split_ending
 from medmamba.io.manifest import MANIFEST, Made, Maker, Manifest
