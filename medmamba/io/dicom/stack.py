@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,11 +102,23 @@ def voxels_of(planes: Sequence[Plane]) -> NDArray[Any]:
         slices[number], scalings[number] = values, scaling
     if set(scalings) != {(1.0, 0.0)}:
         for number, (slope, intercept) in enumerate(scalings):
-            slices[number] = (slices[number] * np.float64(slope) + intercept).astype(np.float32)
+            slices[number] = _scaled(slices[number], slope, intercept, planes[number].file)
     depths = np.array([plane.depth_mm for plane in planes])
     if _lies_so(planes, grid):
         return np.stack(slices).transpose(2, 1, 0)
     return _resampled(slices, depths, _shifts(planes), grid)
+
+
+def _scaled(values: NDArray[Any], slope: float, intercept: float, path: Path) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        scaled = (values * np.float64(slope) + intercept).astype(np.float32)
+    if np.isinf(scaled).any():
+        raise ImageFileError(
+            path,
+            f"rescale slope {slope:g} and intercept {intercept:g} make numbers that are too large; the header is "
+            "damaged, export the series again",
+        )
+    return scaled
 
 
 def _lies_so(planes: Sequence[Plane], grid: _Grid) -> bool:

@@ -83,7 +83,11 @@ def survive(sources: dict[str, Path], place: Path, seed: int) -> None:
         raise
 
 
-@pytest.mark.parametrize("seed", range(EVERY_DAY))
+#: A slope of 1e308.
+LARGE_NUMBERS = 385
+
+
+@pytest.mark.parametrize("seed", [*range(EVERY_DAY), LARGE_NUMBERS])
 def test_damage_is_told_in_words(sources: dict[str, Path], tmp_path: Path, seed: int) -> None:
     survive(sources, tmp_path, seed)
 
