@@ -96,7 +96,7 @@ def voxels_of(planes: Sequence[Plane]) -> NDArray[Any]:
         OSError: if a file cannot be read.
     """
     grid = _grid(planes)
-    slices = [np.empty(0)] * len(planes)
+    slices: list[NDArray[Any]] = [np.empty(0)] * len(planes)
     scalings = [(1.0, 0.0)] * len(planes)
     for number, values, scaling in _decoded(planes):
         slices[number], scalings[number] = values, scaling
