@@ -14,6 +14,9 @@ from medmamba.plans.plan import Plan
 from tests import dicom_factory as factory
 from tests.cli.remedies import run
 
+#: A DICOM series has DICOM SEG as its segmentation otherwise, which holds the patient as the series does.
+NIFTI = ("--format", "nii.gz", "--device", "cpu")
+
 
 @pytest.fixture(scope="module")
 def model(trained: tuple[Path, str]) -> Path:
@@ -81,7 +84,7 @@ def test_prediction_from_dicom_is_that_from_the_nifti_made_of_it(tmp_path: Path,
     (tmp_path / "nifti").mkdir()
     sitk.WriteImage(sitk.ReadImage(names), str(tmp_path / "nifti" / "anna.nii.gz"))
     for source in (tmp_path / "export", tmp_path / "nifti", made.folder):
-        code, said = run("predict", "-i", source, "-o", tmp_path / f"of {source.name}", "-m", model, "--device", "cpu")
+        code, said = run("predict", "-i", source, "-o", tmp_path / f"of {source.name}", "-m", model, *NIFTI)
         assert code == 0, said
     ours, theirs, alone = (
         io.read_label(tmp_path / f"of {name}" / "anna.nii.gz") for name in ("export", "nifti", "anna")
@@ -94,7 +97,7 @@ def test_prediction_from_dicom_is_that_from_the_nifti_made_of_it(tmp_path: Path,
 def test_finished_series_of_a_zip_is_not_segmented_again(tmp_path: Path, model: Path) -> None:
     made = factory.series(tmp_path / "export", shape=(20, 18), slices=12)
     archive = factory.zipped(made.folder, tmp_path / "a.zip")
-    command = ("predict", "-i", archive, "-o", tmp_path / "out", "-m", model, "--device", "cpu")
+    command = ("predict", "-i", archive, "-o", tmp_path / "out", "-m", model, *NIFTI)
     assert "1 predicted" in run(*command)[1]
     assert "1 finished earlier" in run(*command)[1]
     assert (tmp_path / "out" / f"{made.uid}.nii.gz").is_file()
@@ -103,7 +106,7 @@ def test_finished_series_of_a_zip_is_not_segmented_again(tmp_path: Path, model: 
 def test_other_phase_is_another_segmentation(tmp_path: Path, model: Path) -> None:
     contents = [factory.HEAD, factory.RAMP]
     factory.series(tmp_path / "export", contents, shape=(20, 18), slices=12, enhanced=True)
-    command = ("predict", "-i", tmp_path / "export", "-o", tmp_path / "out", "-m", model, "--device", "cpu")
+    command = ("predict", "-i", tmp_path / "export", "-o", tmp_path / "out", "-m", model, *NIFTI)
     code, said = run(*command)
     assert (code, "--phase 1" in said) == (3, True)
     assert not (tmp_path / "out").exists()
@@ -112,11 +115,20 @@ def test_other_phase_is_another_segmentation(tmp_path: Path, model: Path) -> Non
     assert "predicted again" in run(*command, "--phase", "2")[1]
 
 
+def test_phase_of_one_file_is_not_written_as_seg(tmp_path: Path, model: Path) -> None:
+    contents = [factory.HEAD, factory.RAMP]
+    factory.series(tmp_path / "export", contents, shape=(20, 18), slices=12, enhanced=True)
+    out = tmp_path / "out"
+    code, said = run("predict", "-i", tmp_path / "export", "-o", out, "-m", model, "--device", "cpu", "--phase", "1")
+    assert (code, "give --format nii.gz" in said) == (3, True)
+    assert not [file for file in out.rglob("*") if "".join(file.suffixes[-2:]) in (".seg.dcm", ".nii.gz")]
+
+
 def test_nobody_is_named_in_tables_messages_and_files(
     export: tuple[Path, factory.Made, factory.Made], tmp_path: Path, model: Path
 ) -> None:
     path, good, bad = export
-    predict = ("predict", "-i", path, "-o", tmp_path / "out", "-m", model, "--device", "cpu")
+    predict = ("predict", "-i", path, "-o", tmp_path / "out", "-m", model, *NIFTI)
     said = [
         run("--verbose", "scan", path)[1],
         run("scan", path, "--json", "--model", model)[1],

@@ -116,6 +116,17 @@ def _as_source(path: Path, masks: NDArray[Any], planes: Sequence[Plane], sources
         return masks
     if len(sources) > 1:
         raise ImageFileError(path, "the source is of several multi-frame files; take one of them, or write NIfTI")
+    places = [
+        tuple(group.PlanePositionSequence[0].ImagePositionPatient)
+        for group in sources[0].get("PerFrameFunctionalGroupsSequence", ())
+        if "PlanePositionSequence" in group
+    ]
+    if len(set(places)) < len(places):
+        raise ImageFileError(
+            path,
+            "the source is one file with several frames at each place (time points, echoes), to which highdicom writes "
+            "no SEG; give --format nii.gz",
+        )
     frames = np.zeros((len(masks), int(sources[0].NumberOfFrames), *masks.shape[2:]), masks.dtype)
     frames[:, [plane.frame or 0 for plane in planes]] = masks
     return frames
