@@ -35,7 +35,7 @@ def predict(sources: dict[str, Path], run_folder: Path, place: Path, seed: int) 
         code, said = run("predict", "-i", export, "-o", out, "-m", run_folder, "--device", "cpu", *more)
     assert code in (0, 2, 3, 4), f"{what}: {said}"
     assert not [secret for secret in factory.SECRETS if secret in said], what
-    masks = [file for file in out.rglob("*.nii.gz") if file.is_file()]
+    masks = [file for ending in (".nii.gz", ".seg.dcm") for file in out.rglob(f"*{ending}") if file.is_file()]
     for mask in masks:
         io.read(mask)
     assert masks or code != 0, f"{what}: {said}"

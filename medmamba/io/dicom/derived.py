@@ -22,7 +22,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage, generate_uid
 
 from medmamba.io.dicom.codes import Coding
-from medmamba.io.dicom.instances import DAMAGED, damage, is_dicom
+from medmamba.io.dicom.instances import DAMAGED, damage, is_dicom, is_of_system
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.dicom.selection import is_selection, series_of
 from medmamba.io.errors import ImageFileError
@@ -154,7 +154,18 @@ def headers(planes: Sequence[Plane], making: Making) -> tuple[Dataset, ...]:
     """
     files = dict.fromkeys(plane.file for plane in planes)
     with quiet():
-        return tuple(_completed(file, pydicom.dcmread(file, stop_before_pixels=True), making) for file in files)
+        return tuple(_header(file, making) for file in files)
+
+
+def _header(path: Path, making: Making) -> Dataset:
+    try:
+        return _completed(path, pydicom.dcmread(path, stop_before_pixels=True), making)
+    except ImageFileError:
+        raise
+    except DAMAGED as error:
+        if is_of_system(error):
+            raise
+        raise ImageFileError(path, f"its header is damaged ({damage(error)}); export the series again") from error
 
 
 def _completed(path: Path, dataset: Dataset, making: Making) -> Dataset:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from pydicom.uid import generate_uid
 from medmamba.errors import UsageError
 from medmamba.io.dicom.codes import Coding, Term, codings
 from medmamba.io.dicom.derived import Making, headers, name_of, quiet, step_mm
+from medmamba.io.dicom.instances import DAMAGED, damage, is_of_system
 from medmamba.io.dicom.planes import Plane, masks_on_planes
 from medmamba.io.errors import ImageFileError
 from medmamba.labels import Labels
@@ -85,7 +87,7 @@ def segmentation(
     frames = _as_source(path, masks, planes, sources)
     first, step = planes[0], step_mm(planes)
     thickness = step or abs(float(sources[0].get("SliceThickness") or 1))
-    with quiet():
+    with quiet(), _sound_source(path):
         made = Segmentation(
             source_images=sources,
             pixel_array=np.moveaxis(frames, 0, -1) if frames.dtype == np.float32 else _stacked(frames, kind),
@@ -108,6 +110,21 @@ def segmentation(
         )
     _add_what_highdicom_leaves_out(made, labels, making)
     return made
+
+
+@contextmanager
+def _sound_source(path: Path) -> Iterator[None]:
+    """Highdicom copies attributes of the source, and says in its own way what is wrong with them."""
+    try:
+        yield
+    except DAMAGED as error:
+        if is_of_system(error):
+            raise
+        raise ImageFileError(
+            path,
+            f"a header of the source is damaged ({damage(error)}), so that no SEG can refer to it; export the series "
+            "again, or give --format nii.gz",
+        ) from error
 
 
 def _as_source(path: Path, masks: NDArray[Any], planes: Sequence[Plane], sources: Sequence[Dataset]) -> NDArray[Any]:
