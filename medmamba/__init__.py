@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medmamba.case import Case, Dataset, Split
+    from medmamba.case import Case, Dataset, Pair, Split
     from medmamba.labels import Label, Labels
     from medmamba.volume import Geometry, Volume
 
     __version__: str
 
-__all__ = ["Case", "Dataset", "Geometry", "Label", "Labels", "Split", "Volume", "__version__"]
+__all__ = ["Case", "Dataset", "Geometry", "Label", "Labels", "Pair", "Split", "Volume", "__version__"]
 
 _HOMES = {
     "Case": "case",
@@ -20,6 +20,7 @@ _HOMES = {
     "Geometry": "volume",
     "Label": "labels",
     "Labels": "labels",
+    "Pair": "case",
     "Split": "case",
     "Volume": "volume",
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from medmamba.errors import DataError
 from medmamba.labels import Labels
@@ -19,6 +20,8 @@ class Case:
         images: one file per channel in the order of the data set's channels, or a single file that holds all.
         label: the reference segmentation, where there is one.
         patient: whose it is, where several cases may be of one; they stay on one side of every fold. Empty: its own.
+        points: its landmarks, where there are any, see `medmamba.io.points`.
+        mask: where the image counts in registration; None: everywhere.
 
     Raises:
         DataError: if there is no id or no image.
@@ -28,6 +31,8 @@ class Case:
     images: tuple[Path, ...]
     label: Path | None = None
     patient: str = ""
+    points: Path | None = None
+    mask: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not self.images:
@@ -37,8 +42,48 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Images and, where there is one, the label."""
-        return self.images if self.label is None else (*self.images, self.label)
+        """Images and, where there are some, label, mask and landmarks."""
+        return (*self.images, *(file for file in (self.label, self.mask, self.points) if file is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two images to be registered.
+
+    Args:
+        id: what the pair is called everywhere.
+        fixed: whose grid the registered image comes onto.
+        moving: which is brought there.
+    """
+
+    id: str
+    fixed: Case
+    moving: Case
+
+    @property
+    def cases(self) -> tuple[Case, Case]:
+        """Fixed, then moving."""
+        return self.fixed, self.moving
+
+
+#: Which of the pairs with an atlas: each image brought to it, it to each image, or both.
+Direction = Literal["to_atlas", "from_atlas", "both"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """How a folder's images become pairs; nothing here says: all ordered pairs of one folder.
+
+    Args:
+        moving: a second folder, whose images are brought to those of the same name; as it was given, or relative to the
+            first one.
+        atlas: id of the one image that all others are paired with.
+        direction: of the pairs with an atlas.
+    """
+
+    moving: str = ""
+    atlas: str = ""
+    direction: Direction = "to_atlas"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +134,8 @@ class Dataset:
     Args:
         name: name of the data set.
         root: its folder.
-        layout: how the folder is organised: ``nnunet``, ``nnunet-v1``, ``msd``, ``folders`` or ``brats`` (see
-            datasets.md).
+        layout: how the folder is organised: ``nnunet``, ``nnunet-v1``, ``msd``, ``folders`` or ``brats``, or ``pairs``
+            (see datasets.md).
         channels: names of the image channels, in order; they decide the normalisation (``CT`` is Hounsfield units).
         labels: what the values in label maps mean.
         training: cases with a reference segmentation, sorted by id.
@@ -99,6 +144,9 @@ class Dataset:
         splits: folds the author fixed, or empty.
         is_described: a dataset.json says what there should be; without, the label maps alone tell of labels.
         edition: of BraTS, whose labels these are; empty for other data sets.
+        pairs: of cases, where it is for registration.
+        pairing: how they came about.
+        atlas: id of the case that is in all pairs, and on both sides of every fold; empty if there is none.
 
     Raises:
         DataError: if the folds cannot be trained with, see `split_problems`.
@@ -115,6 +163,9 @@ class Dataset:
     splits: tuple[Split, ...] = ()
     is_described: bool = True
     edition: str = ""
+    pairs: tuple[Pair, ...] = ()
+    pairing: Pairing = field(default_factory=Pairing)
+    atlas: str = ""
 
     def __post_init__(self) -> None:
         problems = split_problems(self.splits, {case.id for case in self.training})

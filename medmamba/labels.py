@@ -136,6 +136,10 @@ class Labels:
         return np.where(found, places, values).astype(np.int16)
 
 
+#: Of a data set without label maps, where some labels are asked for: pairs of images alone.
+UNLABELLED = Labels(foreground=(Label(name="unlabelled", values=(1,)),))
+
+
 def integer_type(low: int, high: int) -> np.dtype[Any]:
     """The smallest integer type from ``low`` to ``high``, unsigned unless ``low`` is negative.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from medmamba.case import Pairing
 from medmamba.errors import DataError
 from medmamba.labels import Labels
 from medmamba.records import from_json, read_json, to_json, write_json
@@ -26,7 +27,16 @@ from medmamba.records import from_json, read_json, to_json, write_json
 SCHEMA = 1
 
 Configuration = Literal["2d", "3d_fullres"]
-Normalization = Literal["zscore", "ct", "none", "rescale_0_1", "rgb_0_1"]
+Normalization = Literal["zscore", "ct", "none", "rescale_0_1", "rgb_0_1", "percentiles", "window"]
+Task = Literal["segmentation", "registration"]
+Optimizer = Literal["sgd", "adam"]
+#: How far images are brought together before a network sees them.
+AffineKind = Literal["none", "centres", "rigid", "affine"]
+Similarity = Literal["lncc", "mse", "mi", "mind"]
+Smoothness = Literal["diffusion", "bending"]
+
+
+_REGISTRATION = ("has no use for", "needs")
 
 
 class _Rule(NamedTuple):
@@ -201,6 +211,7 @@ class TrainSettings:
         in_plane_augmentation: rotate, scale and deform a 3D patch within its slices only (across the first network
             axis), because its slices lie too far apart to be mixed.
         seed: of everything random.
+        optimizer: SGD with Nesterov momentum, or Adam, of which ``momentum`` is the first beta.
     """
 
     batch_size: int
@@ -219,6 +230,7 @@ class TrainSettings:
     rotation_degrees: float = 30.0
     in_plane_augmentation: bool = False
     seed: int = 1234
+    optimizer: Optimizer = "sgd"
 
     def __post_init__(self) -> None:
         _check(
@@ -255,6 +267,49 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationPlan:
+    """What a registration is trained for, and how its images are brought together before.
+
+    Args:
+        similarity: of the moved and the fixed image: local normalised cross-correlation, mean squared error, global
+            mutual information, or MIND-SSC, which compares contrasts of different kinds.
+        similarity_weight: in the loss; so are the others.
+        smoothness: of the velocity: squared first derivatives, or second ones, which let affine motion be.
+        smoothness_weight: of it.
+        jacobian_weight: of folds.
+        dice_weight: of the Dice of warped labels.
+        features_weight: of MambaMorph's contrastive loss of features, for networks that give some.
+        inverse_weight: of how far forth and back lead past the start.
+        structures_per_step: of the labels, so many are drawn for the Dice of a step.
+        affine: alignment of images before the network: none, by centres of mass, rigid or affine by mutual information.
+        reference: id of the subject that all images are brought to; empty where each moving image is brought to its own
+            fixed one.
+        pairing: how images become pairs; where a second folder lies is not part of the digest.
+    """
+
+    similarity: Similarity = "lncc"
+    similarity_weight: float = 1.0
+    smoothness: Smoothness = "diffusion"
+    smoothness_weight: float = 1.0
+    jacobian_weight: float = 0.0
+    dice_weight: float = 0.0
+    features_weight: float = 0.0
+    inverse_weight: float = 0.0
+    structures_per_step: int = 16
+    affine: AffineKind = "affine"
+    reference: str = ""
+    pairing: Pairing = field(default_factory=Pairing)
+
+    def __post_init__(self) -> None:
+        weights = ("similarity", "smoothness", "jacobian", "dice", "features", "inverse")
+        _check(self, **dict.fromkeys((f"{name}_weight" for name in weights), _COUNT), structures_per_step=_SOME)
+        if not (self.similarity_weight or self.dice_weight):
+            raise DataError(
+                "a registration needs a similarity_weight or a dice_weight above 0: nothing pulls otherwise"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything between a folder of scans and a trained network.
 
@@ -277,6 +332,10 @@ class Plan:
             the labels are.
         channel_rules: channel -> regular expression that tells its series in an export in DICOM, by modality,
             description, protocol and sequence; not part of the digest, for it changes nothing in a network.
+        task: what the network is for. In registration, channels are those of the fixed and of the moving image, axes
+            are those of the working grid (closest to R, A, S), ``spacing_mm`` is its spacing, ``median_shape`` the
+            median size of the images on it, and patches are whole images where memory allows.
+        registration: the rest of what a registration needs; None in segmentation.
         schema: version of this format.
     """
 
@@ -296,6 +355,8 @@ class Plan:
     file_ending: str = ".nii.gz"
     edition: str = ""
     channel_rules: dict[str, str] = field(default_factory=dict)
+    task: Task = "segmentation"
+    registration: RegistrationPlan | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -314,6 +375,15 @@ class Plan:
         if not set(self.train.mirror_axes) <= set(range(self.topology.dims)):
             raise DataError(f"mirror_axes must be of axes 0 to {self.topology.dims - 1}, got {self.train.mirror_axes}")
         _check_rules(self.channel_rules, [channel.name for channel in self.channels])
+        if (self.task == "registration") != (self.registration is not None):
+            raise DataError(
+                f"a plan for {self.task} {_REGISTRATION[self.registration is None]} the part 'registration'"
+            )
+        if self.task == "registration" and (len(self.channels) != 2 or self.topology.dims != 3):
+            raise DataError(
+                "a plan for registration has two channels, of the fixed and of the moving image, and a 3D patch, got "
+                f"{len(self.channels)} and {self.topology.patch_size}"
+            )
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -333,11 +403,21 @@ class Plan:
         """Twelve hexadecimal digits that change with every decision, and not with the place of the data."""
         decided = to_json(replace(self, dataset_root=""))
         del decided["edition"], decided["channel_rules"]
+        if self.registration is None:  # digests of plans made before there was anything but segmentation
+            del decided["task"], decided["registration"]
+        else:
+            decided["registration"]["pairing"]["moving"] = bool(self.registration.pairing.moving)
+        if self.train.optimizer == "sgd":
+            del decided["train"]["optimizer"]
         return _digest(decided)
 
     def preprocessing_digest(self) -> str:
         """As `digest`, of those decisions alone that preprocessed cases depend on."""
-        return _digest((self.schema, self.channels, self.labels, self.axes, self.spacing_mm, self.resampling))
+        decided = (self.schema, self.channels, self.labels, self.axes, self.spacing_mm, self.resampling)
+        if self.registration is None:
+            return _digest(decided)
+        together = (self.registration.affine, self.registration.reference, self.topology.total_stride)
+        return _digest((*decided, *together))
 
     def override(self, key: str, value: Any) -> Plan:
         """A plan with one field changed, e.g. ``plan.override("train.epochs", 250)``.

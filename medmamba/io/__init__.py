@@ -1,6 +1,6 @@
 """Images and data sets on disk: formats in `medmamba.io.formats`, layouts in `medmamba.io.layouts`, one table each."""
 
-from medmamba.io.datasets import find_inputs, open_dataset
+from medmamba.io.datasets import find_inputs, open_dataset, open_pairs
 from medmamba.io.errors import DatasetError, ImageFileError
 from medmamba.io.images import (
     files,
@@ -15,16 +15,19 @@ from medmamba.io.images import (
     suffixes,
     write,
 )
+from medmamba.io.layouts.pairs import find_pairs
 
 __all__ = [
     "DatasetError",
     "ImageFileError",
     "files",
     "find_inputs",
+    "find_pairs",
     "is_image",
     "is_scan",
     "map_suffixes",
     "open_dataset",
+    "open_pairs",
     "read",
     "read_case",
     "read_channels",

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from medmamba.case import Case, Dataset
+from medmamba.case import Case, Dataset, Pair, Pairing
 from medmamba.errors import DataError
 from medmamba.files import content_digest
 from medmamba.io import images as image_files
@@ -21,9 +21,10 @@ from medmamba.io.dicom.media import is_medium
 from medmamba.io.errors import DatasetError
 from medmamba.io.layouts import LAYOUTS, Survey, brats, names, survey
 from medmamba.io.layouts.folders import channels_of_files
+from medmamba.io.layouts.pairs import SIDES, survey_pairs
 from medmamba.io.manifest import Manifest
 from medmamba.io.remarks import tell
-from medmamba.labels import Labels
+from medmamba.labels import UNLABELLED, Labels
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,69 @@ def open_dataset(path: Path, *, edition: str = "") -> Dataset:
     tell(found.remarks)
     if found.labels is None:
         found.labels = _labels_of_maps(found)
-    return Dataset(**{each.name: getattr(found, each.name) for each in fields(Dataset)})
+    return Dataset(**{each.name: getattr(found, each.name) for each in fields(Dataset) if hasattr(found, each.name)})
+
+
+def open_pairs(path: Path, pairing: Pairing | None = None, *, labels: Labels | None = None) -> Dataset:
+    """The pairs of a table or of folders as a data set for registration; label maps alone are opened.
+
+    Its cases are the images, each once. Those of one patient, and where pairs are few and far between those of one
+    pair, are of one ``patient``, so that folds keep them together. The one image that all pairs share is the atlas.
+
+    Args:
+        path: a table that ends in ``.csv``, or a folder.
+        pairing: how images of folders become pairs, see `medmamba.io.layouts.pairs.find_pairs`.
+        labels: what their label maps hold, where that is known: then none is opened.
+
+    Raises:
+        FileNotFoundError: if there is nothing of that name.
+        DatasetError: for anything that is wrong with the pairs.
+    """
+    found = survey_pairs(path, pairing)
+    found.refuse()
+    tell(found.remarks)
+    shared = set.intersection(*({case.id for case in pair.cases} for pair in found.pairs)) if found.pairs else set()
+    atlas = found.pairing.atlas or (shared.pop() if len(shared) == 1 and len(found.pairs) > 1 else "")
+    patients = _kept_together(found.cases, found.pairs, atlas)
+    cases = {case.id: replace(case, patient=patients[case.id]) for case in found.cases}
+    maps = [case.label for case in found.cases if case.label is not None]
+    if labels is None:
+        labels = (found.labels or _labels_of_values(maps, path)) if maps else UNLABELLED
+    return Dataset(
+        name=found.name,
+        root=found.root,
+        layout="pairs",
+        channels=SIDES,
+        labels=labels,
+        training=tuple(cases.values()),
+        pairs=tuple(replace(pair, fixed=cases[pair.fixed.id], moving=cases[pair.moving.id]) for pair in found.pairs),
+        pairing=found.pairing,
+        atlas=atlas,
+        is_described=found.labels is not None,
+    )
+
+
+def _kept_together(cases: Sequence[Case], pairs: Sequence[Pair], atlas: str) -> dict[str, str]:
+    """The patient of each case by its id: its own, or one for all that are bound by pairs.
+
+    Where pairs bind more than half of the cases to one another, as when each is paired with each, they bind nobody:
+    pairs across a fold are left out then.
+    """
+    patients = {case.id: case.patient or case.id for case in cases}
+    groups = dict(zip(patients.values(), patients.values(), strict=True))
+
+    def root(patient: str) -> str:
+        while groups[patient] != patient:
+            patient = groups[patient]
+        return patient
+
+    for pair in pairs:
+        if atlas not in (pair.fixed.id, pair.moving.id):
+            first, second = sorted(root(patients[case.id]) for case in pair.cases)
+            groups[second] = first
+    bound = {case: root(patient) for case, patient in patients.items()}
+    largest = max(map(list(bound.values()).count, set(bound.values())), default=0)
+    return bound if 2 * largest <= len(bound) else patients
 
 
 def find_inputs(
@@ -182,9 +245,13 @@ def _without_segmentations(folder: Path, images: list[Path]) -> list[Path]:
 
 def _labels_of_maps(found: Survey) -> Labels:
     """In plain folders nothing says what values mean, so each one that occurs is a structure."""
-    maps = [case.label for case in found.training if case.label is not None]
+    return _labels_of_values([case.label for case in found.training if case.label is not None], found.root / "labels")
+
+
+def _labels_of_values(maps: Sequence[Path], place: Path) -> Labels:
+    """A structure for each value that occurs in label maps."""
     values = {value for path in maps for value in np.unique(image_files.read_label(path).array).tolist()}
     try:
         return Labels.of_values(values)
     except DataError as error:
-        raise DatasetError(f"{found.root / 'labels'}: {error}") from error
+        raise DatasetError(f"{place}: {error}") from error

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from medmamba import Label, Labels
+from medmamba.case import Pairing
 from medmamba.errors import DataError
 from medmamba.plans.plan import (
     ChannelPlan,
     IntensityStatistics,
     NetworkPlan,
     Plan,
+    RegistrationPlan,
     Resampling,
     Topology,
     TrainSettings,
@@ -240,3 +242,35 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_json({"a": float("nan")}, path)
     assert read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def registration(**changes: Any) -> Plan:
+    plan = replace(PLAN, channels=PLAN.channels * 2, task="registration", registration=RegistrationPlan(**changes))
+    return replace(plan, train=replace(plan.train, optimizer="adam"))
+
+
+def test_a_plan_for_registration_has_two_images_and_its_own_part(tmp_path: Path) -> None:
+    plan = registration(similarity="mind", pairing=Pairing(moving="../mr"))
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    with pytest.raises(DataError, match="two channels"):
+        replace(plan, channels=PLAN.channels)
+    with pytest.raises(DataError, match="registration needs the part 'registration'"):
+        replace(plan, registration=None)
+    with pytest.raises(DataError, match="segmentation has no use for the part"):
+        replace(plan, task="segmentation")
+    with pytest.raises(DataError, match="nothing pulls"):
+        registration(similarity_weight=0.0)
+    with pytest.raises(DataError, match="smoothness_weight must be 0 or more, got -1"):
+        registration(smoothness_weight=-1.0)
+
+
+def test_digests_of_registration_see_its_decisions_and_not_where_the_second_folder_lies() -> None:
+    plan = registration(pairing=Pairing(moving="../mr"))
+    assert plan.digest() == registration(pairing=Pairing(moving="elsewhere")).digest()
+    assert plan.digest() != registration().digest()
+    assert plan.override("registration.smoothness_weight", 2).digest() != plan.digest()
+    assert plan.override("train.optimizer", "sgd").digest() != plan.digest()
+    prepared = plan.preprocessing_digest()
+    assert plan.override("registration.affine", "rigid").preprocessing_digest() != prepared
+    assert plan.override("registration.smoothness_weight", 2).preprocessing_digest() == prepared

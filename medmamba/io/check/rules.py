@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from medmamba.case import some, split_problems
 from medmamba.io.check.findings import Finding
 from medmamba.io.layouts.layout import Survey
+from medmamba.io.layouts.names import id_problem
 from medmamba.io.regions import lost_values, order_remedy
 from medmamba.labels import Labels
 
-#: Names of files are made of ids; file systems allow 255 bytes.
-LONGEST_ID_BYTES = 200
 #: Names of files may not hold these on Windows.
 NOT_ON_WINDOWS = '<>:"|?*'
 
@@ -71,24 +70,3 @@ def _check_ids(dataset: Survey) -> Iterator[Finding]:
             files = [str(case.images[0]) for case in dataset.training if case.id == alike[0]]
             message = f"case id {alike[0]} occurs {len(alike)} times ({some(files)}); give each file a name of its own"
             yield Finding("error", "ids-collide", message)
-
-
-def id_problem(case: str) -> str:
-    """Why no file can be called after a case id; empty when all is well.
-
-    >>> id_problem("site A/p0")
-    "holds '/', which divides folders"
-    >>> id_problem("Müller_07")
-    ''
-    """
-    for divider in "/\\":
-        if divider in case:
-            return f"holds {divider!r}, which divides folders"
-    if any(unicodedata.category(letter) == "Cc" for letter in case):
-        return "holds a control character"
-    if case.startswith("."):
-        return "begins with a dot, as hidden files do, which are passed over"
-    if not case.strip():
-        return "is blank"
-    length = len(case.encode("utf-8", "surrogateescape"))
-    return f"is {length} bytes long, more than {LONGEST_ID_BYTES}" if length > LONGEST_ID_BYTES else ""

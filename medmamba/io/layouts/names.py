@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ ENDINGS = map_suffixes()
 SEGMENTATIONS = (".seg.nrrd", ".seg.dcm", ".rtstruct.dcm")
 #: Of contours, which are no label maps.
 CONTOURS = ".rtstruct.dcm"
+#: Names of files are made of ids; file systems allow 255 bytes.
+LONGEST_ID_BYTES = 200
 #: nnU-Net's mark of a channel at the end of a file's stem.
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -123,3 +126,24 @@ def refuse_doubles(folder: Path, paths: Iterable[Path], cases: dict[str, dict[in
             f"{folder} holds files for which there is a second one of the same case and channel: "
             f"{', '.join(doubles[:10])}; remove one of the two"
         )
+
+
+def id_problem(case: str) -> str:
+    """Why no file can be called after a case id; empty when all is well.
+
+    >>> id_problem("site A/p0")
+    "holds '/', which divides folders"
+    >>> id_problem("Müller_07")
+    ''
+    """
+    for divider in "/\\":
+        if divider in case:
+            return f"holds {divider!r}, which divides folders"
+    if any(unicodedata.category(letter) == "Cc" for letter in case):
+        return "holds a control character"
+    if case.startswith("."):
+        return "begins with a dot, as hidden files do, which are passed over"
+    if not case.strip():
+        return "is blank"
+    length = len(case.encode("utf-8", "surrogateescape"))
+    return f"is {length} bytes long, more than {LONGEST_ID_BYTES}" if length > LONGEST_ID_BYTES else ""
