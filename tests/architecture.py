@@ -80,7 +80,7 @@ WITHIN = {
         "plan",
     ),
     "prediction": ("predictor", "*"),
-    "tasks": ("*", "losses", "__init__"),
+    "tasks": ("*", "losses separable", "__init__"),
     "training": ("fold", "trainer", "*"),
 }
 #: Names, as in the tables -> what they know nothing of, though it stands no higher.
