@@ -153,3 +153,25 @@ def integer_type(low: int, high: int) -> np.dtype[Any]:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return np.dtype(kind)
     raise OverflowError(f"no integer type holds {low} and {high}")
+
+
+def looks_like_labels(array: NDArray[Any]) -> bool:
+    """Whether voxels (C, I, J, K) are whole numbers from 0 that neighbours mostly share, as those of no image.
+
+    What the most common value fills does not count: it may be the background of an image as well.
+
+    >>> looks_like_labels(np.repeat(np.arange(6), 50).reshape(1, 30, 10, 1))
+    True
+    """
+    if array.min() < 0 or not np.array_equal(array, np.round(array)):
+        return False
+    values, counts = np.unique(array, return_counts=True)
+    marked = array != values[counts.argmax()]
+    return len(values) == 1 or max(_shared(array, marked, axis) for axis in (1, 2, 3)) > 0.5
+
+
+def _shared(array: NDArray[Any], marked: NDArray[np.bool_], axis: int) -> float:
+    """Of the marked voxels that have a next one along an axis, the share that it has the value of."""
+    first, second = (np.moveaxis(array, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+    asked = np.moveaxis(marked, axis, 0)[:-1]
+    return float((first == second)[asked].mean()) if asked.any() else 0.0

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from medmamba.errors import UsageError
 from medmamba.volume import SLAB_VOXELS, FloatArray, Geometry, Volume
 
 #: How values between voxels are found: "linear"; "nearest", of the closest voxel; "label", the label that has the
@@ -98,7 +99,7 @@ class Field:
         return np.concatenate([np.empty((0, 3)), *map(self._points, _chunks(mm))])
 
     def _points(self, mm: FloatArray) -> FloatArray:
-        index = _index(self.geometry, mm)
+        index = voxel_positions(self.geometry, mm)
         inside = is_inside(index, self.geometry)
         moved = np.array(mm, dtype=np.float64)
         moved[inside] += _linear(self.vectors_mm, index[inside]).T
@@ -115,7 +116,8 @@ class Field:
     def _points_back(self, mm: FloatArray) -> FloatArray:
         found = self._solved(mm)
         beyond = ~(
-            is_inside(_index(self.geometry, found), self.geometry) | is_inside(_index(self.geometry, mm), self.geometry)
+            is_inside(voxel_positions(self.geometry, found), self.geometry)
+            | is_inside(voxel_positions(self.geometry, mm), self.geometry)
         )
         found[beyond] = mm[beyond]
         return found
@@ -132,7 +134,7 @@ class Field:
         todo = np.arange(len(mm))
         for _ in range(INVERSE_STEPS):
             at = found[todo]
-            off = at + _linear(self.vectors_mm, _index(self.geometry, at)).T - mm[todo]
+            off = at + _linear(self.vectors_mm, voxel_positions(self.geometry, at)).T - mm[todo]
             length = np.linalg.norm(off, axis=1)
             closer = length < missed[todo]
             best[todo[closer]], missed[todo[closer]], miss[todo[closer]] = at[closer], length[closer], off[closer]
@@ -207,6 +209,15 @@ class Transform:
             moved = step.inverse().points(moved) if isinstance(step, Affine) else step.points_back(moved)
         return moved
 
+    def beyond(self, mm: FloatArray) -> NDArray[np.bool_]:
+        """Which points (N, 3) of the fixed image a field is asked about that lie beyond it, and so does not move."""
+        moved, beyond = np.asarray(mm, dtype=np.float64), np.zeros(len(mm), dtype=bool)
+        for step in self.steps:
+            if isinstance(step, Field):
+                beyond |= ~is_inside(voxel_positions(step.geometry, moved), step.geometry)
+            moved = step.points(moved)
+        return beyond
+
     def inverse(self) -> Inverse:
         """The inverse map, and the residual of its fields."""
         residual_mm, steps = 0.0, []
@@ -256,7 +267,8 @@ def resample(
         (C, I, J, K) on that grid: of the volume's type, but float32 for values between integers.
 
     Raises:
-        ValueError: if there is no such mode, or the type has no such value as ``outside``.
+        ValueError: if there is no such mode.
+        UsageError: if the type has no such value as ``outside``.
     """
     return resample_telling(volume, transform, onto, mode, outside)[0]
 
@@ -270,11 +282,11 @@ def resample_telling(
     array = volume.array
     kind = np.dtype(np.float32) if mode == "linear" and not np.issubdtype(array.dtype, np.floating) else array.dtype
     if not np.issubdtype(kind, np.floating) and not _holds(kind, outside):
-        raise ValueError(f"voxels of {kind} cannot be {outside:g} outside of the image")
+        raise UsageError(f"voxels of {kind} cannot be {outside:g} outside of the image; choose a value of that type")
     result = np.full((volume.channels, *onto.shape), outside, dtype=kind)
     within = 0
     for block, mm in _blocks(onto):
-        index = _index(volume.geometry, transform.points(mm))
+        index = voxel_positions(volume.geometry, transform.points(mm))
         inside = is_inside(index, volume.geometry)
         if inside.any():
             part = result[(slice(None), *block)]
@@ -294,8 +306,8 @@ def is_inside(index: FloatArray, geometry: Geometry) -> NDArray[np.bool_]:
     return np.asarray(((index >= -0.5) & (index < np.array(geometry.shape) - 0.5)).all(axis=1))
 
 
-def _index(geometry: Geometry, mm: FloatArray) -> FloatArray:
-    """Voxel positions of points (N, 3)."""
+def voxel_positions(geometry: Geometry, mm: FloatArray) -> FloatArray:
+    """Where points (N, 3) in RAS millimetres lie in a grid, in voxels along its axes."""
     inverse = np.linalg.inv(geometry.affine)
     return np.asarray(mm @ inverse[:3, :3].T + inverse[:3, 3], dtype=np.float64)
 
@@ -325,7 +337,7 @@ def _residual_mm(field: Field, back: Field) -> float:
     worst = 0.0
     for _, mm in _blocks(back.geometry):
         origin = back.points(mm)
-        inside = is_inside(_index(field.geometry, origin), field.geometry)
+        inside = is_inside(voxel_positions(field.geometry, origin), field.geometry)
         if inside.any():
             worst = max(worst, float(np.linalg.norm(field.points(origin[inside]) - mm[inside], axis=1).max()))
     return worst

@@ -9,7 +9,7 @@ import pytest
 
 from medmamba.case import Case
 from medmamba.errors import DataError
-from medmamba.labels import LARGEST_VALUE, Label, Labels, integer_type
+from medmamba.labels import LARGEST_VALUE, Label, Labels, integer_type, looks_like_labels
 
 A, B = Label(name="a", values=(1,)), Label(name="b", values=(4,))
 WHOLE, CORE = Label(name="whole", values=(1, 2)), Label(name="core", values=(2,))
@@ -93,3 +93,14 @@ def test_integer_type_is_the_smallest_that_holds_both_ends() -> None:
     assert found == [np.uint16, np.uint32, np.int8, np.int16, np.uint64, np.int64]
     with pytest.raises(OverflowError):
         integer_type(-1, 2**63)
+
+
+def test_label_maps_are_told_from_images_by_what_neighbours_share() -> None:
+    rng = np.random.default_rng(0)
+    structures = np.kron(rng.integers(0, 9, (1, 6, 5, 4)), np.ones((1, 4, 4, 3), int))
+    assert looks_like_labels(structures)
+    assert looks_like_labels(structures[..., :1].astype(np.float32))
+    assert looks_like_labels(np.zeros((1, 4, 4, 4)))
+    scan = np.where(structures > 6, 100 + rng.integers(0, 60, structures.shape), 24)  # a body in air of one value
+    for image in (scan, scan.astype(np.uint8), scan - 1024, structures + 0.5, np.where(structures, np.nan, 1)):
+        assert not looks_like_labels(image)

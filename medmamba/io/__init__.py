@@ -16,6 +16,7 @@ from medmamba.io.images import (
     write,
 )
 from medmamba.io.layouts.pairs import find_pairs
+from medmamba.io.points import read_points, write_points
 
 __all__ = [
     "DatasetError",
@@ -33,6 +34,8 @@ __all__ = [
     "read_channels",
     "read_geometry",
     "read_label",
+    "read_points",
     "suffixes",
     "write",
+    "write_points",
 ]

@@ -7,8 +7,8 @@ from pathlib import Path
 from medmamba.errors import DataError
 
 
-class ImageFileError(DataError):
-    """A file is not an image that can be worked with; the message names it and what to do."""
+class FileError(DataError):
+    """A file cannot be worked with; the message names it and what to do."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # what it is made of, so that it can be sent from one process to another
@@ -17,6 +17,18 @@ class ImageFileError(DataError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class ImageFileError(FileError):
+    """A file is not an image that can be worked with."""
+
+
+class TransformFileError(FileError):
+    """A file is no transform that can be applied, or cannot hold one."""
+
+
+class PointsFileError(FileError):
+    """A file does not say where points are."""
 
 
 class LabelValueError(ImageFileError):

@@ -36,6 +36,7 @@ COMMANDS = [
     ["scan"],
     ["evaluate"],
     ["report"],
+    ["warp"],
     ["networks"],
     ["model"],
     ["model", "import"],
@@ -121,6 +122,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--title": "",
         "--viewer": "auto",
         "--workers -w": 2,
+    },
+    "warp": {
+        "--transform -t": ...,
+        "--input -i": ...,
+        "--output -o": ...,
+        "--like": None,
+        "--inverse": False,
+        "--interpolation": "auto",
+        "--outside": None,
     },
     "networks": {
         "--json": False,

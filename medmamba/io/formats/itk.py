@@ -177,25 +177,34 @@ def _write(image: Any, temporary: Path, path: Path) -> None:
         ImageFileError: if ITK cannot write the image.
     """
     try:
-        with _plain_name(temporary) as name:
+        with plain_name(temporary) as name:
             sitk.WriteImage(image, name, useCompression=True)
             written = sitk.ReadImage(name)
         if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
             raise RuntimeError("what was written is not what is read back")
     except RuntimeError as error:
-        for file in temporary.parent.iterdir():
-            file.unlink()
         voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
-        try:
-            temporary.with_name("trial").write_bytes(bytes(_HEADER_BYTES + voxels * image.GetSizeOfPixelComponent()))
-        except OSError as reason:
-            reason.filename = str(path)
-            raise reason from error
-        raise ImageFileError(path, f"cannot be written ({_last_line(error)})") from error
+        check_room(temporary, path, _HEADER_BYTES + voxels * image.GetSizeOfPixelComponent(), error)
+        raise ImageFileError(path, f"cannot be written ({last_line(error)})") from error
+
+
+def check_room(temporary: Path, path: Path, needed_bytes: int, error: RuntimeError) -> None:
+    """Try a plain file in the place of one that ITK could not write as ``path``, alone in its folder.
+
+    Raises:
+        OSError: if that cannot be written either, which is then the reason.
+    """
+    for file in temporary.parent.iterdir():
+        file.unlink()
+    try:
+        temporary.with_name("trial").write_bytes(bytes(needed_bytes))
+    except OSError as reason:
+        reason.filename = str(path)
+        raise reason from error
 
 
 @contextmanager
-def _plain_name(path: Path) -> Iterator[str]:
+def plain_name(path: Path) -> Iterator[str]:
     """A name of the same file that is valid UTF-8: with any other, SimpleITK ends the whole process."""
     if _is_utf8(str(path)):
         yield str(path)
@@ -212,11 +221,11 @@ def _plain_name(path: Path) -> Iterator[str]:
 
 @contextmanager
 def _readable_name(header: TextHeader) -> Iterator[str]:
-    """As `_plain_name`, but for a header that ITK would not understand the name of one that says the same."""
+    """As `plain_name`, but for a header that ITK would not understand the name of one that says the same."""
     rewritten = _nrrd.rewritten(header)
     if rewritten is None:
         _check_name(header.path)
-        with _plain_name(header.path) as name:
+        with plain_name(header.path) as name:
             yield name
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -310,10 +319,10 @@ def _refusing(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ImageFileError(path, f"{what} ({_last_line(error)}); copy the file again") from error
+        raise ImageFileError(path, f"{what} ({last_line(error)}); copy the file again") from error
 
 
-def _last_line(error: RuntimeError) -> str:
+def last_line(error: RuntimeError) -> str:
     """SimpleITK's messages end with what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Reason:")] or lines  # the system's last error, of anything
