@@ -1,6 +1,17 @@
 """Networks: plain torch modules that know neither files nor data sets."""
 
+from medmamba.networks._registration import Registration
 from medmamba.networks._registry import Entry, create, create_registration, describe, names, register
 from medmamba.networks.published import UpstreamError, from_upstream
 
-__all__ = ["Entry", "UpstreamError", "create", "create_registration", "describe", "from_upstream", "names", "register"]
+__all__ = [
+    "Entry",
+    "Registration",
+    "UpstreamError",
+    "create",
+    "create_registration",
+    "describe",
+    "from_upstream",
+    "names",
+    "register",
+]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medmamba.networks._backbone import accumulate, channels_first, channels_last, run
 from medmamba.networks._blocks import check_size, conv, merging_conv
+from medmamba.networks._mixers import Mixer, TokenMixer
 from medmamba.networks.mamba import MambaBlock
 from medmamba.plans.plan import Topology
 
@@ -85,8 +86,8 @@ class PatchMerging(nn.Module):
 class MambaLayer(nn.Module):
     """Norm and Mamba block, with nothing beside them; then patches merge on the way to the next layer.
 
-    The block reads the grid row by row. It computes in the precision of its weights whatever the autocast: scans reach
-    magnitudes that 16 bits cannot hold.
+    The published block reads the grid row by row. Mixers compute in the precision of their weights whatever the
+    autocast: scans reach magnitudes that 16 bits cannot hold.
 
     Args:
         width: C.
@@ -94,21 +95,40 @@ class MambaLayer(nn.Module):
         states: per channel of the Mamba block.
         taps: of its convolution.
         expand: its inner width over C.
+        mixer: what mixes the tokens; "none": nothing, and no norm either.
+        dims: axes of the grid, for other mixers than "mamba".
     """
 
     def __init__(
-        self, width: int, downsample: PatchMerging | None, *, states: int = 16, taps: int = 4, expand: int = 2
+        self,
+        width: int,
+        downsample: PatchMerging | None,
+        *,
+        states: int = 16,
+        taps: int = 4,
+        expand: int = 2,
+        mixer: Mixer = "mamba",
+        dims: int = 3,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mamba = MambaBlock(width, states, taps, expand)
+        self.norm: nn.LayerNorm | None = None
+        self.mamba: nn.Module | None = None
+        if mixer != "none":
+            self.norm = nn.LayerNorm(width)
+            # The published block by itself, so that weights have the published names.
+            if mixer == "mamba":
+                self.mamba = MambaBlock(width, states, taps, expand)
+            else:
+                self.mamba = TokenMixer(mixer, width, dims, states=states, taps=taps, expand=expand)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *S, C) to (B, *S, C), before the patches merge; float32 as a rule: see the class."""
+        if self.norm is None or self.mamba is None:
+            return x
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.norm.weight.dtype)
-            mixed = self.mamba(self.norm(x).flatten(1, -2))
+            mixed = self.mamba(self.norm(x).flatten(1, -2), x.shape[1:-1])
         return cast(Tensor, mixed).view(x.shape)
 
 
@@ -121,11 +141,20 @@ class Trunk(nn.Module):
         states: see `MambaLayer`.
         taps: see `MambaLayer`.
         expand: see `MambaLayer`.
+        mixer: see `MambaLayer`.
         checkpointing: see `MambaMorph`.
     """
 
     def __init__(
-        self, in_channels: int, topology: Topology, *, states: int, taps: int, expand: int, checkpointing: bool
+        self,
+        in_channels: int,
+        topology: Topology,
+        *,
+        states: int,
+        taps: int,
+        expand: int,
+        mixer: Mixer,
+        checkpointing: bool,
     ) -> None:
         super().__init__()
         self.checkpointing = checkpointing
@@ -137,7 +166,7 @@ class Trunk(nn.Module):
             for (before, after), stride in zip(pairwise(widths), topology.strides[CONV_LEVELS + 1 :], strict=True)
         ]
         self.layers = nn.ModuleList(
-            MambaLayer(width, down, states=states, taps=taps, expand=expand)
+            MambaLayer(width, down, states=states, taps=taps, expand=expand, mixer=mixer, dims=topology.dims)
             for width, down in zip(widths, [*merging, None], strict=True)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)

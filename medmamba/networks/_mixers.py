@@ -52,19 +52,25 @@ class TokenMixer(nn.Module):
         name: any `Mixer` but "none".
         width: d.
         dims: axes of the grid.
+        states: per channel of a Mamba block.
+        taps: of its convolution.
+        expand: its inner width over d.
 
     Raises:
         UsageError: if there is no such mixer.
     """
 
-    def __init__(self, name: Mixer, width: int, dims: int) -> None:
+    def __init__(
+        self, name: Mixer, width: int, dims: int, *, states: int = 16, taps: int = 4, expand: float = 2
+    ) -> None:
         super().__init__()
         check_mixer(name)
         self.mamba: nn.Module
         if name in ("mamba", "moe"):
-            self.mamba = MambaBlock(width)
+            self.mamba = MambaBlock(width, states, taps, expand)
         else:
-            self.mamba = GridMamba(width, orders_of(name, dims), mean=name == "bimamba")
+            orders, mean = orders_of(name, dims), name == "bimamba"
+            self.mamba = GridMamba(width, orders, mean=mean, states=states, taps=taps, expand=expand)
         self.experts = _Experts(width) if name == "moe" else nn.Identity()
 
     def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:

@@ -137,7 +137,7 @@ def create_registration(name: str, in_channels: int, topology: Topology, **optio
 
     Returns:
         A freshly initialised network from a moving and a fixed image, both (B, in_channels, *S), to a
-        `medmamba.networks.mambamorph.Registration`.
+        `medmamba.networks.Registration`.
 
     Raises:
         UsageError: as `create` does; for a network that is not for registration.
