@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from medmamba.kernels._arguments import one_order
 from medmamba.kernels.compat._block import Mamba
 from medmamba.networks.language import MambaLM
 from medmamba.networks.mambamorph import MambaMorph
+from medmamba.networks.pyramid import PyramidRegistration
 from medmamba.plans.plan import Topology
 
 TOPOLOGIES = {
@@ -216,12 +218,14 @@ def test_recorded_registration_and_language_networks_compute_as_they_do() -> Non
         features=(4, 6, 8, 12),
     )  # fmt: skip
     torch.manual_seed(0)
-    morph, text = MambaMorph(1, topology, states=2).eval(), MambaLM(40, 16, 1).eval()
+    makers = (partial(MambaMorph, states=2), PyramidRegistration)
+    morphs, text = [make(1, topology).eval() for make in makers], MambaLM(40, 16, 1).eval()
     moving, fixed, others = torch.randn(3, 2, 1, 1, 16, 16, 16)
     tokens = torch.randint(0, 40, (2, 1, 9))
-    cases = ((morph, (moving[0], fixed[0]), (others[0], others[1])), (text, (tokens[0],), (tokens[1],)))
+    pairs = (moving[0], fixed[0]), (others[0], others[1])
+    cases = (*((morph, *pairs) for morph in morphs), (text, (tokens[0],), (tokens[1],)))
     with torch.no_grad():
         for network, first, second in cases:
             found, expected = torch.jit.trace(network, first)(*second), network(*second)
-            pairs = [(found, expected)] if isinstance(found, Tensor) else zip(found, expected, strict=True)
-            assert all(torch.equal(mine, right) for mine, right in pairs)
+            both = [(found, expected)] if isinstance(found, Tensor) else zip(found, expected, strict=True)
+            assert all(torch.equal(mine, right) for mine, right in both)

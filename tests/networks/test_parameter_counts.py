@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -61,6 +63,32 @@ def test_full_size_network_has_published_size(
 ) -> None:
     with torch.device("meta"):
         network = networks.create(name, image, classes, topology)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "options", "expected"),
+    [
+        ("mambamorph", (16, 48, 96, 192, 384), {}, 7_594_646),
+        ("mambamorph", (16, 48, 96, 192, 384), {"feature_width": 0}, 7_305_459),
+        ("mambamorph", (16, 48, 96, 192, 384), {"mixer": "none"}, 6_309_782),
+        ("voxelmorph", (16, 32, 32, 32, 32), {}, 321_411),
+        ("voxelmorph", (16, 32, 32, 32, 32), {"full_resolution": True}, 299_379),
+        ("voxelmorph", (16, 32, 32, 32, 32), {"mixer": "mamba"}, 331_395),
+        ("pyramid", (8, 16, 32, 32, 32), {}, 499_617),
+        ("pyramid", (8, 16, 32, 32, 32), {"radius": 0}, 417_969),
+        ("pyramid", (8, 16, 32, 32, 32), {"mixer": "mamba"}, 529_569),
+    ],
+)
+def test_registration_network_has_the_size_that_it_had(
+    name: str, features: tuple[int, ...], options: dict[str, Any], expected: int
+) -> None:
+    """Those of MambaMorph with its mixer are published; the others' tell when a network changes."""
+    topology = Topology(
+        patch_size=(16, 16, 16), strides=((1,) * 3, *((2,) * 3,) * 4), kernel_sizes=((3,) * 3,) * 5, features=features
+    )
+    with torch.device("meta"):
+        network = networks.create_registration(name, 1, topology, **options)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 

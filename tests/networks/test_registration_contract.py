@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medmamba import kernels, networks
-from medmamba.networks.mambamorph import Registration
+from medmamba.networks import Registration
+from medmamba.networks._mixers import Mixer
 from medmamba.plans.plan import Topology
 from medmamba.warp import warp
 
@@ -27,6 +29,8 @@ TOPOLOGIES = {
     ),
 }
 CHANNELS = 2
+#: Of Adam, in the training of MambaMorph's authors.
+LEARNING_RATE = 1e-4
 
 each_network_and_topology = pytest.mark.parametrize(
     ("name", "topology"),
@@ -39,10 +43,19 @@ each_network_and_topology = pytest.mark.parametrize(
 )
 
 
-def build(name: str, topology: Topology, seed: int = 0) -> nn.Module:
+#: Each network, and the options that change what is computed where.
+VARIANTS = [
+    pytest.param(name, options, id="-".join([name, *options]))
+    for name in networks.names("registration")
+    for options in ({}, {"full_resolution": True}, {"radius": 0}, {"feature_width": 0}, {"checkpointing": True})
+    if options.keys() <= networks.describe(name).options.keys()
+]
+
+
+def build(name: str, topology: Topology, seed: int = 0, **options: Any) -> nn.Module:
     """A small network, the same for the same seed, that moves things, as fresh ones hardly do."""
     torch.manual_seed(seed)
-    network = networks.create_registration(name, CHANNELS, topology)
+    network = networks.create_registration(name, CHANNELS, topology, **options)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.02 * torch.randn(parameter.shape)
@@ -163,3 +176,68 @@ def test_images_that_do_not_fit_are_refused(name: str, topology: Topology) -> No
         network(right, odd)
     with pytest.raises(ValueError, match=f"{CHANNELS} channels"):
         network(right[:, :1], right[:, :1])
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_variants_give_the_gradient_to_every_parameter_and_one_field(name: str, options: dict[str, Any]) -> None:
+    topology = TOPOLOGIES["3d"]
+    network = build(name, topology, **options)
+    result = network(*pair(topology))
+    torch.autograd.backward(sum((index + 1) * (part**2).mean() for index, part in enumerate(tensors(result))))
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+    assert torch.equal(result.moved, warp(pair(topology)[0], result.displacement))
+
+
+@pytest.mark.parametrize("mixer", get_args(Mixer))
+@pytest.mark.parametrize("name", networks.names("registration"))
+def test_every_mixer_fits_into_every_network(name: str, mixer: str) -> None:
+    topology = TOPOLOGIES["2d"]
+    network = build(name, topology, mixer=mixer)
+    torch.autograd.backward(sum((part**2).mean() for part in tensors(network(*pair(topology)))))
+    found = dict(network.named_parameters())
+    assert all(parameter.grad is not None for parameter in found.values())
+    assert any("A_log" in key for key in found) == (mixer != "none")
+    plain = dict(build(name, topology, mixer="none").named_parameters())
+    assert all(found[key].shape == parameter.shape for key, parameter in plain.items())
+
+
+def blobs(dims: int, shift: float) -> tuple[Tensor, Tensor]:
+    """A moving image of two soft balls, and a fixed one that has them further along the first axis."""
+    axes = torch.meshgrid(*(torch.arange(24.0),) * dims, indexing="ij")
+
+    def image(offset: float) -> Tensor:
+        balls = [
+            torch.exp(
+                -sum((axis - centre) ** 2 for axis, centre in zip(axes, (first + offset, *rest), strict=True)) / 18
+            )
+            for first, *rest in ((8.0, 8.0, 10.0)[:dims], (13.0, 15.0, 13.0)[:dims])
+        ]
+        return sum(balls)[None, None]
+
+    return image(0.0), image(shift)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", networks.names("registration"))
+def test_thirty_small_steps_move_the_field_the_right_way(name: str, kind: torch.dtype) -> None:
+    topology = Topology(
+        patch_size=(24, 24), strides=((1, 1), (2, 2), (2, 2)), kernel_sizes=((3, 3),) * 3, features=(16, 16, 16)
+    )
+    torch.manual_seed(0)
+    network = networks.create_registration(name, 1, topology)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    moving, fixed = blobs(2, 2.0)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=kind, enabled=kind != torch.float32):
+            result = network(moving, fixed)
+        loss = (result.moved - fixed).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    inside = fixed[0, 0] > 0.3
+    assert result.displacement[0, 0][inside].mean() < -0.3, "the image moves along +1, and is pulled from -1"
+    assert losses[-1] < 0.8 * losses[0]
