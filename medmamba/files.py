@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from medmamba.errors import UsageError
+from medmamba.errors import FileError, UsageError
 
 #: What the system answers when nothing more can be stored: no space, or a user's share of it used up.
 _FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
@@ -31,9 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
     meets half a file, also after a power cut.
 
     Raises:
-        OSError: as from the block, naming ``path``.
+        OSError, FileError: as from the block, naming ``path`` where they named what is temporary.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with naming(path):
             yield temporary
@@ -53,7 +53,7 @@ def replacing_all(path: Path) -> Iterator[Path]:
     none for a moment; a run that is killed just then leaves both in the temporary folder.
 
     Raises:
-        OSError: as from the block, naming ``path``.
+        OSError, FileError: as from the block, naming ``path`` where they named what is temporary.
     """
     with naming(path), TemporaryDirectory(dir=path.parent, prefix=f"{WRITING}{os.getpid()}.") as folder:
         temporary = Path(folder) / path.name
@@ -120,13 +120,32 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of the system name the file that was to be written, not a temporary one."""
+    """Let errors name the file that was to be written, not a temporary one; of the system also where they name none."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None and _stands_for(path, error.filename):
             error.filename, error.filename2 = str(path), None
         raise
+    except FileError as error:
+        if _stands_for(path, error.path):
+            error.path, error.args = path, (path, error.reason)
+        raise
+
+
+def _stands_for(path: Path, named: object) -> bool:
+    """Whether what an error names is ``path``, or nothing, or lies in its place until it is whole."""
+    if not isinstance(named, str | bytes | os.PathLike):
+        return True
+    file, folder = Path(os.path.abspath(os.fsdecode(named))), Path(os.path.abspath(path.parent))
+    if not file.is_relative_to(folder):
+        return False
+    first = file.relative_to(folder).parts[:1]
+    return first in ((path.name,), (_temporary(path).name,)) or any(part.startswith(WRITING) for part in first)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_bytes(data: bytes, path: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,25 @@ def test_full_disk_names_the_file_that_was_meant(tmp_path: Path, monkeypatch: py
     assert caught.value.filename == str(tmp_path / "a.txt")
     assert not list(tmp_path.iterdir())
     assert not is_full(PermissionError(errno.EACCES, "no"))
+
+
+@pytest.mark.parametrize("replace", [replacing, replacing_all])
+def test_errors_name_the_file_that_was_meant_and_others_that_are_to_blame(
+    tmp_path: Path, replace: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    path, source = tmp_path / "a.seg.dcm", tmp_path / "source.dcm"
+
+    def refused_writing(what: Callable[[Path], Exception]) -> str:
+        with pytest.raises((ImageFileError, OSError)) as caught, replacing_all(path) as outer, replace(outer) as inner:
+            raise what(inner)
+        return in_words(caught.value)
+
+    assert refused_writing(lambda inner: ImageFileError(inner, "is damaged")) == f"{path}: is damaged"
+    assert refused_writing(lambda _: ImageFileError(source, "is damaged")) == f"{source}: is damaged"
+    assert refused_writing(lambda inner: OSError(errno.EIO, "broken", str(inner))) == f"{path}: broken"
+    assert refused_writing(lambda _: OSError(errno.EIO, "broken")) == f"{path}: broken"
+    assert refused_writing(lambda _: OSError(errno.EIO, "broken", str(source))) == f"{source}: broken"
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_renamed_is_synced_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +139,6 @@ ELSEWHERE = {
     "itk.py": "writes into a temporary folder, from which files are moved",
     "_models.py": "likewise",
     "folder.py": "likewise",
-    "media.py": "unpacks into a temporary folder that goes with the process",
     "nnunet.py": "makes a whole folder under a temporary name",
     "train.py": "moves a whole run aside",
 }

@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from medmamba.errors import DataError
-
-
-class FileError(DataError):
-    """A file cannot be worked with; the message names it and what to do."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # what it is made of, so that it can be sent from one process to another
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+from medmamba.errors import DataError, FileError
 
 
 class ImageFileError(FileError):

@@ -22,7 +22,6 @@ from medmamba.io.errors import ImageFileError
 _BOMB_BYTES, _BOMB_RATIO = 10**9, 100
 #: Entries of a zip: a whole examination has some thousand.
 _MOST_ENTRIES = 200_000
-_STEP = 2**20
 
 
 def is_medium(path: Path) -> bool:
@@ -89,11 +88,8 @@ def _unpack(path: Path, folder: Path) -> None:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _check_entries(path, entries, folder)
             for number, entry in enumerate(sorted(entries, key=lambda entry: entry.filename)):
-                with archive.open(entry) as source, (folder / f"{number:06d}").open("wb") as target:
-                    left = entry.file_size
-                    while left and (block := source.read(min(left, _STEP))):
-                        target.write(block)
-                        left -= len(block)
+                entry.filename = f"{number:06d}"
+                archive.extract(entry, folder)  # no more than the entry claims, which was checked
     except ImageFileError:
         raise
     except RuntimeError as error:  # how zipfile asks for a password; NotImplementedError: how it names a method
