@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from medmamba import io
 from medmamba.plans.plan import Plan
@@ -76,22 +75,6 @@ def test_nothing_in_dicom_is_said_so(tmp_path: Path) -> None:
     code, said = run("scan", tmp_path)
     assert code == 0
     assert "holds nothing in DICOM" in said
-
-
-def test_prediction_from_dicom_is_that_from_the_nifti_made_of_it(tmp_path: Path, model: Path) -> None:
-    made = factory.series(tmp_path / "export" / "anna", plane="oblique", order="shuffled", shape=(20, 18), slices=12)
-    names = [str(each.file) for each in made.slices]
-    (tmp_path / "nifti").mkdir()
-    sitk.WriteImage(sitk.ReadImage(names), str(tmp_path / "nifti" / "anna.nii.gz"))
-    for source in (tmp_path / "export", tmp_path / "nifti", made.folder):
-        code, said = run("predict", "-i", source, "-o", tmp_path / f"of {source.name}", "-m", model, *NIFTI)
-        assert code == 0, said
-    ours, theirs, alone = (
-        io.read_label(tmp_path / f"of {name}" / "anna.nii.gz") for name in ("export", "nifti", "anna")
-    )
-    np.testing.assert_array_equal(ours.array, theirs.array)
-    np.testing.assert_array_equal(ours.array, alone.array)
-    assert ours.geometry.allclose(theirs.geometry)
 
 
 def test_finished_series_of_a_zip_is_not_segmented_again(tmp_path: Path, model: Path) -> None:
