@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medmamba.case import Case
 from medmamba.io.errors import ImageFileError, LabelValueError
-from medmamba.io.formats import FORMATS, MAX_VOXELS, OF_SERIES, Format, Stored
+from medmamba.io.formats import DICOM_SEG, FORMATS, MAX_VOXELS, OF_SERIES, Format, Stored
 from medmamba.io.formats.dicom import Dicom
 from medmamba.io.formats.partial import completed
 from medmamba.io.remarks import LAYERS, Remark, tell
@@ -63,6 +63,15 @@ def is_scan(path: Path) -> bool:
         OSError: if it cannot be looked at.
     """
     return isinstance(_recognised(path), Dicom)
+
+
+def is_dicom_seg(path: Path) -> bool:
+    """Whether a file is a DICOM SEG, whatever it is called.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return DICOM_SEG.recognises(path, _start(path))
 
 
 def files(path: Path) -> tuple[Path, ...]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from medmamba import io
 from medmamba.plans.plan import Plan
 from tests import dicom_factory as factory
 from tests.cli.remedies import run

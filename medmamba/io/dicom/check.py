@@ -5,6 +5,7 @@ Read is by pydicom alone, frame by frame and contour by contour: nothing here kn
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pydicom.pixels.utils import pixel_array
 from medmamba.io.dicom.contours import fill
 from medmamba.io.dicom.derived import name_of, refusing, step_mm
 from medmamba.io.dicom.planes import Plane
+from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
 from medmamba.labels import Labels
 from medmamba.volume import FloatArray, Volume
@@ -84,7 +86,7 @@ def check(
         path: where it was written.
         target: the file it is to become.
         read: `of_segmentation` or `of_structure_set`.
-        wanted: what it is to hold, of `of_masks`.
+        wanted: what it is to hold, of `of_structures`.
         planes: of the source.
 
     Raises:
@@ -104,34 +106,52 @@ def check(
         )
 
 
-def of_masks(volume: Volume, masks: NDArray[Any], labels: Labels, planes: Sequence[Plane]) -> dict[str, Extent]:
-    """What an object of these masks is to hold.
+def of_structures(volume: Volume, structures: Structures, planes: Sequence[Plane]) -> dict[str, Extent]:
+    """What an object of these structures is to hold.
 
     Where the volume lies on the planes' own grid, it is asked itself, by its own affine; else the masks on the planes
     are what there is.
 
     Args:
         volume: label values, or probabilities of each structure.
-        masks: (S, planes, rows, columns).
-        labels: the structures.
+        structures: of it, on the planes.
         planes: of the source.
     """
     first, step = planes[0], step_mm(planes)
     voxel = abs(float(np.linalg.det(volume.geometry.affine)))
     same = step is not None and np.isclose(voxel, step * np.prod(first.spacing_mm), rtol=1e-3)
-    if not same or volume.array[0].size != masks[0].size:
-        return {
-            name_of(label): on_planes(mask, planes) for label, mask in zip(labels.foreground, masks >= 0.5, strict=True)
-        }
+    foreground = structures.labels.foreground
+    if not same or volume.array[0].size != math.prod(structures.stored.shape[-3:]):
+        return {name_of(label): on_planes(structures.mask(number), planes) for number, label in enumerate(foreground)}
+    if structures.are_probabilities:
+        sums = [_index_sums((channel >= 0.5).view(np.uint8), 2)[1] for channel in volume.array]
+    else:
+        of_places = _index_sums(volume.array[0], len(structures.labels.allowed_values), structures.labels)
+        sums = [of_places[list(label.values)].sum(axis=0) for label in structures.labels.numbered().foreground]
     found = {}
-    for number, label in enumerate(labels.foreground):
-        floats = np.issubdtype(volume.array.dtype, np.floating)
-        mask = volume.array[number] >= 0.5 if floats else np.isin(volume.array[0], label.values)
-        indices = np.nonzero(mask)
-        total = [float(index.sum()) for index in indices]
-        ras = volume.geometry.affine[:3, :3] @ total + len(indices[0]) * volume.geometry.affine[:3, 3]
-        found[name_of(label)] = Extent(voxel * len(indices[0]), voxel * ras * (-1.0, -1.0, 1.0))
+    for label, (size, *total) in zip(foreground, sums, strict=True):
+        ras = volume.geometry.affine[:3, :3] @ total + size * volume.geometry.affine[:3, 3]
+        found[name_of(label)] = Extent(voxel * float(size), voxel * ras * (-1.0, -1.0, 1.0))
     return found
+
+
+def _index_sums(values: NDArray[Any], count: int, labels: Labels | None = None) -> FloatArray:
+    """How many voxels have each value, and the sums of their indices, layer by layer along each axis.
+
+    Args:
+        values: (I, J, K), from 0 to ``count`` by themselves, or once ``labels`` have numbered them.
+        count: of values.
+        labels: None: values are numbers already.
+
+    Returns:
+        (count, 4).
+    """
+    along = []
+    for axis in range(3):
+        layers = np.moveaxis(values, axis, 0)
+        numbered = layers if labels is None else (labels.number(layer) for layer in layers)
+        along.append(np.stack([np.bincount(layer.ravel(), minlength=count) for layer in numbered]).astype(float))
+    return np.column_stack([along[0].sum(axis=0), *(np.arange(len(layers)) @ layers for layers in along)])
 
 
 def on_planes(masks: NDArray[np.bool_], planes: Sequence[Plane]) -> Extent:

@@ -8,7 +8,7 @@ which makes no label map.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.pixels.utils import iter_pixels
 
 from medmamba.files import replacing_all
-from medmamba.io.dicom.check import check, of_masks, of_segmentation
+from medmamba.io.dicom.check import check, of_segmentation, of_structures
 from medmamba.io.dicom.derived import SEGMENTATIONS, Making, name_of, quiet, refusing, sop_class, source_planes
+from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import dicom_seg_write as writing
 from medmamba.io.formats.format import MAX_VOXELS, Header, Stored, check_size, check_stored
 from medmamba.io.formats.itk import lps_to_ras
 from medmamba.io.remarks import LAYERS, Remark
-from medmamba.labels import Label, Labels, integer_type
+from medmamba.labels import Labels, integer_type
 from medmamba.volume import FloatArray, Geometry, Volume
 
 #: Frames may lie this share of a step, or of a pixel, away from where an even stack has them.
@@ -60,8 +62,8 @@ class DicomSeg:
 
     def read_header(self, path: Path) -> Header:
         """Grid and channels; whether segments overlap only their pixels tell."""
-        objects = [_Object(file, MAX_VOXELS) for file in self.files(path)]
-        geometry = _grid(path, [position for each in objects for position in each.positions], objects[0])
+        objects = [_Object(file) for file in self.files(path)]
+        geometry = _grid(path, objects, MAX_VOXELS)
         simple = len(objects) == 1 and (
             len(objects[0].segments) == 1 or objects[0].dataset.get("SegmentsOverlap") == "NO"
         )
@@ -69,8 +71,8 @@ class DicomSeg:
 
     def read(self, path: Path, *, max_voxels: int) -> Stored:
         """Segments as label values on the grid from the first frame to the last."""
-        objects = [_Object(file, max_voxels) for file in self.files(path)]
-        geometry = _grid(path, [position for each in objects for position in each.positions], objects[0])
+        objects = [_Object(file) for file in self.files(path)]
+        geometry = _grid(path, objects, max_voxels)
         return _painted(path, objects, geometry)
 
     def why_not_integer(self, path: Path) -> None:
@@ -79,32 +81,23 @@ class DicomSeg:
     def write(self, volume: Volume, path: Path, *, like: Path | None, labels: Labels | None) -> None:
         """Write label values, or probabilities of each structure, as segments on the slices of the series ``like``."""
         planes = source_planes(path, like)
-        labels, masks = writing.masks_of(volume, planes, labels)
-        kind = "fractional" if masks.dtype == np.float32 else self.kind
-        wanted = of_masks(volume, masks, labels, planes)
-        parts = [(labels, masks)] if kind != "itk" else _one_by_one(labels, masks)
+        structures = Structures.on(volume, planes, labels)
+        kind = "fractional" if structures.are_probabilities else self.kind
+        wanted = of_structures(volume, structures, planes)
         with replacing_all(path) as temporary:
             if kind == "itk":
                 temporary.mkdir()
-            for number, (some, layers) in enumerate(parts, start=1):
+            for number, part in enumerate(structures.one_by_one() if kind == "itk" else [structures], start=1):
                 file = temporary / f"{number:03d}.dcm" if kind == "itk" else temporary
-                made = writing.segmentation(path, layers, some, planes, self.making, kind)
+                made = writing.segmentation(path, part, planes, self.making, kind)
                 with quiet():
                     made.save_as(file, enforce_file_format=True)
-                names = [name_of(label) for label in some.foreground]
+                del made
+                names = [name_of(label) for label in part.labels.foreground]
                 check(file, path, of_segmentation, {name: wanted[name] for name in names}, planes)
 
 
 DICOM_SEG = DicomSeg()
-
-
-def _one_by_one(labels: Labels, masks: NDArray[Any]) -> list[tuple[Labels, NDArray[Any]]]:
-    """Each structure by itself, with the value that it has among the others."""
-    values = writing.painted(labels)
-    return [
-        (Labels(foreground=(Label(name=label.name, values=(value,)),)), masks[number : number + 1])
-        for number, (label, value) in enumerate(zip(labels.foreground, values, strict=True))
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +111,13 @@ class _Frame:
 class _Object:
     """One file, its pixels not decoded."""
 
-    def __init__(self, path: Path, max_voxels: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         with refusing(path):
             self.dataset = dataset = pydicom.dcmread(path)
             self.kind = str(dataset.SegmentationType)
             self.shape = int(dataset.Rows), int(dataset.Columns)
             count = int(dataset.get("NumberOfFrames") or 1)
-            check_size(path, (*self.shape, count), 1, max_voxels=max_voxels)
             self.segments = {int(segment.SegmentNumber): segment for segment in dataset.SegmentSequence}
             shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
             groups = dataset.PerFrameFunctionalGroupsSequence
@@ -152,10 +144,6 @@ class _Object:
         position = np.array(_need(item, shared, "PlanePositionSequence").ImagePositionPatient, float)
         return _Frame(segment, position)
 
-    @property
-    def positions(self) -> list[FloatArray]:
-        return [frame.position for frame in self.frames]
-
     def value(self, number: int) -> int:
         """What a segment is in a label map: what MedMamba noted, or its number."""
         noted = re.fullmatch(f"{writing.VALUE_OF_SEGMENT}(\\d+)", str(self.segments[number].get("SegmentDescription")))
@@ -166,27 +154,29 @@ class _Object:
         """Whether all its segments tell their values, and so are to be painted in their order."""
         return all(writing.VALUE_OF_SEGMENT in str(s.get("SegmentDescription")) for n, s in self.segments.items() if n)
 
-    def pixels(self) -> NDArray[Any]:
-        """(frames, rows, columns): bool, or numbers of segments in a label map."""
+    def pixels(self) -> Iterator[NDArray[Any]]:
+        """Frames (rows, columns), one at a time, for all may be a thousand slices: bool, or numbers in a label map."""
         bits = int(self.dataset.BitsAllocated)
         with quiet(), refusing(self.path):
             syntax = self.dataset.file_meta.TransferSyntaxUID
             if not syntax.is_compressed:
                 promised = -(-bits * len(self.frames) * self.shape[0] * self.shape[1] // 8)
                 check_stored(self.path, promised, len(self.dataset.PixelData), compressed=False)
-            pixels: NDArray[Any] = self.dataset.pixel_array.reshape(len(self.frames), *self.shape)
-        if self.kind == "LABELMAP":
-            return pixels
         half = float(self.dataset.get("MaximumFractionalValue", 1)) / 2 if self.kind == "FRACTIONAL" else 0.5
-        return pixels >= half
+        decoded = iter_pixels(self.dataset)
+        for _ in self.frames:
+            with quiet(), refusing(self.path):
+                pixels: NDArray[Any] = next(decoded).reshape(self.shape)
+            yield pixels if self.kind == "LABELMAP" else pixels >= half
 
 
-def _grid(path: Path, positions: Sequence[FloatArray], of: _Object) -> Geometry:
-    """The even stack on which all positions lie.
+def _grid(path: Path, objects: Sequence[_Object], max_voxels: int) -> Geometry:
+    """The even stack on which all frames lie.
 
     Raises:
-        ImageFileError: if there is none, naming the positions.
+        ImageFileError: if there is none, naming the positions; if it is too large.
     """
+    of, positions = objects[0], [frame.position for each in objects for frame in each.frames]
     normal = np.cross(of.axes[0], of.axes[1])
     places = np.unique(np.array(positions), axis=0)
     depths = places @ normal
@@ -210,25 +200,34 @@ def _grid(path: Path, positions: Sequence[FloatArray], of: _Object) -> Geometry:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = of.axes[0] * of.spacing_mm[1], of.axes[1] * of.spacing_mm[0]
     affine[:3, 2], affine[:3, 3] = along, places[0]
-    rows, columns = of.shape
+    shape = (of.shape[1], of.shape[0], int(number[-1]) + 1)
+    check_size(path, shape, 1, max_voxels=max_voxels)
     with refusing(path):
-        return Geometry((columns, rows, int(number[-1]) + 1), lps_to_ras(affine))
+        return Geometry(shape, lps_to_ras(affine))
 
 
 @dataclass(slots=True)
 class _Layer:
-    """A segment's frames by their place in the stack."""
+    """A segment's frames by their place in the stack, eight pixels in a byte."""
 
     name: str
     value: int
-    planes: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    planes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def add(self, at: int, mask: NDArray[np.bool_]) -> None:
+        bits = np.packbits(mask)
+        self.planes[at] = bits | self.planes[at] if at in self.planes else bits
 
     @property
     def size(self) -> int:
-        return sum(int(plane.sum()) for plane in self.planes.values())
+        return sum(_bits(plane) for plane in self.planes.values())
 
     def common(self, other: _Layer) -> int:
-        return sum(int((self.planes[k] & other.planes[k]).sum()) for k in self.planes.keys() & other.planes.keys())
+        return sum(_bits(self.planes[k] & other.planes[k]) for k in self.planes.keys() & other.planes.keys())
+
+
+def _bits(packed: NDArray[np.uint8]) -> int:
+    return int(np.bitwise_count(packed).sum(dtype=np.int64))
 
 
 def _painted(path: Path, objects: Sequence[_Object], geometry: Geometry) -> Stored:
@@ -245,8 +244,7 @@ def _painted(path: Path, objects: Sequence[_Object], geometry: Geometry) -> Stor
         }
         for frame, pixels in zip(each.frames, each.pixels(), strict=True):
             assert frame.segment is not None  # only frames of label maps have none
-            planes, at = own[frame.segment].planes, _place(frame.position, geometry)
-            planes[at] = pixels | planes[at] if at in planes else pixels
+            own[frame.segment].add(_place(frame.position, geometry), pixels)
         layers += own.values()
     if not all(each.is_ours for each in objects):
         if crossing := _crossing(layers):
@@ -272,8 +270,9 @@ def _array(layers: Sequence[_Layer], geometry: Geometry) -> NDArray[Any]:
     columns, rows, count = geometry.shape
     array = np.zeros((count, rows, columns), integer_type(0, max(layer.value for layer in layers)))
     for layer in layers:
-        for at, plane in layer.planes.items():
-            array[at][plane] = layer.value
+        for at, bits in layer.planes.items():
+            mask = np.unpackbits(bits, count=rows * columns).reshape(rows, columns).view(np.bool_)
+            array[at][mask] = layer.value
     return array.transpose(2, 1, 0)
 
 

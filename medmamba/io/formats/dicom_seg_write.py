@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,10 @@ from medmamba.errors import UsageError
 from medmamba.io.dicom.codes import Coding, Term, codings
 from medmamba.io.dicom.derived import Making, headers, name_of, quiet, step_mm
 from medmamba.io.dicom.instances import DAMAGED, damage, is_of_system
-from medmamba.io.dicom.planes import Plane, masks_on_planes
+from medmamba.io.dicom.planes import Plane
+from medmamba.io.dicom.structures import Structures, painted
 from medmamba.io.errors import ImageFileError
 from medmamba.labels import Labels
-from medmamba.volume import Volume
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
@@ -31,43 +32,14 @@ SEG_TYPES: tuple[SegType, ...] = get_args(SegType)
 VALUE_OF_SEGMENT = "Label value "
 
 
-def masks_of(volume: Volume, planes: Sequence[Plane], labels: Labels | None) -> tuple[Labels, NDArray[Any]]:
-    """The structures on the planes.
-
-    Args:
-        volume: label values in one channel, or probabilities (0 to 1, floats) in one channel for each structure.
-        planes: of the source.
-        labels: what values or channels mean; None: a structure for each value.
-
-    Returns:
-        The structures, and (S, planes, rows, columns) their masks: bool, or float32 of probabilities.
-
-    Raises:
-        DataError: if values mean nothing, or channels are not those of the structures.
-    """
-    if np.issubdtype(volume.array.dtype, np.floating):
-        if labels is None or volume.channels != len(labels.foreground):
-            raise UsageError("probabilities need a channel for each structure, and the structures' names")
-        layers = (volume.with_array(channel[None]) for channel in volume.array)
-        return labels, np.stack([masks_on_planes(layer, planes).astype(np.float32) for layer in layers])
-    values = masks_on_planes(volume, planes)
-    found = np.unique(volume.array).tolist()
-    if labels is None:
-        labels = Labels.of_values(found if found[-1] else (1,))
-    if unknown := sorted(set(found) - set(labels.allowed_values)):
-        raise UsageError(f"the label map holds {unknown}, but the labels are {list(labels.allowed_values)}")
-    return labels, np.stack([np.isin(values, label.values) for label in labels.foreground])
-
-
 def segmentation(
-    path: Path, masks: NDArray[Any], labels: Labels, planes: Sequence[Plane], making: Making, kind: SegType
+    path: Path, structures: Structures, planes: Sequence[Plane], making: Making, kind: SegType
 ) -> Segmentation:
     """The object of these structures.
 
     Args:
         path: of the file to be, for messages.
-        masks: (S, planes, rows, columns), bool, or float32 from 0 to 1.
-        labels: the structures.
+        structures: on these planes.
         planes: of the source.
         making: what it tells of its making.
         kind: of segmentation.
@@ -79,21 +51,23 @@ def segmentation(
     from highdicom import PixelMeasuresSequence
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
-    if kind == "labelmap" and (masks.sum(axis=0) > 1).any():
+    is_map = not structures.are_probabilities and not structures.overlap()
+    if kind == "labelmap" and not is_map:
         raise UsageError("structures overlap, and a LABELMAP has one value per voxel; write --seg-type binary")
-    if kind == "fractional" and masks.dtype == np.bool_:
+    if kind == "fractional" and not structures.are_probabilities:
         raise UsageError("--seg-type fractional stores probabilities, and these are labels; write --seg-type binary")
     sources = headers(planes, making)
-    frames = _as_source(path, masks, planes, sources)
+    stored_as = _stored_as(kind, planes)
+    pixels = structures.numbers() if is_map and stored_as != "FRACTIONAL" else _stacked(structures)
     first, step = planes[0], step_mm(planes)
     thickness = step or abs(float(sources[0].get("SliceThickness") or 1))
     with quiet(), _sound_source(path):
         made = Segmentation(
             source_images=sources,
-            pixel_array=np.moveaxis(frames, 0, -1) if frames.dtype == np.float32 else _stacked(frames, kind),
-            segmentation_type=SegmentationTypeValues[_stored_as(kind, frames)],
+            pixel_array=_as_source(path, pixels, planes, sources),
+            segmentation_type=SegmentationTypeValues[stored_as],
             fractional_type="PROBABILITY" if kind == "fractional" else "OCCUPANCY",
-            segment_descriptions=_descriptions(labels, making),
+            segment_descriptions=_descriptions(structures.labels, making),
             series_instance_uid=generate_uid(),
             series_number=int(sources[0].get("SeriesNumber") or 0) % 1000 + 1000,
             sop_instance_uid=generate_uid(),
@@ -108,7 +82,7 @@ def segmentation(
             pixel_measures=PixelMeasuresSequence(first.spacing_mm, thickness, step),
             omit_empty_frames=kind != "itk",
         )
-    _add_what_highdicom_leaves_out(made, labels, making)
+    _add_what_highdicom_leaves_out(made, structures.labels, making)
     return made
 
 
@@ -127,10 +101,10 @@ def _sound_source(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _as_source(path: Path, masks: NDArray[Any], planes: Sequence[Plane], sources: Sequence[Dataset]) -> NDArray[Any]:
-    """Masks in the order in which highdicom takes source images: files, or all frames of one file."""
+def _as_source(path: Path, pixels: NDArray[Any], planes: Sequence[Plane], sources: Sequence[Dataset]) -> NDArray[Any]:
+    """Planes in the order in which highdicom takes source images: files, or all frames of one file."""
     if planes[0].frame is None:
-        return masks
+        return pixels
     if len(sources) > 1:
         raise ImageFileError(path, "the source is of several multi-frame files; take one of them, or write NIfTI")
     places = [
@@ -144,24 +118,23 @@ def _as_source(path: Path, masks: NDArray[Any], planes: Sequence[Plane], sources
             "the source is one file with several frames at each place (time points, echoes), to which highdicom writes "
             "no SEG; give --format nii.gz",
         )
-    frames = np.zeros((len(masks), int(sources[0].NumberOfFrames), *masks.shape[2:]), masks.dtype)
-    frames[:, [plane.frame or 0 for plane in planes]] = masks
+    frames = np.zeros((int(sources[0].NumberOfFrames), *pixels.shape[1:]), pixels.dtype)
+    frames[[plane.frame or 0 for plane in planes]] = pixels
     return frames
 
 
-def _stored_as(kind: SegType, frames: NDArray[Any]) -> str:
+def _stored_as(kind: SegType, planes: Sequence[Plane]) -> str:
     """SimpleITK leaves the last pixels undefined of bits that do not fill their bytes: it gets bytes of 0 and 255."""
     if kind != "itk":
         return kind.upper()
-    return "FRACTIONAL" if frames[0].size % 8 else "BINARY"
+    return "FRACTIONAL" if sum(math.prod(plane.shape) for plane in planes) % 8 else "BINARY"
 
 
-def _stacked(frames: NDArray[np.bool_], kind: SegType) -> NDArray[Any]:
-    if kind != "labelmap":
-        return np.moveaxis(frames, 0, -1)
-    numbers = np.arange(1, len(frames) + 1, dtype=np.uint16)
-    values: NDArray[Any] = (frames * numbers[:, None, None, None]).sum(axis=0, dtype=np.uint16)
-    return values
+def _stacked(structures: Structures) -> NDArray[Any]:
+    """(planes, rows, columns, S): masks, or probabilities."""
+    if structures.are_probabilities:
+        return np.moveaxis(structures.stored, 0, -1)
+    return np.stack([structures.mask(number) for number in range(len(structures.labels.foreground))], axis=-1)
 
 
 def _descriptions(labels: Labels, making: Making) -> list[SegmentDescription]:
@@ -215,8 +188,3 @@ def _add_what_highdicom_leaves_out(made: Dataset, labels: Labels, making: Making
             segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
                 _concept(modifier)
             ]
-
-
-def painted(labels: Labels) -> tuple[int, ...]:
-    """The value that each structure has in a label map, later ones over earlier ones."""
-    return labels.region_order or tuple(label.values[0] for label in labels.foreground)

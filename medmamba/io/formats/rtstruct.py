@@ -19,13 +19,13 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from medmamba.files import replacing
-from medmamba.io.dicom.check import check, of_masks, of_structure_set
+from medmamba.io.dicom.check import check, of_structure_set, of_structures
 from medmamba.io.dicom.codes import Coding, codings
 from medmamba.io.dicom.contours import trace
 from medmamba.io.dicom.derived import Making, headers, name_of, quiet, sop_class, source_planes
 from medmamba.io.dicom.planes import Plane
+from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
-from medmamba.io.formats.dicom_seg_write import masks_of
 from medmamba.io.formats.format import Header, Stored
 from medmamba.labels import Labels
 from medmamba.volume import FloatArray, Volume
@@ -74,13 +74,12 @@ class Rtstruct:
     def write(self, volume: Volume, path: Path, *, like: Path | None, labels: Labels | None) -> None:
         """Write label values, or where probabilities are at least half, as contours on the slices of ``like``."""
         planes = source_planes(path, like)
-        labels, masks = masks_of(volume, planes, labels)
-        masks = masks >= 0.5
-        made = structure_set(masks, labels, planes, self.making)
+        structures = Structures.on(volume, planes, labels)
+        made = structure_set(structures, planes, self.making)
         with replacing(path) as temporary:
             with quiet():
                 made.save_as(temporary, enforce_file_format=True)
-            check(temporary, path, of_structure_set, of_masks(volume, masks, labels, planes), planes)
+            check(temporary, path, of_structure_set, of_structures(volume, structures, planes), planes)
 
 
 RTSTRUCT = Rtstruct()
@@ -96,12 +95,11 @@ def _refuse(path: Path) -> NoReturn:
     )
 
 
-def structure_set(masks: NDArray[np.bool_], labels: Labels, planes: Sequence[Plane], making: Making) -> FileDataset:
+def structure_set(structures: Structures, planes: Sequence[Plane], making: Making) -> FileDataset:
     """The object of these structures.
 
     Args:
-        masks: (S, planes, rows, columns).
-        labels: the structures.
+        structures: on these planes; probabilities where they are at least half.
         planes: of the source.
         making: what it tells of its making.
     """
@@ -126,9 +124,10 @@ def structure_set(masks: NDArray[np.bool_], labels: Labels, planes: Sequence[Pla
             ],
         )
     ]
-    meaning = codings((label.name for label in labels.foreground), making.codes)
+    foreground = structures.labels.foreground
+    meaning = codings((label.name for label in foreground), making.codes)
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = [], [], []
-    for number, (label, layers) in enumerate(zip(labels.foreground, masks, strict=True), start=1):
+    for number, label in enumerate(foreground, start=1):
         coding = meaning[label.name]
         made.StructureSetROISequence.append(
             _item(
@@ -139,7 +138,7 @@ def structure_set(masks: NDArray[np.bool_], labels: Labels, planes: Sequence[Pla
             )
         )
         contours = _item(ROIDisplayColor=list(coding.colour or ()), ReferencedROINumber=number)
-        if items := list(_contours(layers, planes, by_file)):
+        if items := list(_contours(structures.mask(number - 1), planes, by_file)):
             contours.ContourSequence = items
         made.ROIContourSequence.append(contours)
         made.RTROIObservationsSequence.append(_observation(number, coding))

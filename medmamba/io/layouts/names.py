@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from medmamba.io.errors import DatasetError
-from medmamba.io.images import is_image, map_suffixes
+from medmamba.io.images import is_dicom_seg, is_image, map_suffixes
 
 ENDINGS = map_suffixes()
 #: Of Slicer's segmentations and of objects in DICOM, which lie beside the images that they are of.
@@ -53,13 +53,24 @@ def images_in(folder: Path, ending: str | None = None) -> list[Path]:
     """
     return [
         path
-        for path in maps_in(folder, ending)
+        for path in _named(folder, ending)
         if ending is not None or split_ending(path)[1].lower() not in SEGMENTATIONS
     ]
 
 
 def maps_in(folder: Path, ending: str | None = None) -> list[Path]:
-    """As `images_in`, of a folder of label maps, to which segmentations of Slicer and in DICOM belong."""
+    """As `images_in`, of a folder of label maps, to which segmentations of Slicer and in DICOM belong.
+
+    A file in DICOM may be called anything: where no ending is asked for, it counts if it is a SEG by its content.
+    """
+    found = _named(folder, ending)
+    if ending is not None or not folder.is_dir():
+        return found
+    others = {path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()} - {*found}
+    return sorted([*found, *(path for path in others if is_dicom_seg(path))])
+
+
+def _named(folder: Path, ending: str | None) -> list[Path]:
     if not folder.is_dir():
         return []
     endings = tuple(known for known in ENDINGS if known != CONTOURS) if ending is None else (ending.lower(),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from medmamba import io
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.evaluate import evaluate
-from medmamba.evaluation.matching import Match
+from medmamba.evaluation.matching import Match, match_files
 from medmamba.io.check import check_dataset
 from medmamba.io.dicom import find_series
 from medmamba.io.dicom.derived import Making
+from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import dicom_seg_write
 from medmamba.io.formats.dicom_seg import DicomSeg
 from medmamba.io.formats.rtstruct import Rtstruct
+from medmamba.io.layouts.names import maps_in
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 from tests.dicom_factory import PATIENT, SECRETS, Made, series
@@ -180,7 +183,7 @@ def test_object_without_a_dicom_source_is_refused(axial: Made, tmp_path: Path) -
             io.write(tumour(axial), tmp_path / "a.seg.dcm", like=like, labels=REGIONS)
 
 
-@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("axis", [0, 1, 2])
 def test_object_that_says_otherwise_than_the_mask_is_not_left_behind(
     axial: Made, axis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,8 +191,8 @@ def test_object_that_says_otherwise_than_the_mask_is_not_left_behind(
     before = path.read_bytes()
     write = dicom_seg_write.segmentation
 
-    def mirrored(path: Path, masks: NDArray[Any], *rest: Any) -> Any:
-        return write(path, np.flip(masks, axis), *rest)
+    def mirrored(path: Path, structures: Structures, *rest: Any) -> Any:
+        return write(path, replace(structures, stored=np.flip(structures.stored, axis)), *rest)
 
     monkeypatch.setattr(dicom_seg_write, "segmentation", mirrored)
     with pytest.raises(ImageFileError, match=r"not what is read back: WT has .* its centre [0-9.]+ mm away"):
@@ -201,8 +204,9 @@ def test_object_that_says_otherwise_than_the_mask_is_not_left_behind(
 def test_structure_that_is_lost_is_noticed(axial: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = dicom_seg_write.segmentation
 
-    def without_the_last(path: Path, masks: NDArray[Any], *rest: Any) -> Any:
-        return write(path, masks * np.array([1, 1, 0], bool)[:, None, None, None], *rest)
+    def without_the_last(path: Path, structures: Structures, *rest: Any) -> Any:
+        stored = structures.stored
+        return write(path, replace(structures, stored=np.where(stored == stored.max(), 0, stored)), *rest)
 
     monkeypatch.setattr(dicom_seg_write, "segmentation", without_the_last)
     with pytest.raises(ImageFileError, match="ET has 0 mm³ instead of"):
@@ -308,7 +312,8 @@ def test_frames_lie_on_the_slices_of_tilted_and_uneven_stacks(how: dict[str, Any
     labels = Labels(foreground=(Label(name="ball", values=(1,)),))
     planes = find_series(made.folder)[0].planes
     path = tmp_path / "a.seg.dcm"
-    dicom_seg_write.segmentation(path, masks[None], labels, planes, Making(), "binary").save_as(path)
+    structures = Structures(labels, masks.view(np.uint8))
+    dicom_seg_write.segmentation(path, structures, planes, Making(), "binary").save_as(path)
     dataset, found = pydicom.dcmread(path), {}
     for frame, pixels in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
         position = tuple(frame.PlanePositionSequence[0].ImagePositionPatient)
@@ -418,13 +423,28 @@ def test_object_is_the_reference_of_an_evaluation(axial: Made, tmp_path: Path) -
         assert [score.values[0] for score in case.scores] == [1, 1, 1]
 
 
-def test_objects_are_the_labels_of_a_data_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_foreign_names_do_not_hide_objects_among_references(axial: Made, ending: str, tmp_path: Path) -> None:
+    for folder in ("references", "predictions"):
+        (tmp_path / folder).mkdir()
+    reference = written(axial, tmp_path / "a.seg.dcm").rename(tmp_path / "references" / f"a{ending}")
+    (tmp_path / "references" / "notes").write_text("no label map")
+    assert maps_in(axial.folder) == [], "nor is a scan"
+    io.write(tumour(axial), tmp_path / "predictions" / "a.nii.gz")
+    [pair] = match_files(tmp_path / "predictions", tmp_path / "references").pairs
+    assert (pair.id, pair.reference) == ("a", reference)
+    [case] = evaluate([pair], REGIONS, metrics=["dice"]).cases
+    assert [score.values[0] for score in case.scores] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("ending", [".seg.dcm", ".dcm"])
+def test_objects_are_the_labels_of_a_data_set(ending: str, tmp_path: Path) -> None:
     for folder in ("imagesTr", "labelsTr"):
         (tmp_path / folder).mkdir()
     for number in range(2):
         made = series(tmp_path / "scans" / str(number), name=str(number), centre_mm=(number, 0, 0))
         io.write(io.read(made.folder), tmp_path / "imagesTr" / f"c{number}_0000.nii.gz")
-        written(made, tmp_path / "labelsTr" / f"c{number}.seg.dcm")
+        written(made, tmp_path / "a.seg.dcm").rename(tmp_path / "labelsTr" / f"c{number}{ending}")
     facts = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "WT": [1, 2, 4], "TC": [1, 4], "ET": 4},

@@ -15,6 +15,7 @@ from medmamba.io.dicom import find_series
 from medmamba.io.dicom.check import check, of_structure_set, on_planes
 from medmamba.io.dicom.derived import Making
 from medmamba.io.dicom.planes import Plane
+from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import rtstruct
 from medmamba.io.formats.rtstruct import ContoursError, Rtstruct
@@ -67,7 +68,8 @@ def planes_of(made: Made) -> tuple[Plane, ...]:
 def written(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rtstruct") / "a.rtstruct.dcm"
     masks, planes = shapes(made), planes_of(made)
-    rtstruct.structure_set(masks, LABELS, planes, Making()).save_as(path, enforce_file_format=True)
+    structures = Structures(LABELS, masks.astype(np.float32))  # some overlap
+    rtstruct.structure_set(structures, planes, Making()).save_as(path, enforce_file_format=True)
     wanted = {label.name: on_planes(mask, planes) for label, mask in zip(LABELS.foreground, masks, strict=True)}
     check(path, path, of_structure_set, wanted, planes)
     return path
