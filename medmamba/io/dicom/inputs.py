@@ -16,6 +16,7 @@ from medmamba.io.dicom.planes import Series
 from medmamba.io.dicom.selection import Selection, listed, refusal, skipped_words
 from medmamba.io.dicom.series import Choice, Export, explore, settled
 from medmamba.io.errors import DatasetError
+from medmamba.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,16 @@ def matching(rule: str, series: Sequence[Series]) -> list[Series]:
 
 
 @contextmanager
-def export_cases(path: Path | None, wanted: Wanted, place: Path) -> Iterator[tuple[list[Case], str]]:
+def export_cases(
+    path: Path | None, wanted: Wanted, place: Path, progress: Progress = silent
+) -> Iterator[tuple[list[Case], str]]:
     """The cases of an export, see `cases_of`, and what was passed over in it, in words; a zip's until the block ends.
 
     Args:
         path: folder, zip, DICOMDIR or file; None where ``wanted`` gives a folder for each channel.
         wanted: what is asked for; a channel may be given a path in place of an id.
         place: folder for selections.
+        progress: shows how many headers of the export have been read.
 
     Raises:
         UsageError: as `cases_of`, and if a channel is given that the model does not take.
@@ -79,7 +83,7 @@ def export_cases(path: Path | None, wanted: Wanted, place: Path) -> Iterator[tup
     with ExitStack() as until_done:
         export = Export(series=(), skipped=())
         if path is not None:
-            export = explore(until_done.enter_context(opened(path)))
+            export = explore(until_done.enter_context(opened(path)), progress)
         ids, series = dict(wanted.given), list(export.series)
         for channel, folder in places.items():
             own = explore(until_done.enter_context(opened(folder))).series

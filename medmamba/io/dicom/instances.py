@@ -24,6 +24,7 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from medmamba.io.dicom.planes import Plane, Triple
 from medmamba.io.errors import ImageFileError
+from medmamba.progress import Progress, silent
 
 #: What pydicom raises at bytes that are not as they should be: it checks values when they are looked at.
 DAMAGED = (
@@ -201,14 +202,14 @@ def damage(error: BaseException) -> str:
     )
 
 
-def read_headers(files: Sequence[Path]) -> list[Instance | Skipped]:
+def read_headers(files: Sequence[Path], progress: Progress = silent) -> list[Instance | Skipped]:
     """What the headers of files say, in their order; disks and networks are waited for in several threads.
 
     Raises:
         OSError: if a file cannot be read.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(read_header, files))
+        return list(progress(threads.map(read_header, files), title="Reading headers", total=len(files)))
 
 
 def read_header(path: Path) -> Instance | Skipped:

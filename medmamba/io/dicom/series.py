@@ -14,6 +14,7 @@ import numpy as np
 
 from medmamba.io.dicom.instances import MARKS, Instance, Skipped, Slice, no_decoder, read_headers
 from medmamba.io.dicom.planes import Kind, Phase, Plane, Problem, Series
+from medmamba.progress import Progress, silent
 from medmamba.volume import FloatArray
 
 #: Steps between slices may differ by this share.
@@ -60,13 +61,13 @@ class Export:
     skipped: tuple[tuple[str, int], ...]
 
 
-def explore(files: Iterable[Path]) -> Export:
+def explore(files: Iterable[Path], progress: Progress = silent) -> Export:
     """Group files to series by their headers.
 
     Raises:
         OSError: if a file cannot be read.
     """
-    read = read_headers(list(files))
+    read = read_headers(list(files), progress)
     skipped = Counter(each.kind for each in read if isinstance(each, Skipped))
     grouped: dict[tuple[str, str], dict[str, Instance]] = {}
     for each in read:

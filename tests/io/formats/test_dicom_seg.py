@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,24 @@ def test_anonymous_object_has_nothing_of_the_patient_and_the_same_uids_each_time
     assert one.PatientIdentityRemoved == "YES"
     salted = pydicom.dcmread(written(axial, tmp_path / "c.seg.dcm", making=Making(salt="another")))
     assert salted.StudyInstanceUID != one.StudyInstanceUID
+
+
+def test_many_structures_take_the_memory_of_one_map(tmp_path: Path) -> None:
+    made = series(tmp_path / "series", shape=(160, 160), slices=30)
+    array = np.zeros(made.array().shape, np.uint8)
+    array[::4, ::4, ::15].flat[:60] = np.arange(1, 61)
+    volume = Volume(array[None], Geometry(array.shape, made.affine))
+    labels = Labels.of_values(range(1, 61))
+    written(made, path := tmp_path / "a.seg.dcm", labels, volume)  # what is imported and cached is no part of it
+    tracemalloc.start()
+    try:
+        written(made, path, labels, volume)
+        found = io.read_label(path, within=volume.geometry)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found.array, array[None])
+    assert peak < 20 * array.size, f"{peak / array.size:.0f} bytes for each voxel and 60 structures"
 
 
 # -- foreign readers -----------------------------------------------------------------------------------------------
