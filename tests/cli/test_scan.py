@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medmamba.files import WRITING
 from medmamba.plans.plan import Plan
 from tests import dicom_factory as factory
 from tests.cli.remedies import run
@@ -103,7 +104,10 @@ def test_phase_of_one_file_is_not_written_as_seg(tmp_path: Path, model: Path, ca
     out = tmp_path / "out"
     code, said = run("predict", "-i", tmp_path / "export", "-o", out, "-m", model, "--device", "cpu", "--phase", "1")
     assert code == 3
-    assert "give--formatnii.gz" in "".join((said + caplog.text).split())  # lines of a log are folded
+    words = "".join((said + caplog.text).split())  # lines of a log are folded
+    assert "give--formatnii.gz" in words
+    assert f"{out}/" in words
+    assert WRITING not in words
     assert not [file for file in out.rglob("*") if "".join(file.suffixes[-2:]) in (".seg.dcm", ".nii.gz")]
 
 
