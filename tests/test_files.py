@@ -141,6 +141,7 @@ ELSEWHERE = {
     "folder.py": "likewise",
     "nnunet.py": "makes a whole folder under a temporary name",
     "train.py": "moves a whole run aside",
+    "transforms.py": "hands names of temporary files to what writes them",
 }
 
 
