@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-#: Arrays are read in slabs of about so many voxels: what is made of them on the way stays in the processor's cache.
+#: Arrays are read in slabs of at most about so many voxels: what is made of them on the way stays in the processor's
+#: cache.
 SLAB_VOXELS = 2**18
+#: A small array is cut into so many slabs, so that what is made on the way is small beside the array,
+CUTS = 16
+#: if they hold at least about so many voxels.
+LEAST_VOXELS = 2**13
 
 #: Two grids count as the same one, everywhere, when every corner voxel lies less than this share of a voxel
 #: apart: headers round, but half a voxel is another place.
@@ -205,13 +210,19 @@ class Volume:
         return Volume(array, self.geometry)
 
 
-def slabs(shape: Sequence[int], voxels: int = SLAB_VOXELS) -> Iterator[slice]:
-    """Parts of the first axis that hold about so many voxels each.
+def slab_voxels(shape: Sequence[int]) -> int:
+    """How many voxels of an array are looked at in one go where that takes memory: a 16th of them, but not too few."""
+    return max(LEAST_VOXELS, math.prod(shape) // CUTS)
+
+
+def slabs(shape: Sequence[int], voxels: int | None = None) -> Iterator[slice]:
+    """Parts of the first axis that hold about so many voxels each, or what suits the array.
 
     >>> list(slabs((5, 10), 20))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    step = max(1, voxels // max(1, math.prod(shape[1:])))
+    wanted = min(slab_voxels(shape), SLAB_VOXELS) if voxels is None else voxels
+    step = max(1, wanted // max(1, math.prod(shape[1:])))
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 

@@ -19,13 +19,10 @@ from numpy.typing import NDArray
 
 from medmamba.evaluation.surface import Mask
 from medmamba.labels import integer_type
-from medmamba.volume import SLAB_VOXELS, bounding_box, slabs
+from medmamba.volume import bounding_box, in_memory_order, slab_voxels, slabs
 
 Ids = NDArray[np.int64]
 Box = tuple[slice, ...]
-
-#: A mask is cut into so many slabs, if they are not smaller than `SLAB_VOXELS`.
-CUTS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +78,7 @@ def components_in_slabs(read: Callable[[slice], Mask], shape: Sequence[int]) -> 
         shape: of the mask, two or three axes.
     """
     pieces = _Pieces(labels=np.zeros(tuple(shape)[::-1], dtype=np.uint8))
-    for rows in slabs(pieces.labels.shape, max(SLAB_VOXELS, int(np.prod(shape)) // CUTS)):
+    for rows in slabs(pieces.labels.shape, slab_voxels(shape)):
         part = read(rows)
         if part.any():
             pieces.add(part, rows)
@@ -103,6 +100,15 @@ def overlaps(one: NDArray[Any], other: NDArray[Any]) -> Overlaps:
             )
     entries = table.tocoo()
     return Overlaps(*(np.asarray(values, dtype=np.int64) for values in (entries.row, entries.col, entries.data)))
+
+
+def told(labels: NDArray[Any], table: NDArray[Any]) -> NDArray[Any]:
+    """What a table holds for each label; numpy by itself would make an index of eight bytes out of every label."""
+    ordered = in_memory_order(labels)
+    found = np.empty(ordered.shape, dtype=table.dtype)
+    for rows in slabs(ordered.shape):
+        found[rows] = table[ordered[rows]]
+    return found if ordered is labels else found.T
 
 
 def union(boxes: Sequence[Box]) -> Box:
@@ -194,10 +200,11 @@ def _touching(below: NDArray[Any], above: NDArray[Any]) -> Ids:
     marked = np.nonzero(above)
     room = np.pad(below, 1).astype(np.int64)
     factor = room.max() + 1  # a pair is one number
-    pairs = []
+    first, pairs = above[marked] * factor, []
     for step in itertools.product(range(3), repeat=above.ndim):
         met = room[tuple(at + by for at, by in zip(marked, step, strict=True))]
-        pairs.append(np.unique(above[marked][met != 0] * factor + met[met != 0]))
+        pair = (first + met)[met != 0]
+        pairs.append(pair[np.diff(pair, prepend=-1) != 0])  # most are like the one before
     return np.stack(np.divmod(np.unique(np.concatenate(pairs)), factor))
 
 
@@ -218,5 +225,5 @@ def _renumbered(labels: NDArray[Any], places: Sequence[Box], number: Ids) -> NDA
     table = number.astype(integer_type(0, int(number.max(initial=0))))
     changed = labels if table.dtype == labels.dtype else np.zeros(labels.shape, dtype=table.dtype)
     for box in places:
-        changed[box] = table[labels[box]]
+        changed[box] = told(labels[box], table)
     return changed

@@ -15,9 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmamba.evaluation.components import Box, components_in_slabs, overlaps, union
+from medmamba.evaluation.components import Box, Components, components_in_slabs, overlaps, union
 from medmamba.evaluation.region import MARGIN, Columns, Region, volume_mm3
-from medmamba.evaluation.surface import Mask, SurfaceDistances, hausdorff, surface_distances
+from medmamba.evaluation.surface import (
+    Mask,
+    Surface,
+    SurfaceDistances,
+    distances_between,
+    hausdorff,
+    surface_distances,
+    surface_in_slabs,
+)
 from medmamba.volume import slabs
 
 #: What stands for an infinite distance, in mm.
@@ -43,11 +51,11 @@ def dilated(mask: Mask, times: int) -> Mask:
 
 
 def _grown_once(mask: Mask) -> Mask:
-    along = [_grown(mask, axis) for axis in range(mask.ndim)]
-    grown = _grown(along[0], 1)
+    first = _grown(mask, 0)
+    grown = _grown(first, 1)
     for axis in range(2, mask.ndim):
-        grown |= _grown(along[0], axis)
-        grown |= _grown(along[1], axis)
+        grown |= _grown(first, axis)
+        grown |= _grown(_grown(mask, 1), axis)
     return grown
 
 
@@ -158,12 +166,14 @@ class Brats2023:
         box = union([lesion.box, *(predicted.boxes[other] for other in lesion.near)])
         is_near = np.zeros(predicted.count + 1, dtype=bool)
         is_near[lesion.near] = True
+
+        def surface(whole: Components, chosen: NDArray[np.bool_]) -> Surface:
+            labels = whole.labels[box].T
+            return surface_in_slabs(lambda rows: chosen[labels[rows]], labels.shape, region.spacing_mm[::-1])
+
         return hausdorff(
-            surface_distances(
-                is_near[predicted.labels[box]],
-                (matched.zone == lesion.id)[expected.labels[box]],
-                region.spacing_mm,
-                contour=False,
+            distances_between(
+                surface(predicted, is_near), surface(expected, matched.zone == lesion.id), region.voxels.all
             )
         )
 

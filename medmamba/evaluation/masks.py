@@ -68,7 +68,7 @@ class Masks:
         """The distances between both surfaces."""
         # One mask after the other: where they are made on demand, there is never more than one.
         prediction = surface_of(self.prediction, self.spacing_mm)
-        return distances_between(prediction, surface_of(self.reference, self.spacing_mm))
+        return distances_between(prediction, surface_of(self.reference, self.spacing_mm), self.voxels.all)
 
     @cached_property
     def reliability(self) -> Reliability | None:

@@ -90,6 +90,11 @@ class Voxels:
         return self.tp + self.fp + self.fn
 
     @property
+    def all(self) -> int:
+        """Everything that counts."""
+        return self.either + self.tn
+
+    @property
     def dice(self) -> float:
         """Twice the common voxels over the sum of both masks' voxels; NaN when both are empty."""
         return ratio(2 * self.tp, self.prediction + self.reference)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medmamba.evaluation import components as module
+from medmamba import volume
 from medmamba.evaluation.components import components, overlaps
 from tests.mask_factory import blobs
 
@@ -42,8 +42,9 @@ def test_as_many_lesions_as_there_can_be_are_told_apart(shape: tuple[int, ...]) 
 def test_cuts_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mask = blobs(seed, (26, 30, 22))[0] | (np.random.default_rng(seed).random((26, 30, 22)) < 0.06)
     mask[:, :, 9:12] = False
+    monkeypatch.setattr(volume, "LEAST_VOXELS", mask.size)
     whole = components(mask)
-    monkeypatch.setattr(module, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(volume, "LEAST_VOXELS", 1)
     cut = components(mask)
     np.testing.assert_array_equal(cut.labels, whole.labels)
     np.testing.assert_array_equal(cut.voxels, whole.voxels)

@@ -12,16 +12,30 @@ import pytest
 import surface_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from medmamba import io
-from medmamba.evaluation.surface import assd, border_distances, hausdorff, surface_dice, surface_distances
+from medmamba.evaluation import surface
+from medmamba.evaluation.surface import (
+    Distances,
+    assd,
+    border_distances,
+    hausdorff,
+    surface_dice,
+    surface_distances,
+)
 from medmamba.volume import bounding_box
 from tests.mask_factory import Mask, blobs, box
 
 SHARED = Path(os.environ.get("MEDMAMBA_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 #: So many random pairs, and as many real ones; ten of each are enough for every day.
 HUNDRED = range(100)
+
+
+def each_area(distances: Distances) -> NDArray[np.float64]:
+    """Of every element, those that are alike among them."""
+    return np.repeat(distances.areas, distances.counts)
 
 
 def test_distances_between_shifted_boxes_are_the_shift_in_millimetres() -> None:
@@ -39,8 +53,8 @@ def test_areas_add_up_to_the_surface_of_a_box() -> None:
     sides = np.array([30 * 1.0, 20 * 2.0, 10 * 3.0])
     exact = 2 * (sides[0] * sides[1] + sides[1] * sides[2] + sides[0] * sides[2])
     # Marching cubes cuts the edges of the box off.
-    assert distances.reference_areas.sum() == pytest.approx(exact, rel=0.1)
-    assert distances.reference_areas.sum() < exact
+    assert distances.from_reference.total_areas.sum() == pytest.approx(exact, rel=0.1)
+    assert distances.from_reference.total_areas.sum() < exact
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 1.3, 2.9), (5.0, 0.4, 0.4)])
@@ -57,12 +71,8 @@ def test_readings_equal_those_of_deepmind(seed: int, spacing: tuple[float, float
         oracle = surface_distance.compute_surface_dice_at_tolerance(theirs, tolerance)
         assert surface_dice(ours, tolerance) == pytest.approx(oracle, abs=1e-9)
     to_prediction, to_reference = surface_distance.compute_average_surface_distance(theirs)
-    assert np.average(ours.reference_to_prediction_mm, weights=ours.reference_areas) == pytest.approx(
-        to_prediction, abs=1e-5
-    )
-    assert np.average(ours.prediction_to_reference_mm, weights=ours.prediction_areas) == pytest.approx(
-        to_reference, abs=1e-5
-    )
+    for direction, mean in ((ours.from_reference, to_prediction), (ours.from_prediction, to_reference)):
+        assert np.average(direction.mm, weights=direction.total_areas) == pytest.approx(mean, abs=1e-5)
     assert min(to_prediction, to_reference) <= assd(ours) <= max(to_prediction, to_reference)
 
 
@@ -73,7 +83,7 @@ def test_contours_equal_those_of_deepmind(seed: int, spacing: tuple[float, float
     prediction, reference = blobs(seed, (40, 57))
     ours = surface_distances(prediction, reference, spacing)
     theirs = surface_distance.compute_surface_distances(reference, prediction, spacing)
-    assert np.sort(ours.reference_areas) == pytest.approx(np.sort(theirs["surfel_areas_gt"]))
+    assert np.sort(each_area(ours.from_reference)) == pytest.approx(np.sort(theirs["surfel_areas_gt"]))
     assert hausdorff(ours, 95) == pytest.approx(surface_distance.compute_robust_hausdorff(theirs, 95), abs=1e-5)
 
 
@@ -84,7 +94,7 @@ def test_area_of_every_neighbourhood_equals_deepminds(spacing: list[float], code
     mask = np.array([code >> bit & 1 for bit in range(8)], dtype=bool).reshape(2, 2, 2)
     theirs = surface_distance.compute_surface_distances(mask, mask, spacing)
     ours = surface_distances(mask, mask, spacing)
-    assert np.sort(ours.reference_areas) == pytest.approx(np.sort(theirs["surfel_areas_gt"]), rel=1e-9)
+    assert np.sort(each_area(ours.from_reference)) == pytest.approx(np.sort(theirs["surfel_areas_gt"]), rel=1e-9)
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -195,7 +205,7 @@ def test_nested_spheres_are_as_far_apart_as_their_radii(spacing: tuple[float, fl
     assert assd(distances) == pytest.approx(outer - inner, abs=0.75 * voxel)
     assert surface_dice(distances, outer - inner + 1.5 * voxel) == 1
     assert surface_dice(distances, outer - inner - 2 * voxel) == 0
-    assert distances.prediction_areas.sum() / distances.reference_areas.sum() == pytest.approx(
+    assert distances.from_prediction.total_areas.sum() / distances.from_reference.total_areas.sum() == pytest.approx(
         (inner / outer) ** 2, rel=0.05
     )
 
@@ -252,3 +262,19 @@ def test_distances_between_borders_are_those_of_a_distance_transform(
     for ours, source, target in ((there, *borders), (back, *borders[::-1])):
         theirs = ndimage.distance_transform_edt(~target, sampling=spacing)[source]
         np.testing.assert_allclose(np.sort(ours), np.sort(theirs), rtol=1e-12)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 1.3, 2.9)])
+@pytest.mark.parametrize("seed", range(4))
+def test_looking_in_parts_of_a_surface_changes_nothing(
+    seed: int, spacing: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prediction, reference = blobs(seed, (23, 31, 17))
+    prediction[:3, :3, :3] = True  # far from what is there
+    whole = surface_distances(prediction, reference, spacing)
+    monkeypatch.setattr(surface, "LEAST", 64)
+    monkeypatch.setattr(surface, "VOXELS", prediction.size)
+    parts = surface_distances(prediction, reference, spacing)
+    for one, other in zip(parts.directions, whole.directions, strict=True):
+        np.testing.assert_allclose(np.repeat(one.mm, one.counts), np.repeat(other.mm, other.counts), rtol=1e-12)
+        np.testing.assert_allclose(one.total_areas.sum(), other.total_areas.sum(), rtol=1e-12)
