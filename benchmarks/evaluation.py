@@ -332,9 +332,9 @@ def run_size(edge: int, count: int) -> None:
         return time.process_time() - started
 
     with tempfile.TemporaryDirectory() as name:
-        for shape in (16, edge):  # in a process of its own, which gives all memory back
-            subprocess.run([sys.executable, __file__, "write_phantom", name, str(shape), str(count)], check=True)
-        measured(16, Path(name))  # what is imported late
+        for shape, lesions in ((24, 4), (edge, count)):  # in a process of its own, which gives all memory back
+            subprocess.run([sys.executable, __file__, "write_phantom", name, str(shape), str(lesions)], check=True)
+        measured(24, Path(name))  # what is imported late: two of its lesions lie apart, so that all code is come by
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = measured(edge, Path(name))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
