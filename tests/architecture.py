@@ -48,6 +48,7 @@ WITHIN = {
         "lesions",
         "components",
         "surface",
+        "areas",
         "scores",
     ),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
