@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 #: Arrays are read in slabs of at most about so many voxels: what is made of them on the way stays in the processor's
 #: cache.
 SLAB_VOXELS = 2**18
-#: A small array is cut into so many slabs, so that what is made on the way is small beside the array,
+#: A small image is cut into so many slabs, so that what is made on the way is small beside it,
 CUTS = 16
 #: if they hold at least about so many voxels.
 LEAST_VOXELS = 2**13
@@ -210,9 +210,9 @@ class Volume:
         return Volume(array, self.geometry)
 
 
-def slab_voxels(shape: Sequence[int]) -> int:
-    """How many voxels of an array are looked at in one go where that takes memory: a 16th of them, but not too few."""
-    return max(LEAST_VOXELS, math.prod(shape) // CUTS)
+def slab_voxels(voxels: int) -> int:
+    """How many voxels to look at in one go, where that takes memory, of an image that has so many, or a part of it."""
+    return max(LEAST_VOXELS, voxels // CUTS)
 
 
 def slabs(shape: Sequence[int], voxels: int | None = None) -> Iterator[slice]:
@@ -221,7 +221,7 @@ def slabs(shape: Sequence[int], voxels: int | None = None) -> Iterator[slice]:
     >>> list(slabs((5, 10), 20))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    wanted = min(slab_voxels(shape), SLAB_VOXELS) if voxels is None else voxels
+    wanted = min(slab_voxels(math.prod(shape)), SLAB_VOXELS) if voxels is None else voxels
     step = max(1, wanted // max(1, math.prod(shape[1:])))
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 

@@ -65,20 +65,26 @@ class Overlaps:
     voxels: Ids
 
 
-def components(mask: Mask) -> Components:
-    """The connected components of a mask of two or three axes."""
-    return components_in_slabs(lambda rows: mask.T[rows], mask.shape)
+def components(mask: Mask, image: int | None = None) -> Components:
+    """The connected components of a mask of two or three axes.
+
+    Args:
+        mask: or a part of one, around everything that is marked.
+        image: how many voxels the whole has, which small parts need not be sparing of; None for those of the mask.
+    """
+    return components_in_slabs(lambda rows: mask.T[rows], mask.shape, mask.size if image is None else image)
 
 
-def components_in_slabs(read: Callable[[slice], Mask], shape: Sequence[int]) -> Components:
+def components_in_slabs(read: Callable[[slice], Mask], shape: Sequence[int], image: int) -> Components:
     """The connected components of a mask that is never there as a whole.
 
     Args:
         read: gives the part of the transposed mask that a slice along its first axis cuts out.
         shape: of the mask, two or three axes.
+        image: how many voxels the image has that it may be a part of.
     """
     pieces = _Pieces(labels=np.zeros(tuple(shape)[::-1], dtype=np.uint8))
-    for rows in slabs(pieces.labels.shape, slab_voxels(shape)):
+    for rows in slabs(pieces.labels.shape, slab_voxels(image)):
         part = read(rows)
         if part.any():
             pieces.add(part, rows)

@@ -135,7 +135,7 @@ class Brats2023:
         expected, predicted = region.lesions.expected, region.lesions.predicted
         # The zone around a merged lesion is the component of the grown reference that it lies in: growing it by itself
         # gives the same, as every voxel grows into one piece.
-        zones = components_in_slabs(_Growing(expected.labels, self.dilation), expected.labels.shape)
+        zones = components_in_slabs(_Growing(expected.labels, self.dilation), expected.labels.shape, region.voxels.all)
         near, common = overlaps(zones.labels, predicted.labels), np.zeros(zones.count + 1, dtype=np.int64)
         zone = np.zeros(expected.count + 1, dtype=np.int64)
         home = overlaps(expected.labels, zones.labels)
@@ -169,7 +169,9 @@ class Brats2023:
 
         def surface(whole: Components, chosen: NDArray[np.bool_]) -> Surface:
             labels = whole.labels[box].T
-            return surface_in_slabs(lambda rows: chosen[labels[rows]], labels.shape, region.spacing_mm[::-1])
+            return surface_in_slabs(
+                lambda rows: chosen[labels[rows]], labels.shape, region.spacing_mm[::-1], region.voxels.all
+            )
 
         return hausdorff(
             distances_between(

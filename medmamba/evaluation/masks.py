@@ -67,8 +67,9 @@ class Masks:
     def surface(self) -> SurfaceDistances:
         """The distances between both surfaces."""
         # One mask after the other: where they are made on demand, there is never more than one.
-        prediction = surface_of(self.prediction, self.spacing_mm)
-        return distances_between(prediction, surface_of(self.reference, self.spacing_mm), self.voxels.all)
+        voxels = self.voxels.all
+        prediction = surface_of(self.prediction, self.spacing_mm, image=voxels)
+        return distances_between(prediction, surface_of(self.reference, self.spacing_mm, image=voxels), voxels)
 
     @cached_property
     def reliability(self) -> Reliability | None:
@@ -80,8 +81,8 @@ class Masks:
     @cached_property
     def lesions(self) -> Lesions:
         """The connected components of both."""
-        predicted = components(self.prediction)
-        return Lesions(predicted=predicted, expected=components(self.reference), corner=self.corner)
+        predicted = components(self.prediction, self.voxels.all)
+        return Lesions(predicted=predicted, expected=components(self.reference, self.voxels.all), corner=self.corner)
 
     @cached_property
     def panoptic(self) -> Panoptic:

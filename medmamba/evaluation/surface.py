@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from medmamba.evaluation.areas import element_areas
 from medmamba.evaluation.scores import ratio
 from medmamba.labels import integer_type
-from medmamba.volume import in_memory_order, marked_box, slabs
+from medmamba.volume import SLAB_VOXELS, in_memory_order, marked_box, slab_voxels, slabs
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -125,8 +125,8 @@ def surface_distances(
     return distances_between(ours, theirs, reference.size)
 
 
-def surface_of(mask: Mask, spacing_mm: Sequence[float], *, contour: bool = True) -> Surface:
-    """The surface of a mask: arguments and errors as of `surface_distances`."""
+def surface_of(mask: Mask, spacing_mm: Sequence[float], *, contour: bool = True, image: int | None = None) -> Surface:
+    """The surface of a mask: arguments and errors as of `surface_distances`, ``image`` as in `surface_in_slabs`."""
     spacing = tuple(float(step) for step in spacing_mm)
     if len(spacing) != mask.ndim or mask.ndim not in (2, 3):
         raise ValueError(f"spacing needs one entry for each of two or three axes, got {spacing} for {mask.shape}")
@@ -136,10 +136,10 @@ def surface_of(mask: Mask, spacing_mm: Sequence[float], *, contour: bool = True)
     if contour and mask.ndim == 3 and mask.shape.count(1) == 1:
         flat = mask.shape.index(1)
         mask, spacing = mask.squeeze(flat), spacing[:flat] + spacing[flat + 1 :]
-    array = in_memory_order(mask)
+    array, image = in_memory_order(mask), mask.size if image is None else image
     if array is mask:
-        return surface_in_slabs(lambda rows: array[rows], array.shape, spacing)
-    turned = surface_in_slabs(lambda rows: array[rows], array.shape, spacing[::-1])
+        return surface_in_slabs(lambda rows: array[rows], array.shape, spacing, image)
+    turned = surface_in_slabs(lambda rows: array[rows], array.shape, spacing[::-1], image)
     return turned._replace(corners=turned.corners[:, ::-1], spacing_mm=spacing)
 
 
@@ -296,17 +296,20 @@ def _border(mask: Mask) -> Mask:
     return mask & ~within
 
 
-def surface_in_slabs(read: Callable[[slice], Mask], shape: Sequence[int], spacing_mm: tuple[float, ...]) -> Surface:
+def surface_in_slabs(
+    read: Callable[[slice], Mask], shape: Sequence[int], spacing_mm: tuple[float, ...], image: int
+) -> Surface:
     """The surface of a mask that is never there as a whole.
 
     Args:
         read: gives the part of the mask that a slice along its first axis cuts out.
         shape: of the mask, two or three axes.
         spacing_mm: size of a voxel along each array axis.
+        image: how many voxels the image has that the mask may be a part of.
     """
     kind, dims = integer_type(0, max(shape)), len(shape)
     corners, codes = [np.zeros((0, dims), dtype=kind)], [np.zeros(0, dtype=np.uint8)]
-    for slab in slabs([size + 1 for size in shape]):
+    for slab in slabs([size + 1 for size in shape], min(slab_voxels(image), SLAB_VOXELS)):
         voxels = slice(max(slab.start - 1, 0), min(slab.stop, shape[0]))
         part = read(voxels)
         box = marked_box(part)
