@@ -23,7 +23,7 @@ AT_THE_TOP = ("kernels", "plans", "cli")
 FLOORS = (
     "cli",
     "demo",
-    "exchange training prediction evaluation",
+    "exchange training prediction evaluation registration",
     "tasks data",
     "networks plans.workspace plans.planner plans.decisions plans.nnunet plans.from_nnunet"
     " plans.fingerprint plans.intensities",

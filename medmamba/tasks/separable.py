@@ -64,3 +64,10 @@ def cubic(at: Tensor) -> Tensor:
     inner = (4 - 6 * away**2 + 3 * away**3) / 6
     outer = (2 - away).clamp(min=0) ** 3 / 6
     return torch.where(away < 1, inner, outer)
+
+
+def resampling(size: int, target: int, like: Tensor) -> Tensor:
+    """Linear interpolation to ``target`` voxels between the same first and last one: (target, size)."""
+    at = torch.arange(target, device=like.device, dtype=torch.float64) * ((size - 1) / max(target - 1, 1))
+    away = (at[:, None] - torch.arange(size, device=like.device)).abs()
+    return (1 - away).clamp(min=0).to(like.dtype)

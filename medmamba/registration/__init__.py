@@ -1,0 +1,1 @@
+"""Registration of one pair: from two images to a field that brings one onto the other."""
