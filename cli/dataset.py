@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medmamba.cli._console import EDITION, Exit, say, track
+from medmamba.cli._pairs import MOVING, pairing_of
 
 if TYPE_CHECKING:
     from medmamba.io.check import Finding
@@ -26,11 +27,16 @@ def _group() -> None:
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(exists=True, help="Folder of the data set.")],
+    path: Annotated[Path, typer.Argument(exists=True, help="Folder of the data set, or a table of pairs (.csv).")],
     as_json: Annotated[bool, typer.Option("--json", help="For machines: a list of findings.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings as well.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Cases to read at the same time, at most.")] = 4,
     edition: Annotated[str, typer.Option(metavar="NAME", help=EDITION, show_default=False)] = "",
+    task: Annotated[
+        Literal["segmentation", "registration"],
+        typer.Option(help="What the images are for; a table, or a second folder, is for registration."),
+    ] = "segmentation",
+    moving: MOVING = None,
 ) -> None:
     """List all problems of a data set at once, before anything is computed.
 
@@ -41,10 +47,20 @@ def check(
         medmamba dataset check Task04_Hippocampus
 
         medmamba dataset check ASNR-MICCAI-BraTS2023-PED-Challenge-TrainingData --edition brats2023-ped
-    """
-    from medmamba.io.check import check_dataset
 
-    findings = check_dataset(path, track, workers=workers, edition=edition)
+    Of pairs to register it looks at each image and at what two of them have in common: whether they overlap in space,
+    are the same, or are of other label sets:
+
+        medmamba dataset check pairs.csv
+
+        medmamba dataset check ct --moving mr
+    """
+    from medmamba.io.check import check_dataset, check_pairs
+
+    if task == "registration" or moving is not None or path.suffix.lower() in (".csv", ".tsv"):
+        findings = check_pairs(path, pairing_of(moving, "", "to_atlas"), track, workers=workers)
+    else:
+        findings = check_dataset(path, track, workers=workers, edition=edition)
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in _STYLES}
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,11 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from medmamba.cli._console import EDITION, Exit, command, note, out, pairs, say, track
+from medmamba.cli._pairs import ATLAS, DIRECTION, MOVING, pairing_of
 from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from medmamba.plans.plan import Configuration
     from medmamba.plans.workspace import PlannedResult
 
+#: The network of each task when none is named.
+_USUAL = {"segmentation": "umamba_bot", "registration": "mambamorph"}
 #: What nnU-Net's environment variables name.
 _NNUNET_FOLDERS = ("raw", "preprocessed", "results")
 
@@ -27,16 +32,26 @@ def plan(
         Path,
         typer.Argument(
             exists=True,
-            file_okay=False,
             readable=True,
             resolve_path=True,
-            help="Folder of the data set, as datasets.md has them; it is only read.",
+            help="Folder of the data set, as datasets.md has them; for registration also of subjects, of fixed images, "
+            "or a table of pairs (.csv). It is only read.",
             show_default=False,
         ),
     ],
+    task: Annotated[
+        Literal["segmentation", "registration"] | None,
+        typer.Option(help="What to train for.", show_default="what the network is for, else segmentation"),
+    ] = None,
     network: Annotated[
-        str, typer.Option("--network", "-n", help="Network to train; a wrong name lists the right ones.")
-    ] = "umamba_bot",
+        str | None,
+        typer.Option(
+            "--network",
+            "-n",
+            help="Network to train; a wrong name lists the right ones.",
+            show_default="umamba_bot, for registration mambamorph",
+        ),
+    ] = None,
     mixer: Annotated[
         Literal["none", "mamba", "bimamba", "tri", "cross", "moe"] | None,
         typer.Option(
@@ -82,6 +97,9 @@ def plan(
         ),
     ] = None,
     edition: Annotated[str, typer.Option(metavar="NAME", help=EDITION, show_default=False)] = "",
+    moving: MOVING = None,
+    atlas: ATLAS = "",
+    direction: DIRECTION = "to_atlas",
     force: Annotated[bool, typer.Option("--force", help="Replace a plan that is there and differs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -106,9 +124,16 @@ def plan(
         medmamba plan data/Dataset004_Hippocampus --network umamba_bot --mixer none
 
         medmamba plan data/Dataset004_Hippocampus --network segmamba --export-nnunet nnunet
+
+    For registration, pairs come from a table, from two folders or from one, and what is decided are the working grid,
+    how images are aligned and normalised before the network, the similarity, and how much fits into memory:
+
+        medmamba plan brains --task registration
+
+        medmamba plan ct --task registration --moving mr --network voxelmorph
     """
     from medmamba import networks
-    from medmamba.io import open_dataset
+    from medmamba.io import open_dataset, open_pairs
     from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans import nnunet
     from medmamba.plans.planner import possible_configurations
@@ -116,19 +141,30 @@ def plan(
     from medmamba.training.fold import TASKS
 
     tasks = {name: networks.describe(name).task for name in networks.names()}
+    network = network or _USUAL[task or "segmentation"]
     if tasks.get(network) not in TASKS:
         fault = f"there is no network {network!r}"
         if network in tasks:
             fault = f"network {network!r} is for {tasks[network]}, and training is for {', '.join(TASKS)}"
         raise UsageError(f"{fault}; choose one of {', '.join(name for name in tasks if tasks[name] in TASKS)}")
-    data = open_dataset(dataset, edition=edition)
+    if task and tasks[network] != task:
+        raise UsageError(f"network {network!r} is not for {task}; choose one of {', '.join(networks.names(task))}")
+    is_registration = tasks[network] == "registration"
+    if not is_registration and (moving or atlas):
+        raise UsageError("--moving and --atlas are for registration; add --task registration")
+    if is_registration and (configuration or export_nnunet or channel_rule or edition):
+        raise UsageError("--configuration, --export-nnunet, --channel-rule and --edition are for segmentation")
+    pairing = pairing_of(moving, atlas, direction)
+    data = open_pairs(dataset, pairing) if is_registration else open_dataset(dataset, edition=edition)
     workspace = Workspace(work, data.name)
     check_output_folder(workspace.folder, inputs=places_of(data))
     if export_nnunet is not None:
         nnunet.check_export(export_nnunet.resolve(), data)
-    fingerprint = measured(data, workspace, track)
-    possible = possible_configurations(fingerprint)
-    chosen = possible if configuration == "all" else (configuration or possible[0],)
+    chosen: tuple[Configuration, ...] = ("3d_fullres",)
+    if not is_registration:
+        fingerprint = measured(data, workspace, track)
+        possible = possible_configurations(fingerprint)
+        chosen = possible if configuration == "all" else (configuration or possible[0],)
     options = {} if mixer is None else {"mixer": mixer}
     if unknown := options.keys() - networks.describe(network).options.keys():
         raise UsageError(f"network {network!r} has no option {', '.join(unknown)}: nothing in it to exchange")
@@ -143,6 +179,8 @@ def plan(
             force=force,
             network_options=options,
             channel_rules=rules,
+            network_bytes=partial(networks.registration_bytes, network, options=options),
+            progress=track,
         )
         for each in chosen
     ]
@@ -154,7 +192,7 @@ def plan(
         typer.echo(json.dumps({"dataset": data.name, "plans": plans}, indent=2))
     else:
         for result, n in zip(results, weights, strict=True):
-            _show(result, len(data.training), n)
+            _show(result, f"{len(data.pairs)} pairs" if data.pairs else f"{len(data.training)} training cases", n)
         if export_nnunet is not None:
             _show_nnunet(export_nnunet.resolve(), number, chosen[-1])
     if any(result.outcome == "kept" for result in results):
@@ -214,7 +252,7 @@ def _weights(result: PlannedResult) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _show(result: PlannedResult, cases: int, weights: int) -> None:
+def _show(result: PlannedResult, source: str, weights: int) -> None:
     plan = result.plan
     if result.outcome == "kept":
         note(f"kept: {result.path} differs from what would be planned now:")
@@ -222,7 +260,8 @@ def _show(result: PlannedResult, cases: int, weights: int) -> None:
             note(f"  {line}", None)
         note(f"Train with it as it is ({_next_command(result)}), or add --force to replace it.", None)
         return
-    say(f"{plan.dataset}: {plan.configuration} plan for {plan.network.name} from {cases} training cases", "bold")
+    kind = plan.configuration if plan.task == "segmentation" else plan.task
+    say(f"{plan.dataset}: {kind} plan for {plan.network.name} from {source}", "bold")
     table = Table.grid(padding=(0, 2))
     for decision in result.decisions:
         style = "yellow" if decision.is_warning else "cyan"

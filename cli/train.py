@@ -25,7 +25,8 @@ def train(
         typer.Argument(
             exists=True,
             metavar="PLAN|DATASET",
-            help="A plan.json that `medmamba plan` wrote, or the folder of a data set, which is then planned first.",
+            help="A plan.json that `medmamba plan` wrote, or a data set, which is then planned first: its folder, for "
+            "registration also that of subjects, or a table of pairs (.csv).",
         ),
     ],
     fold: Annotated[
@@ -81,6 +82,8 @@ def train(
     plan, gets weights, a log and progress.png. Ctrl-C saves a checkpoint and stops; the same command goes on from
     there, also after a crash.
 
+    A plan for registration learns from pairs of images instead, which are aligned once and kept in the same way.
+
     Examples:
         medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --fold 0
 
@@ -90,14 +93,16 @@ def train(
     """
     if steps is not None and budget is not None:
         raise UsageError("--steps and --budget both say how long to train; give one of them")
-    if data is not None and source.is_dir():
+    if data is not None and (source.is_dir() or source.suffix.lower() in (".csv", ".tsv")):
         raise UsageError("--data is for a plan whose data set was moved; of a data set, give its folder alone")
-    if edition and not source.is_dir():
+    is_data = source.is_dir() or source.suffix.lower() in (".csv", ".tsv")
+    if edition and not is_data:
         raise UsageError(f"{source} is a plan, which holds the edition of its data set; leave out --edition")
     budget_s = None if budget is None else parse_time(budget)
 
+    from medmamba import networks
     from medmamba.device import choose_device
-    from medmamba.io import open_dataset
+    from medmamba.io import open_dataset, open_pairs
     from medmamba.io.places import check_output_folder, places_of
     from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import Workspace, plan_dataset, planned_dataset, run_folder
@@ -105,8 +110,9 @@ def train(
     from medmamba.training.plot import Curves
     from medmamba.training.run import Schedule
 
-    if source.is_dir():
-        dataset = open_dataset(source, edition=edition)
+    if is_data:
+        is_registration = networks.describe(network).task == "registration"
+        dataset = open_pairs(source) if is_registration else open_dataset(source, edition=edition)
         check_output_folder(Workspace(work, dataset.name).folder, inputs=places_of(dataset))
         planned = plan_dataset(dataset, network, configuration, work=work, progress=track)
         plan_path = planned.path
@@ -135,17 +141,19 @@ def train(
         precision=precision,
         workers=workers,
     )
-    with TrainingDisplay(f"{plan.network.name} {plan.configuration} fold {fold}") as display:
+    kind = plan.configuration if plan.task == "segmentation" else plan.task
+    with TrainingDisplay(f"{plan.network.name} {kind} fold {fold}") as display:
         run = train_fold(request, display, progress=track)
-    Curves(task_of(run.plan).measures, run.read_log()).draw(run.folder / "progress.png", display.title)
+    Curves(task_of(run.plan)(run.plan).measures, run.read_log()).draw(run.folder / "progress.png", display.title)
     say(f"Finished: {run.folder}")
-    say(f"Next: {_next_commands(run, dataset.root)}")
+    if run.plan.task == "segmentation":
+        say(f"Next: {_next_commands(run, dataset.root)}")
 
 
 def _home(plan: Path) -> Path:
     """Where prepared cases are kept: in the data set's part of the work folder, or beside a plan that lies in none."""
     folder = plan.absolute().parent
-    return folder.parent if (folder.parent / "fingerprint.json").is_file() else folder
+    return folder.parent if any(folder.parent.glob("fingerprint*.json")) else folder
 
 
 def _tell_kept(planned: PlannedResult) -> None:

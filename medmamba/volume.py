@@ -118,6 +118,11 @@ class Geometry:
         index = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij")).reshape(3, -1)
         return np.asarray((self.affine[:3, :3] @ index).T + self.affine[:3, 3], dtype=np.float64)
 
+    def overlaps(self, other: Geometry) -> bool:
+        """Whether the boxes along R, A, S around both grids share some space."""
+        first, second = self.corners_mm(), other.corners_mm()
+        return bool((first.min(0) <= second.max(0)).all() and (second.min(0) <= first.max(0)).all())
+
     def distance_mm(self, other: Geometry) -> float:
         """How far the two grids' corner voxels are apart at most; infinite for different shapes."""
         if self.shape != other.shape:
@@ -208,6 +213,15 @@ class Volume:
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Other voxels on the same grid."""
         return Volume(array, self.geometry)
+
+
+def closest_axes(geometry: Geometry) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """The array axis that runs closest to each of R, A, S, and +1 or -1 where it runs there or against it."""
+    letters = geometry.orientation
+    pairs = ("RL", "AP", "SI")
+    axes = [next(axis for axis in range(3) if letters[axis] in pair) for pair in pairs]
+    signs = [1 if letters[axis] == pair[0] else -1 for axis, pair in zip(axes, pairs, strict=True)]
+    return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
 
 
 def slab_voxels(voxels: int) -> int:

@@ -9,7 +9,7 @@ from medmamba.case import Dataset
 from medmamba.plans.budget import MAX_SHARE_OF_DATASET, BatchSize
 from medmamba.plans.grid import Grid
 from medmamba.plans.plan import ChannelPlan, Normalization, Plan
-from medmamba.plans.splits import FOLDS, folds, patients_of
+from medmamba.plans.splits import FOLDS, folds, patients_of, possible_folds
 from medmamba.plans.topology import MIN_FEATURE_MAP_EDGE, share_of_case
 
 #: Normalise with the statistics of non-zero voxels when cropping leaves less than this share of a case.
@@ -83,7 +83,7 @@ def decisions(
         _batch(batch, memory_gb),
         _dice(plan, share),
         _augmentation(plan),
-        _folds(dataset),
+        folds_decision(dataset),
     ]
     if low_resolution_mm:
         advised = f"a stage at {times(low_resolution_mm)} mm would be advised; not available yet"
@@ -94,7 +94,7 @@ def decisions(
 
 def first_fold(dataset: Dataset) -> str:
     """The fold to begin with: ``all`` where the cases of a single patient cannot be divided."""
-    return "0" if dataset.splits or len(patients_of(dataset)) > 1 else "all"
+    return "0" if possible_folds(dataset) > 1 else "all"
 
 
 def times(values: Iterable[float]) -> str:
@@ -205,13 +205,17 @@ def _augmentation(plan: Plan) -> Decision:
     return Decision("augmentation", value, reason)
 
 
-def _folds(dataset: Dataset) -> Decision:
+def folds_decision(dataset: Dataset) -> Decision:
+    """How many folds there are, and why."""
     cases = len(dataset.training)
     if first_fold(dataset) == "all":
-        return Decision("folds", "only 'all'", f"{cases} training case cannot be divided")
+        what = f"{cases} images leave no pairs on one of the sides" if dataset.pairs else f"{cases} training case"
+        return Decision("folds", "only 'all'", what if dataset.pairs else f"{what} cannot be divided")
     splits, patients = folds(dataset), len(patients_of(dataset))
     if dataset.splits:
         reason = "fixed by the author of the data set"
+    elif dataset.pairs:
+        reason = f"{patients} subjects shuffled; a pair is of images on one side"
     elif patients < cases:
         reason = f"{cases} cases of {patients} patients, shuffled by patient: scans of one stay on one side"
     elif len(splits) < FOLDS:

@@ -38,7 +38,7 @@ def folds(dataset: Dataset) -> tuple[Split, ...]:
             f"{dataset.root} has scans of one patient alone ({patients[0]}), which folds must not part; learn from and "
             "judge on the same with fold 'all'"
         )
-    count = min(FOLDS, len(patients) // _least_judged(dataset))
+    count = possible_folds(dataset)
     if count < 2:
         raise DataError(
             f"{dataset.root} has {len(patients)} subjects, and folds of pairs need 4, two on each side; learn from and "
@@ -55,6 +55,11 @@ def folds(dataset: Dataset) -> tuple[Split, ...]:
         )
         for judged in parts
     )
+
+
+def possible_folds(dataset: Dataset) -> int:
+    """How many folds there can be; with less than two, all cases are learned from and judged on."""
+    return len(dataset.splits) or min(FOLDS, len(patients_of(dataset)) // _least_judged(dataset))
 
 
 def patients_of(dataset: Dataset) -> list[str]:

@@ -1,6 +1,6 @@
 """The work folder: where fingerprints, plans and preprocessed cases of a data set are kept.
 
-    <root>/<data set>/fingerprint.json
+    <root>/<data set>/fingerprint.json, and fingerprint_pairs.json for registration
     <root>/<data set>/<configuration>__<network>/plan.json
     <root>/<data set>/<configuration>__<network>/fold_<fold>/
     <root>/<data set>/<configuration>__<network>__<option>-<value>/plan.json
@@ -15,23 +15,27 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from medmamba.case import Dataset
 from medmamba.errors import DataError
-from medmamba.io import DatasetError, open_dataset
+from medmamba.io import DatasetError, open_dataset, open_pairs
 from medmamba.plans.budget import GPU_MEMORY_GB
 from medmamba.plans.decisions import Decision, first_fold
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
-from medmamba.plans.plan import Configuration, Plan
+from medmamba.plans.pairs_fingerprint import PairsFingerprint, pairs_fingerprint
+from medmamba.plans.plan import Configuration, Plan, RegistrationPlan
 from medmamba.plans.planner import make_plan, possible_configurations
+from medmamba.plans.registration import NetworkBytes, make_registration_plan
 from medmamba.progress import Progress, silent
 from medmamba.records import to_json
 
 log = logging.getLogger(__name__)
+F = TypeVar("F", Fingerprint, PairsFingerprint)
 
 #: Names of folders stay well below the 255 bytes that file systems allow.
 _LONGEST_NAME = 100
@@ -58,6 +62,11 @@ class Workspace:
     def fingerprint(self) -> Path:
         """What was measured."""
         return self.folder / "fingerprint.json"
+
+    @property
+    def pairs_fingerprint(self) -> Path:
+        """What was measured of its images as pairs to be registered."""
+        return self.folder / "fingerprint_pairs.json"
 
     def plan(
         self,
@@ -115,25 +124,45 @@ def measured(
     Raises:
         DataError: if the data set cannot be measured, or the work folder belongs to another one of the same name.
     """
-    path = workspace.fingerprint
+    return _measured(
+        dataset, workspace, workspace.fingerprint, Fingerprint, partial(fingerprint, workers=workers), progress
+    )
+
+
+def measured_pairs(
+    dataset: Dataset, workspace: Workspace, progress: Progress = silent, *, workers: int | None = None
+) -> PairsFingerprint:
+    """As `measured`, of the images of pairs."""
+    measure = partial(pairs_fingerprint, workers=workers)
+    return _measured(dataset, workspace, workspace.pairs_fingerprint, PairsFingerprint, measure, progress)
+
+
+def _measured(
+    dataset: Dataset,
+    workspace: Workspace,
+    path: Path,
+    kind: type[F],
+    measure: Callable[[Dataset, Progress], F],
+    progress: Progress,
+) -> F:
     if path.is_file():
-        kept = _kept(path)
+        kept = _kept(kind, path)
         if kept and kept.describes(dataset):
             return kept
-        if kept and kept.dataset_root != str(dataset.root) and Path(kept.dataset_root).is_dir():
+        if kept and kept.dataset_root != str(dataset.root) and Path(kept.dataset_root).exists():
             raise DataError(
                 f"{workspace.folder} holds plans of another data set named {dataset.name!r}, in {kept.dataset_root}; "
                 "give one of the two another work folder"
             )
         log.info("%s no longer describes %s; measuring again", path, dataset.root)
-    new = fingerprint(dataset, progress, workers=workers)
+    new = measure(dataset, progress)
     new.save(path)
     return new
 
 
-def _kept(path: Path) -> Fingerprint | None:
+def _kept(kind: type[F], path: Path) -> F | None:
     try:
-        return Fingerprint.load(path)
+        return kind.load(path)
     except DataError as error:
         # It holds measurements only, which can be made again.
         log.warning("%s; measuring again", error)
@@ -151,6 +180,8 @@ def planned_dataset(plan: Plan, data: Path | None = None) -> Dataset:
         FileNotFoundError: if it is not where the plan says, or there is nothing in ``data``.
         DatasetError: if it has errors (see `medmamba.io.open_dataset`), or ``data`` is another data set.
     """
+    if plan.registration is not None:
+        return _planned_pairs(plan, plan.registration, data)
     if data is None:
         root = Path(plan.dataset_root)
         if not root.is_dir():
@@ -169,6 +200,23 @@ def planned_dataset(plan: Plan, data: Path | None = None) -> Dataset:
             f"{data} is not the data set of the plan: that has channels {', '.join(channels)} and labels "
             f"{', '.join(ours)}, this has {', '.join(dataset.channels)} and {', '.join(theirs)}; give the right "
             "folder, or plan anew"
+        )
+    return dataset
+
+
+def _planned_pairs(plan: Plan, registration: RegistrationPlan, data: Path | None) -> Dataset:
+    root = data or Path(plan.dataset_root)
+    if not root.exists():
+        raise FileNotFoundError(
+            f"{root}: the pairs of {plan.dataset!r} were there when the plan was made, and are not now; say where they "
+            "lie with --data PATH"
+        )
+    dataset = open_pairs(root, registration.pairing, labels=plan.labels)
+    known = {case.id for case in dataset.training}
+    if registration.reference and registration.reference not in known:
+        raise DatasetError(
+            f"{root} has no image {registration.reference!r}, to which the plan brings all others; restore it, or plan "
+            "anew with --force"
         )
     return dataset
 
@@ -209,6 +257,7 @@ def plan_dataset(
     gpu_memory_gb: float = GPU_MEMORY_GB,
     network_options: dict[str, Any] | None = None,
     channel_rules: Mapping[str, str] | None = None,
+    network_bytes: NetworkBytes | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> PlannedResult:
@@ -217,13 +266,14 @@ def plan_dataset(
     A plan that is already there and differs, because somebody edited it or the data have changed, is kept.
 
     Args:
-        dataset: the folder, or the data set opened.
+        dataset: the folder, or the data set opened; one of pairs is planned for registration.
         network: name in the registry of networks.
         configuration: slices or volumes; None means volumes where the data has any.
         work: the work folder.
         gpu_memory_gb: memory that training may take.
         network_options: passed on to the network.
         channel_rules: see `medmamba.plans.plan.Plan`; None: those of the plan that is there.
+        network_bytes: of a network for registration, see `medmamba.plans.registration.make_registration_plan`.
         force: replace a plan that differs.
         progress: told about each case that is measured.
 
@@ -234,16 +284,26 @@ def plan_dataset(
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     workspace = Workspace(work, data.name)
-    description = measured(data, workspace, progress)
-    chosen = configuration or possible_configurations(description)[0]
-    plan, decisions = make_plan(
-        description,
-        data,
-        network=network,
-        configuration=chosen,
-        gpu_memory_gb=gpu_memory_gb,
-        network_options=network_options,
-    )
+    if data.pairs:
+        images = measured_pairs(data, workspace, progress)
+        plan, decisions = make_registration_plan(
+            images,
+            data,
+            network=network,
+            gpu_memory_gb=gpu_memory_gb,
+            network_options=network_options,
+            network_bytes=network_bytes,
+        )
+    else:
+        description = measured(data, workspace, progress)
+        plan, decisions = make_plan(
+            description,
+            data,
+            network=network,
+            configuration=configuration or possible_configurations(description)[0],
+            gpu_memory_gb=gpu_memory_gb,
+            network_options=network_options,
+        )
     plan = replace(plan, channel_rules=dict(channel_rules or {}))
     path = _place(workspace, plan, gpu_memory_gb)
     plan, outcome, changes = _store(plan, path, force)
@@ -252,7 +312,7 @@ def plan_dataset(
         decisions=decisions,
         fold=first_fold(data),
         path=path,
-        fingerprint_path=workspace.fingerprint,
+        fingerprint_path=workspace.pairs_fingerprint if data.pairs else workspace.fingerprint,
         outcome=outcome,
         differences=changes,
     )

@@ -26,7 +26,7 @@ FLOORS = (
     "exchange training prediction evaluation registration",
     "tasks data",
     "networks plans.workspace plans.planner plans.decisions plans.nnunet plans.from_nnunet"
-    " plans.fingerprint plans.intensities",
+    " plans.fingerprint plans.intensities plans.registration plans.pairs_fingerprint",
     "io",
     "kernels plans",
     "volume case labels warp transform intensity device memory progress engines records files",
@@ -36,7 +36,7 @@ FLOORS = (
 #: package without a line is one floor.
 WITHIN = {
     "cli": ("main", "train", "*", "_*"),
-    "data": ("patches", "augment", "cache", "preprocess", "__init__"),
+    "data": ("patches pair_batches", "augment", "cache pairs", "preprocess align working_grid", "__init__"),
     "demo": ("demo", "phantom", "__init__"),
     "evaluation": (
         "sources page",
@@ -73,8 +73,9 @@ WITHIN = {
     ),
     "plans": (
         "workspace",
-        "planner from_nnunet",
+        "planner registration from_nnunet",
         "decisions nnunet",
+        "pairs_fingerprint",
         "fingerprint intensities",
         "grid topology splits budget",
         "__init__",
@@ -87,7 +88,9 @@ WITHIN = {
 #: Names, as in the tables -> what they know nothing of, though it stands no higher.
 STRANGERS = {
     "io": "plans kernels",
-    "training.trainer training.run training.plot training.pace": "tasks.segmentation tasks.losses labels",
+    "training.trainer training.run training.plot training.pace": (
+        "tasks.segmentation tasks.losses labels tasks.registration tasks.similarity tasks.smoothness tasks.overlap"
+    ),
 }
 #: Libraries that stay in one place.
 CONFINED = {
@@ -98,7 +101,7 @@ CONFINED = {
     "highdicom": ("io",),
     "nibabel": ("io",),
     "pydicom": ("io",),
-    "SimpleITK": ("io",),
+    "SimpleITK": ("io", "data.align"),
     "numba": ("kernels",),
     "jinja2": ("evaluation.page",),
     "PIL": ("evaluation.page",),

@@ -1,5 +1,6 @@
 """Networks: plain torch modules that know neither files nor data sets."""
 
+from medmamba.networks._cost import registration_bytes
 from medmamba.networks._registration import Registration
 from medmamba.networks._registry import Entry, create, create_registration, describe, names, register
 from medmamba.networks.published import UpstreamError, from_upstream
@@ -14,4 +15,5 @@ __all__ = [
     "from_upstream",
     "names",
     "register",
+    "registration_bytes",
 ]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from medmamba.case import Case, Split
+from medmamba.case import Case, Pair, Split
 from medmamba.plans.plan import Plan
 from medmamba.progress import Progress
 
@@ -54,10 +54,12 @@ class Scores(NamedTuple):
         loss: mean of the training loss.
         values: for each of the task's measures its named numbers, such as the Dice of each structure; NaN where the
             batches held nothing to measure.
+        remarks: what is wrong with what the network does, in words.
     """
 
     loss: float
     values: dict[str, dict[str, float]]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +80,12 @@ class Measure:
 
 
 class Task(Protocol[B]):
-    """What differs between segmentation, registration and video.
+    """What differs between segmentation, registration and video."""
 
-    Attributes:
-        measures: of a validation. The mean over the numbers of the first one chooses the best weights.
-    """
-
-    measures: ClassVar[tuple[Measure, ...]]
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Of a validation. The mean over the numbers of the first one chooses the best weights."""
+        ...
 
     def network(self) -> nn.Module:
         """What to train, freshly initialised from PyTorch's random numbers; several networks come as one module."""
@@ -126,8 +127,27 @@ class PlannedTask(Task[B], Protocol):
     ) -> None: ...
 
     @staticmethod
-    def prepare(cases: Sequence[Case], plan: Plan, folder: Path, *, progress: Progress, workers: int | None) -> Any:
-        """Bring cases into the form that batches are drawn from, and keep them in a folder."""
+    def prepare(
+        cases: Sequence[Case],
+        plan: Plan,
+        folder: Path,
+        *,
+        progress: Progress,
+        workers: int | None,
+        pairs: Sequence[Pair] = (),
+        reference: Case | None = None,
+    ) -> Any:
+        """Bring cases, or pairs of them, into the form that batches are drawn from, and keep them in a folder.
+
+        Args:
+            cases: of the fold.
+            plan: says how.
+            folder: for all folds and runs that prepare alike.
+            progress: shows how far it is.
+            workers: processes; None for what suits the machine, 0 for this one.
+            pairs: of the fold, where the data set is of pairs.
+            reference: the case that a plan for registration brings all others to; it need not be of the fold.
+        """
         ...
 
     def noise(self, size: int) -> B:

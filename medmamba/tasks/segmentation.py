@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medmamba import networks
-from medmamba.case import Case, Split
+from medmamba.case import Case, Pair, Split
 from medmamba.data.augment import Augmentation
 from medmamba.data.cache import Cache, prepare
 from medmamba.data.patches import Batch, PatchSampler, stream
@@ -42,7 +42,14 @@ class Segmentation:
 
     @staticmethod
     def prepare(
-        cases: Sequence[Case], plan: Plan, folder: Path, *, progress: Progress, workers: int | None = None
+        cases: Sequence[Case],
+        plan: Plan,
+        folder: Path,
+        *,
+        progress: Progress,
+        workers: int | None = None,
+        pairs: Sequence[Pair] = (),
+        reference: Case | None = None,
     ) -> Cache:
         """See `medmamba.data.cache.prepare`."""
         return prepare(cases, plan, folder, progress=progress, workers=workers)

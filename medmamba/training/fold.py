@@ -20,6 +20,7 @@ from medmamba.plans.plan import Plan
 from medmamba.plans.workspace import differences
 from medmamba.progress import Progress, silent
 from medmamba.tasks import PlannedTask
+from medmamba.tasks.registration import RegistrationTask
 from medmamba.tasks.segmentation import Segmentation
 from medmamba.training.pace import Speed, fastest
 from medmamba.training.run import Planned, Run, RunError, RunInfo, Schedule, versions
@@ -28,7 +29,7 @@ from medmamba.training.trainer import FEW_STEPS, Listener, Trainer, autocast, bu
 log = logging.getLogger(__name__)
 
 #: The task that a network is trained for, by what the registry of networks says that it is for.
-TASKS: dict[str, type[PlannedTask[Any]]] = {"segmentation": Segmentation}
+TASKS: dict[str, type[PlannedTask[Any]]] = {"segmentation": Segmentation, "registration": RegistrationTask}
 
 #: A schedule with fewer steps than this gets smaller batches, so that it has more of them.
 MANY_STEPS = 600
@@ -72,6 +73,11 @@ def task_of(plan: Plan) -> type[PlannedTask[Any]]:
         UsageError: if there is no training for it.
     """
     name = networks.describe(plan.network.name).task
+    if name in TASKS and name != plan.task:
+        raise UsageError(
+            f"network {plan.network.name!r} is for {name}, and the plan is for {plan.task}; plan anew for {name}, or "
+            f"choose one of {', '.join(networks.names(plan.task))}"
+        )
     if name not in TASKS:
         raise UsageError(
             f"network {plan.network.name!r} is for {name}, and training is for {', '.join(TASKS)}; `medmamba networks` "
@@ -107,9 +113,17 @@ def train_fold(request: FoldRequest, listener: Listener, *, progress: Progress =
         # Without memory for the weights. A run that cannot begin would stand in the way of the corrected command.
         with torch.device("meta"):
             task(request.plan).network()
-    cases = [case for case in request.dataset.training if case.id in {*split.train, *split.validation}]
-    folder = request.prepared / request.plan.preprocessing_digest()
-    cache = task.prepare(cases, request.plan, folder, progress=progress, workers=request.workers)
+    data, plan = request.dataset, request.plan
+    wanted = plan.registration.reference if plan.registration else ""
+    cache = task.prepare(
+        [case for case in data.training if case.id in {*split.train, *split.validation}],
+        plan,
+        request.prepared / plan.preprocessing_digest(),
+        progress=progress,
+        workers=request.workers,
+        pairs=(*dict.fromkeys((*splits.pairs_among(data, split.train), *splits.pairs_among(data, split.validation))),),
+        reference=next((case for case in data.training if case.id == wanted), None),
+    )
     if not Run.exists(request.folder):
         run = _start(request, split)
     Trainer(run, task(run.plan, cache, split, request.workers), request.device, listener).fit()
@@ -239,7 +253,8 @@ def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision, wi
     task = task_of(plan)(plan)
     network = task.network().to(device).train()
     optimizer = build_optimizer(network, plan.train)
-    batch = task.noise(SMALLEST_BATCH).to(device)
+    size = min(SMALLEST_BATCH, plan.train.batch_size)
+    batch = task.noise(size).to(device)
 
     def forward(*inputs: Any) -> Any:
         with autocast(device, precision):
@@ -252,4 +267,4 @@ def seconds_per_patch(plan: Plan, device: torch.device, precision: Precision, wi
         optimizer.step()
         float(loss.detach())  # waits for the device
 
-    return fastest(step, within_s) / SMALLEST_BATCH
+    return fastest(step, within_s) / size

@@ -89,15 +89,20 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast weights move: what of a recipe depends on the number of steps."""
+    """How fast weights move: what of a recipe depends on the number of steps; nothing does where Adam sets the pace."""
 
     momentum: float
     learning_rate: float
+    is_adaptive: bool = False
 
     @classmethod
     def of(cls, settings: TrainSettings) -> Speed:
         """That of a recipe."""
-        return cls(momentum=settings.momentum, learning_rate=settings.learning_rate)
+        return cls(
+            momentum=settings.momentum,
+            learning_rate=settings.learning_rate,
+            is_adaptive=settings.optimizer == "adam",
+        )
 
     def fitted(self, steps: float) -> Speed:
         """This speed, or what a schedule of few steps needs.
@@ -108,7 +113,7 @@ class Speed:
         number of steps fits it: doing so again changes nothing.
         """
         momentum = round(max(0.0, 1 - 1 / max(1.0, steps * MOMENTUM_SHARE)), 3)
-        if momentum >= self.momentum:
+        if momentum >= self.momentum or self.is_adaptive:
             return self
         shorter = (1 - momentum) / (1 - self.momentum)
         rate = self.learning_rate * math.sqrt(shorter)

@@ -30,7 +30,10 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochReport:
-    """How an epoch went; ``scores`` on validation batches, by measure and name, NaN for what they do not hold."""
+    """How an epoch went; ``scores`` on validation batches, by measure and name, NaN for what they do not hold.
+
+    ``remarks`` say in words what is wrong with what the network does.
+    """
 
     epoch: int
     epochs: int
@@ -41,12 +44,14 @@ class EpochReport:
     elapsed_s: float
     validating_s: float = 0.0
     saving_s: float = 0.0
+    remarks: tuple[str, ...] = ()
 
     def record(self) -> Record:
         """For the log, in which each measure has a key of its own."""
         scores = {measure: defined(values) for measure, values in self.scores.items()}
         first, last = ("epoch", "loss", "validation_loss"), ("elapsed_s", "validating_s", "saving_s")
-        return _line("epoch", self, first) | scores | _line("epoch", self, last)
+        remarks: Record = {"remarks": list(self.remarks)} if self.remarks else {}
+        return _line("epoch", self, first) | scores | _line("epoch", self, last) | remarks
 
 
 def defined(values: dict[str, float]) -> dict[str, float]:

@@ -165,6 +165,7 @@ class _EpochLine:
     elapsed_s: float | None = None
     validating_s: float | None = None
     saving_s: float | None = None
+    remarks: tuple[str, ...] = ()
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
@@ -283,7 +284,9 @@ class Run:
         optimizer.state.clear()
         for key, tensor in with_prefix(tensors, "optimizer.").items():
             name, _, field = key.rpartition(".")
-            optimizer.state[parameters[name]][field] = tensor.to(parameters[name].device)
+            # Adam counts its steps on the CPU.
+            device = parameters[name].device if tensor.dim() else tensor.device
+            optimizer.state[parameters[name]][field] = tensor.to(device)
         position = json.loads(metadata["position"])
         return from_json(Position, {_FORMER.get(key, key): value for key, value in position.items()}, str(path))
 

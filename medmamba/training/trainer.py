@@ -65,14 +65,19 @@ class DivergedError(DataError):
     """Loss or gradient stayed NaN or infinite, so that nothing more was learned."""
 
 
-def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
-    """SGD with Nesterov momentum, as nnU-Net's, but no weight decay for what is marked ``_no_weight_decay``.
+def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The recipe's optimiser: SGD with Nesterov momentum, as nnU-Net's, or Adam.
+
+    But no weight decay for what is marked ``_no_weight_decay``.
 
     So Mamba's authors mark the decays and skips of a block.
     """
     groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
     for parameter in network.parameters():
         groups[hasattr(parameter, "_no_weight_decay")]["params"].append(parameter)
+    if settings.optimizer == "adam":
+        betas = (settings.momentum, 0.999)
+        return torch.optim.Adam(groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
         groups,
         lr=settings.learning_rate,
@@ -227,7 +232,8 @@ class Trainer:
         """Move the weights; returns the loss and its parts, NaN and none when the step was skipped."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-            group["momentum"], group["nesterov"] = self.speed.momentum, self.speed.momentum > 0
+            if self.settings.optimizer == "sgd":
+                group["momentum"], group["nesterov"] = self.speed.momentum, self.speed.momentum > 0
         torch.manual_seed(self.settings.seed * 1_000_003 + self.position.step)
         self.network.train()
         loss, parts = self.task.loss(self._forward, batch.to(self.device))
@@ -282,7 +288,7 @@ class Trainer:
 
     def _finish_epoch(self, epochs: int) -> None:
         with self._validating.timed():
-            validation_loss, scores = self._validate()
+            validation_loss, scores, remarks = self._validate()
         position, losses = self.position, self._losses
         self._choose(list(defined(scores[self.task.measures[0].name]).values()))
         if not math.isfinite(validation_loss):
@@ -300,9 +306,12 @@ class Trainer:
             elapsed_s=position.elapsed_s,
             validating_s=self._validating.spent_s,
             saving_s=self._saving.spent_s,
+            remarks=remarks,
         )
         self.run.log(report.record())
         self.listener.on_epoch(report)
+        for remark in remarks:
+            log.warning("step %d: %s", position.step, remark)
         position.validated = position.step
         losses.clear()
         position.elapsed_s = self.clock() - self._began

@@ -45,7 +45,8 @@ COMMANDS = [
 #: Options and their defaults (... where one must be given). A new one is a decision: it is added here on purpose.
 OPTIONS: dict[str, dict[str, Any]] = {
     "plan": {
-        "--network -n": "umamba_bot",
+        "--task": None,
+        "--network -n": None,
         "--mixer": None,
         "--configuration -c": None,
         "--gpu-memory": 8.0,
@@ -55,6 +56,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--force": False,
         "--json": False,
         "--edition": "",
+        "--moving": None,
+        "--atlas": "",
+        "--direction": "to_atlas",
     },
     "train": {
         "--fold": "0",
@@ -147,6 +151,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--strict": False,
         "--workers": 4,
         "--edition": "",
+        "--task": "segmentation",
+        "--moving": None,
     },
     "model import": {
         "--from": ...,

@@ -441,7 +441,7 @@ def test_checkpoint_and_log_that_training_did_not_write_are_refused_with_the_way
 
 def test_network_without_a_training_is_refused_by_what_it_is_for(request_: FoldRequest, tmp_path: Path) -> None:
     plan = replace(request_.plan, network=NetworkPlan(name="mambamorph"))
-    with pytest.raises(UsageError, match=r"'mambamorph' is for registration, and training is for segmentation"):
+    with pytest.raises(UsageError, match=r"'mambamorph' is for registration, and the plan is for segmentation"):
         train(replace(request_, plan=plan, folder=tmp_path / "run"))
 
 

@@ -1,0 +1,283 @@
+"""Affine alignment of two images, before anything deformable: by SimpleITK, and an answer of its own.
+
+Centres of mass are brought together where that agrees better than the headers do, then mutual information (Mattes) is
+raised from coarse to fine, by a rigid and then by an affine map. The same images give the same map: samples are drawn
+with a fixed seed, and one thread sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from medmamba.errors import DataError
+from medmamba.intensity import measured
+from medmamba.plans.plan import AffineKind
+from medmamba.transform import Affine, Transform, resample
+from medmamba.volume import FloatArray, Geometry, Volume
+
+SEED = 1234
+#: Images are averaged down to about so many voxels along their longest edge, which is enough for an affine map.
+EDGE_VOXELS = 96
+#: From coarse to fine: images are shrunk by so much, and this share of their voxels is looked at.
+LEVELS = ((4, 1.0), (2, 0.5), (1, 0.1))
+#: An image shrunk to fewer voxels along an axis shows too little.
+LEAST_VOXELS = 8
+BINS = 32
+ITERATIONS = 100
+#: An affine map that changes volumes by more than this, either way, has lost its way.
+MOST_SCALING = 2.5
+
+
+class AlignmentError(DataError):
+    """Two images could not be brought together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aligned:
+    """How two images were brought together.
+
+    Args:
+        affine: from the fixed to the moving image.
+        before: mutual information (nats) as the headers have them; NaN where they do not overlap.
+        after: with the affine map.
+        remarks: what was odd about it, in words.
+    """
+
+    affine: Affine
+    before: float
+    after: float
+    remarks: tuple[str, ...] = ()
+
+
+def align(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    how: AffineKind = "affine",
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+) -> Aligned:
+    """Bring two images together by an affine map.
+
+    Args:
+        fixed: (1, ...) any grid.
+        moving: (1, ...) another one.
+        how: "none", "centres" of mass alone, "rigid", or "affine".
+        fixed_mask: where the fixed image counts; any grid.
+        moving_mask: the same of the moving one.
+
+    Raises:
+        DataError: if an image is no volume of one channel, or empty.
+        AlignmentError: if no overlap was found.
+    """
+    for name, volume in (("fixed", fixed), ("moving", moving)):
+        if volume.channels != 1 or min(volume.geometry.shape) < 2:
+            raise DataError(
+                f"registration takes volumes of one channel, but the {name} image has {volume.channels} channels of "
+                f"{' x '.join(map(str, volume.geometry.shape))} voxels"
+            )
+    remarks = []
+    apart = not fixed.geometry.overlaps(moving.geometry)
+    if how == "none":
+        if apart:
+            remarks.append("the images do not overlap in space, and were left where they are")
+        return Aligned(affine=Affine(np.eye(4)), before=math.nan, after=math.nan, remarks=tuple(remarks))
+    with _one_thread():
+        return _searched(fixed, moving, how, (fixed_mask, moving_mask), remarks, apart)
+
+
+def _searched(
+    fixed: Volume,
+    moving: Volume,
+    how: AffineKind,
+    masks: tuple[Volume | None, Volume | None],
+    remarks: list[str],
+    apart: bool,
+) -> Aligned:
+    search = _Search(_evened(fixed), _evened(moving), *masks)
+    centres = np.eye(4)
+    centres[:3, 3] = _centre(search.moving) - _centre(search.fixed)
+    before, brought = search.score(np.eye(4)), search.score(centres)
+    if apart:
+        remarks.append("the images do not overlap in space: their centres of mass were brought together")
+    start, score = (np.eye(4), before) if before >= brought else (centres, brought)
+    if how == "centres":
+        start, score = centres, brought
+    best = Affine(start)
+    for kind in {"rigid": ("rigid",), "affine": ("rigid", "affine")}.get(how, ()):
+        found = search.improved(best, kind)
+        scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))
+        if not 1 / MOST_SCALING < scaling < MOST_SCALING:
+            remarks.append(f"the {kind} map would change volumes {scaling:.2g}-fold, and was not taken")
+        elif (reached := search.score(found.matrix)) >= score or not math.isfinite(score):
+            best, score = found, reached
+    if not math.isfinite(score):
+        raise AlignmentError(
+            "the images could not be brought to overlap: look at both, or give an affine alignment of your own and "
+            "leave this one out"
+        )
+    return Aligned(affine=best, before=before, after=score, remarks=tuple(remarks))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """ITK's sums of parts depend on how many threads took the parts, and which came first."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def _evened(volume: Volume) -> Volume:
+    """0 to 1 between the percentiles, averaged down to `EDGE_VOXELS`, on perpendicular axes."""
+    geometry = volume.geometry
+    if not geometry.is_orthogonal():
+        volume = _upright(volume)
+        geometry = volume.geometry
+    array = volume.array[0].astype(np.float32)
+    known = array[measured(array)]
+    low, high = np.percentile(known, (0.5, 99.5)) if known.size else (0.0, 0.0)
+    if not high > low:
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    if not high > low:
+        raise DataError("an image is the same everywhere: there is nothing to register; look at it")
+    array = np.clip((np.nan_to_num(array, nan=low, posinf=high, neginf=low) - low) / (high - low), 0, 1)
+    target = max(n * s for n, s in zip(geometry.shape, geometry.spacing_mm, strict=True)) / EDGE_VOXELS
+    factors = [max(1, math.floor(target / s + 0.1)) for s in geometry.spacing_mm]
+    return Volume(*_averaged(array, geometry, factors))
+
+
+def _averaged(array: NDArray[np.float32], geometry: Geometry, factors: Sequence[int]) -> tuple[Any, Geometry]:
+    """Means over blocks; what is left over at the end is left out."""
+    shape = [n // f for n, f in zip(array.shape, factors, strict=True)]
+    cut = array[tuple(slice(0, n * f) for n, f in zip(shape, factors, strict=True))]
+    blocks = cut.reshape([each for pair in zip(shape, factors, strict=True) for each in pair])
+    affine = geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2)
+    affine[:3, :3] *= factors
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)[None], Geometry((shape[0], shape[1], shape[2]), affine)
+
+
+def _upright(volume: Volume) -> Volume:
+    """On the nearest grid of perpendicular axes around it."""
+    corners = volume.geometry.corners_mm()
+    spacing = min(volume.geometry.spacing_mm)
+    affine = np.diag([spacing] * 3 + [1.0])
+    affine[:3, 3] = corners.min(0)
+    i, j, k = (int(n) for n in np.ceil((corners.max(0) - corners.min(0)) / spacing) + 1)
+    return resample(volume, Transform(), Geometry((i, j, k), affine), outside=float(volume.array.min()))
+
+
+def _centre(volume: Volume) -> FloatArray:
+    """Centre of mass in millimetres."""
+    array = volume.array[0].astype(np.float64)
+    index = [
+        float((array.sum(axis=tuple(other for other in range(3) if other != axis)) * np.arange(n)).sum() / array.sum())
+        for axis, n in enumerate(array.shape)
+    ]
+    return np.asarray(volume.geometry.affine[:3, :3] @ index + volume.geometry.affine[:3, 3], dtype=np.float64)
+
+
+class _Search:
+    """Mutual information of two images, measured and raised. ITK is shown RAS as if it were its own frame."""
+
+    def __init__(self, fixed: Volume, moving: Volume, fixed_mask: Volume | None, moving_mask: Volume | None) -> None:
+        self.fixed, self.moving = fixed, moving
+        self._images = _itk(fixed), _itk(moving)
+        self._masks = [
+            None if mask is None else _itk(_mask_on(mask, volume.geometry))
+            for mask, volume in ((fixed_mask, fixed), (moving_mask, moving))
+        ]
+
+    def score(self, matrix: FloatArray) -> float:
+        """Mutual information with a map; NaN where nothing overlaps."""
+        method = self._method()
+        method.SetMetricSamplingStrategy(method.NONE)
+        method.SetInitialTransform(self._transform(matrix, "affine"))
+        try:
+            return -float(method.MetricEvaluate(*self._images))
+        except RuntimeError:  # of ITK, where all samples lie outside
+            return math.nan
+
+    def improved(self, start: Affine, kind: str) -> Affine:
+        """A better map of a kind, found from another."""
+        method = self._method()
+        method.SetMetricSamplingStrategy(method.REGULAR)
+        smallest = min(self.fixed.geometry.shape)
+        levels = [(factor, share) for factor, share in LEVELS if smallest // factor >= LEAST_VOXELS] or [(1, 1.0)]
+        method.SetMetricSamplingPercentagePerLevel([share for _, share in levels], SEED)
+        method.SetShrinkFactorsPerLevel([factor for factor, _ in levels])
+        method.SetSmoothingSigmasPerLevel([factor / 2 if factor > 1 else 0 for factor, _ in levels])
+        method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+        spacing = max(self.fixed.geometry.spacing_mm)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            learningRate=spacing / 4,
+            minStep=spacing / 400,
+            numberOfIterations=ITERATIONS,
+            relaxationFactor=0.5,
+            gradientMagnitudeTolerance=1e-8,
+        )
+        method.SetOptimizerScalesFromPhysicalShift()
+        transform = self._transform(start.matrix, kind)
+        method.SetInitialTransform(transform, inPlace=True)
+        try:
+            method.Execute(*self._images)
+        except RuntimeError:
+            return start
+        return _matrix(transform)
+
+    def _method(self) -> Any:
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=BINS)
+        method.SetInterpolator(sitk.sitkLinear)
+        for mask, put in zip(self._masks, (method.SetMetricFixedMask, method.SetMetricMovingMask), strict=True):
+            if mask is not None:
+                put(mask)
+        return method
+
+    def _transform(self, matrix: FloatArray, kind: str) -> Any:
+        """ITK's, around the fixed image's centre of mass: x goes to R (x - c) + c + t."""
+        centre = _centre(self.fixed)
+        linear = matrix[:3, :3]
+        if kind == "rigid":
+            transform = sitk.Euler3DTransform()
+            u, _, v = np.linalg.svd(linear)
+            linear = u @ v
+        else:
+            transform = sitk.AffineTransform(3)
+        transform.SetCenter(centre.tolist())
+        transform.SetMatrix(linear.ravel().tolist(), *([1e-6] if kind == "rigid" else []))
+        transform.SetTranslation((matrix[:3, :3] @ centre + matrix[:3, 3] - centre).tolist())
+        return transform
+
+
+def _matrix(transform: Any) -> Affine:
+    points = np.vstack([np.zeros(3), np.eye(3)]).tolist()
+    corners = np.array([transform.TransformPoint(point) for point in points])
+    matrix = np.eye(4)
+    matrix[:3, 3] = corners[0]
+    matrix[:3, :3] = (corners[1:] - corners[0]).T
+    return Affine(matrix)
+
+
+def _itk(volume: Volume) -> Any:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array[0].T))
+    image.SetSpacing(volume.geometry.spacing_mm)
+    image.SetOrigin(volume.geometry.origin_mm)
+    image.SetDirection(volume.geometry.direction.ravel().tolist())
+    return image
+
+
+def _mask_on(mask: Volume, grid: Geometry) -> Volume:
+    marked = Volume((mask.array[:1] != 0).astype(np.uint8), mask.geometry)
+    return resample(marked, Transform(), grid, "nearest")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medmamba.data.align import align
+from medmamba.data.working_grid import placed, working_grid
+from medmamba.errors import DataError
+from medmamba.transform import Affine, Transform, resample
+from medmamba.volume import Geometry, Volume
+
+
+def head(shape: tuple[int, int, int] = (40, 44, 36), spacing: float = 4.0) -> Volume:
+    """Smooth, without a symmetry."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    image = 100.0 / (1 + np.exp(30 * (((grid / np.array([0.6, 0.75, 0.5]).reshape(3, 1, 1, 1)) ** 2).sum(0) - 1)))
+    for x, y, z, height in ((0.3, 0.2, 0.1, 60), (-0.3, 0.1, -0.2, -50), (0.0, -0.4, 0.3, 40)):
+        image += height * np.exp(-40 * ((grid[0] - x) ** 2 + (grid[1] - y) ** 2 + (grid[2] - z) ** 2))
+    affine = np.diag([-spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = [80, -90, -70]
+    return Volume(image[None].astype(np.float32), Geometry(shape, affine))
+
+
+def moved(volume: Volume, matrix: np.ndarray) -> Volume:  # type: ignore[type-arg]
+    """The image that lies at matrix(x) where this one has x, on the same grid."""
+    return resample(volume, Transform((Affine(matrix).inverse(),)), volume.geometry)
+
+
+def truth() -> np.ndarray:  # type: ignore[type-arg]
+    angle = np.deg2rad(8)
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrix[:3, 3] = [8, -6, 5]
+    return matrix
+
+
+def test_a_known_motion_is_found_and_found_again_the_same() -> None:
+    fixed = head()
+    moving = moved(fixed, truth())
+    found = align(fixed, moving, how="rigid")
+    points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
+    before, apart = (
+        np.linalg.norm(points_of - Affine(truth()).points(points), axis=1)
+        for points_of in (points, found.affine.points(points))
+    )
+    assert apart.max() < 4.0  # a voxel
+    assert apart.mean() < before.mean() / 4
+    assert found.after > found.before
+    assert np.array_equal(align(fixed, moving, how="rigid").affine.matrix, found.affine.matrix)
+
+
+def test_images_far_apart_are_brought_together_by_their_centres_and_it_is_said() -> None:
+    fixed = head((20, 22, 18), 8.0)
+    affine = fixed.geometry.affine.copy()
+    affine[:3, 3] += [1000, 0, 0]
+    found = align(fixed, Volume(fixed.array, Geometry(fixed.geometry.shape, affine)), how="centres")
+    np.testing.assert_allclose(found.affine.matrix[:3, 3], [1000, 0, 0], atol=1e-6)
+    assert "do not overlap" in found.remarks[0]
+    assert np.array_equal(align(fixed, fixed, how="none").affine.matrix, np.eye(4))
+
+
+def test_what_cannot_be_aligned_is_refused() -> None:
+    fixed = head((20, 22, 18), 8.0)
+    with pytest.raises(DataError, match="the same everywhere"):
+        align(fixed, fixed.with_array(np.zeros_like(fixed.array)))
+    with pytest.raises(DataError, match="volumes of one channel"):
+        align(fixed, Volume(np.zeros((1, 4, 4, 1), np.float32), Geometry((4, 4, 1), np.eye(4))))
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.0, 1.0, 2.5)])
+def test_the_working_grid_covers_the_fixed_image_along_its_own_axes(spacing: tuple[float, float, float]) -> None:
+    turn = np.array([[0.0, -0.98, 0.2], [0.0, 0.2, 0.98], [-1.0, 0, 0]])  # oblique, stored P I R or so
+    affine = np.eye(4)
+    affine[:3, :3] = np.linalg.qr(turn)[0] * [2.0, 2.0, 5.0]
+    affine[:3, 3] = [30, -20, 10]
+    fixed = Geometry((21, 18, 9), affine)
+    grid = working_grid(fixed, spacing, (8, 4, 4))
+    assert grid.orientation == "RAS"
+    np.testing.assert_allclose(grid.spacing_mm, spacing)
+    assert all(n % stride == 0 for n, stride in zip(grid.shape, (8, 4, 4), strict=True))
+    inverse = np.linalg.inv(grid.affine)
+    corners = np.array([[i, j, k] for i in (-0.5, 20.5) for j in (-0.5, 17.5) for k in (-0.5, 8.5)])
+    voxels = (np.c_[corners, np.ones(8)] @ fixed.affine.T @ inverse.T)[:, :3]
+    assert voxels.min() >= 0
+    assert (voxels <= np.array(grid.shape) - 1).all()
+    assert np.abs(np.abs(grid.direction.T @ fixed.direction).round(6) % 1).max() == 0
+
+
+def test_an_image_at_the_working_spacing_keeps_its_voxels() -> None:
+    fixed = head((10, 12, 9))
+    grid = working_grid(fixed.geometry, (4.0, 4.0, 4.0), (4, 4, 4))
+    onto = placed(fixed, Affine(np.eye(4)), grid)
+    assert set(np.unique(fixed.array)) <= set(np.unique(onto.array))
