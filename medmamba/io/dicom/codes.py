@@ -1,37 +1,26 @@
 """What structures are in SNOMED CT, and the colour to show them in.
 
 A code says to every program what a name in one language says to people. Those here are by pydicom's dictionary, of the
-terms that DICOM PS3.16 recommends for segments (CID 7150 and what it includes); a structure that no row names is a
-morphologically abnormal structure where its name speaks of a lesion or tumour, or else a tissue, and keeps its name.
-Users give their own in a file, see `read_codes`.
+terms that DICOM PS3.16 recommends for segments (CID 7150 and what it includes). None says more than the name does: a
+tumour is a neoplasm and not a malignant one, and letters that stand for several things mean something only beside the
+others of their set. A structure that no row names is a lesion where its name speaks of one, or else a tissue, and keeps
+its name. Users give their own in a file, see `read_codes`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medmamba.errors import DataError
+from medmamba.io.dicom.colours import Colour, distinct
 from medmamba.records import from_json, read_json
 
 if TYPE_CHECKING:
     from pydicom.sr.coding import Code
-
-#: Red, green, blue, 0 to 255.
-Colour = tuple[int, int, int]
-#: Colours of structures that have none of their own, told apart also without red or green (Okabe and Ito 2008).
-PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +41,8 @@ class Term:
         for what, text, most in (("value", self.value, 16), ("scheme", self.scheme, 16), ("meaning", self.meaning, 64)):
             if not 0 < len(text) <= most:
                 raise DataError(f"{what} of a code has 1 to {most} characters, got {text!r}")
+            if text != text.strip() or "\\" in text or not text.isprintable():
+                raise DataError(f"{what} of a code has no backslash, tab, or blank at its ends, got {text!r}")
 
     @classmethod
     def known(cls, keyword: str) -> Term:
@@ -70,7 +61,7 @@ class Coding:
         category: the kind of thing, of CID 7150.
         type: the thing.
         modifier: side or part of it, where it has one.
-        colour: to show it in; None: the next of `PALETTE`.
+        colour: to show it in; None: one of its own, see `medmamba.io.dicom.colours`.
     """
 
     category: Term
@@ -104,29 +95,25 @@ class _Row:
 
 _ORGAN, _ABNORMAL, _TISSUE = "AnatomicalStructure", "MorphologicallyAbnormalStructure", "Tissue"
 _TABLE = (
-    # BraTS: regions, and the values of each edition; colours as its figures have them
-    _Row("wt|whole tumor|whole tumour", _ABNORMAL, "Neoplasm", colour=(0, 176, 80)),
-    _Row("tc|tumor core|tumour core", _ABNORMAL, "Neoplasm", colour=(230, 60, 50)),
-    _Row("et|enhancing tumor|enhancing tumour", _ABNORMAL, "Neoplasm", colour=(255, 217, 47)),
-    _Row("ncr|nc|necrosis|necrotic core", _ABNORMAL, "Necrosis", colour=(200, 40, 40)),
-    _Row("ed|edema|oedema|snfh", _ABNORMAL, "Edema", colour=(0, 176, 80)),
-    _Row("net|netc|ncr net|non enhancing tumor|non enhancing tumour", _ABNORMAL, "Neoplasm", colour=(200, 40, 40)),
-    _Row("cc|cystic component", _ABNORMAL, "Cyst", colour=(86, 180, 233)),
-    _Row("rc|resection cavity", _ABNORMAL, "Lesion", colour=(148, 103, 189)),
+    # BraTS in words; colours as its figures have them
+    _Row("whole tumor|whole tumour", _ABNORMAL, "Neoplasm", colour=(0, 176, 80)),
+    _Row("tumor core|tumour core", _ABNORMAL, "Neoplasm", colour=(230, 60, 50)),
+    _Row("enhancing tumor|enhancing tumour", _ABNORMAL, "Neoplasm", colour=(255, 217, 47)),
+    _Row("non enhancing tumor|non enhancing tumour", _ABNORMAL, "Neoplasm", colour=(200, 40, 40)),
+    _Row("necrosis|necrotic core", _ABNORMAL, "Necrosis", colour=(200, 40, 40)),
+    _Row("edema|oedema", _ABNORMAL, "Edema", colour=(0, 176, 80)),
+    _Row("resection cavity", _ABNORMAL, "Lesion", colour=(148, 103, 189)),
     _Row("gtv|gross tumor volume", _ABNORMAL, "Neoplasm", colour=(230, 60, 50)),
     # the Decathlon, and abdominal and cardiac sets
-    _Row("cancer|tumor|tumour", _ABNORMAL, "MalignantNeoplasmPrimary", colour=(213, 94, 0)),
-    _Row("colon cancer primaries|lung cancer", _ABNORMAL, "MalignantNeoplasmPrimary", colour=(213, 94, 0)),
-    _Row("left atrium|la", _ORGAN, "LeftAtrium", colour=(152, 55, 13)),
-    _Row("left ventricle|lv|lvc", _ORGAN, "LeftVentricle", colour=(177, 122, 101)),
-    _Row("right ventricle|rv", _ORGAN, "RightVentricle", colour=(181, 85, 57)),
-    _Row("myocardium|myo|mlv", _ORGAN, "LeftVentricleMyocardium", colour=(192, 104, 88)),
+    _Row("cancer|tumor|tumour|lung cancer", _ABNORMAL, "Neoplasm", colour=(213, 94, 0)),
+    _Row("colon cancer primaries", _ABNORMAL, "MalignantNeoplasmPrimary", colour=(213, 94, 0)),
+    _Row("left atrium", _ORGAN, "LeftAtrium", colour=(152, 55, 13)),
+    _Row("left ventricle", _ORGAN, "LeftVentricle", colour=(177, 122, 101)),
+    _Row("right ventricle", _ORGAN, "RightVentricle", colour=(181, 85, 57)),
     _Row("liver", _ORGAN, "Liver", colour=(221, 130, 101)),
     _Row("spleen", _ORGAN, "Spleen", colour=(157, 108, 162)),
     _Row("pancreas", _ORGAN, "Pancreas", colour=(249, 180, 111)),
     _Row("vessel|vessels|hepatic vessel", _ORGAN, "BloodVessel", colour=(206, 110, 84)),
-    _Row("pz|peripheral zone", _ORGAN, "PeripheralZoneOfTheProstate", colour=(86, 180, 233)),
-    _Row("tz|transition zone", _ORGAN, "TransitionZoneOfTheProstate", colour=(230, 159, 0)),
     _Row("prostate", _ORGAN, "Prostate", colour=(230, 158, 140)),
     _Row("right kidney|kidney right", _ORGAN, "Kidney", "Right", (185, 102, 83)),
     _Row("left kidney|kidney left", _ORGAN, "Kidney", "Left", (185, 102, 83)),
@@ -143,46 +130,105 @@ _TABLE = (
     _Row("colon", _ORGAN, "Colon", colour=(204, 168, 143)),
     _Row("bladder|urinary bladder", _ORGAN, "Bladder", colour=(222, 154, 132)),
     _Row("aorta", _ORGAN, "Aorta", colour=(224, 97, 76)),
-    _Row("inferior vena cava|postcava|ivc", _ORGAN, "InferiorVenaCava", colour=(0, 151, 206)),
+    _Row("inferior vena cava|postcava", _ORGAN, "InferiorVenaCava", colour=(0, 151, 206)),
     _Row("portal vein", _ORGAN, "PortalVein", colour=(0, 151, 206)),
     # brains
     _Row("brain", _ORGAN, "Brain", colour=(250, 250, 225)),
     _Row("hippocampus", _ORGAN, "Hippocampus", colour=(86, 180, 233)),
-    _Row("white matter|wm", _TISSUE, "WhiteMatter", colour=(250, 250, 225)),
-    _Row("grey matter|gray matter|gm", _TISSUE, "GrayMatter", colour=(200, 200, 215)),
-    _Row("csf|cerebrospinal fluid", _TISSUE, "CerebrospinalFluid", colour=(85, 188, 255)),
+    _Row("white matter", _TISSUE, "WhiteMatter", colour=(250, 250, 225)),
+    _Row("grey matter|gray matter", _TISSUE, "GrayMatter", colour=(200, 200, 215)),
+    _Row("cerebrospinal fluid", _TISSUE, "CerebrospinalFluid", colour=(85, 188, 255)),
     _Row("lesion|lesions|ms lesion|ms lesions|white matter lesion", _ABNORMAL, "Lesion", colour=(230, 60, 50)),
 )
-#: Names that mean something only beside one another.
-_TOGETHER = {
-    frozenset({"anterior", "posterior"}): (
-        _Row("anterior", _ORGAN, "Hippocampus", "Anterior", (230, 159, 0)),
-        _Row("posterior", _ORGAN, "Hippocampus", "Posterior", (86, 180, 233)),
-    )
-}
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """Names that mean something only where at least two of them are there, and in data sets of a certain name."""
+
+    rows: tuple[_Row, ...]
+    dataset: str = ""
+
+    def names(self) -> dict[str, _Row]:
+        return {name: row for row in self.rows for name in row.names.split("|")}
+
+
+_SETS = (
+    _Set(  # BraTS: regions, and the values of each edition
+        (
+            _Row("wt", _ABNORMAL, "Neoplasm", colour=(0, 176, 80)),
+            _Row("tc", _ABNORMAL, "Neoplasm", colour=(230, 60, 50)),
+            _Row("et", _ABNORMAL, "Neoplasm", colour=(255, 217, 47)),
+            _Row("ncr|nc", _ABNORMAL, "Necrosis", colour=(200, 40, 40)),
+            _Row("ed", _ABNORMAL, "Edema", colour=(0, 176, 80)),
+            _Row("snfh", _ABNORMAL, "Lesion", colour=(0, 176, 80)),  # oedema, infiltration and scars alike
+            _Row("net|netc|ncr net", _ABNORMAL, "Neoplasm", colour=(200, 40, 40)),
+            _Row("cc|cystic component", _ABNORMAL, "Cyst", colour=(86, 180, 233)),
+            _Row("rc", _ABNORMAL, "Lesion", colour=(148, 103, 189)),
+        )
+    ),
+    _Set(  # hearts
+        (
+            _Row("lv|lvc|left ventricle", _ORGAN, "LeftVentricle", colour=(177, 122, 101)),
+            _Row("rv|right ventricle", _ORGAN, "RightVentricle", colour=(181, 85, 57)),
+            _Row("myo|mlv|myocardium", _ORGAN, "LeftVentricleMyocardium", colour=(192, 104, 88)),
+        )
+    ),
+    _Set(
+        (
+            _Row("pz|peripheral zone", _ORGAN, "PeripheralZoneOfTheProstate", colour=(86, 180, 233)),
+            _Row("tz|transition zone", _ORGAN, "TransitionZoneOfTheProstate", colour=(230, 159, 0)),
+        )
+    ),
+    _Set(
+        (
+            _Row("wm|white matter", _TISSUE, "WhiteMatter", colour=(250, 250, 225)),
+            _Row("gm|grey matter|gray matter", _TISSUE, "GrayMatter", colour=(200, 200, 215)),
+            _Row("csf", _TISSUE, "CerebrospinalFluid", colour=(85, 188, 255)),
+        )
+    ),
+    _Set(
+        (
+            _Row("anterior", _ORGAN, "Hippocampus", "Anterior", (230, 159, 0)),
+            _Row("posterior", _ORGAN, "Hippocampus", "Posterior", (86, 180, 233)),
+        ),
+        dataset="hippocamp",
+    ),
+)
 _BY_NAME = {name: row for row in _TABLE for name in row.names.split("|")}
-_OF_DISEASE = re.compile(r"tumou?r|lesion|cancer|metast|neoplas|carcinoma|plaque|infarct|h(a)?emorrhage")
+_OF_DISEASE = re.compile(
+    r"\b((tumou?r|lesion|cancer|carcinoma|plaque|infarct)s?|metastas[ie]s|metastatic|neoplasms?|neoplastic|infarction"
+    r"|ha?emorrhages?)\b"
+)
+#: Of what is said not to be there.
+_BUT_NOT = re.compile(r"\b(no|non|not|without|free|minus|excluding|healthy|normal)\b")
+_LESION, _OTHER = _Row("", _ABNORMAL, "Lesion"), _Row("", _TISSUE, "Tissue")
 
 
-def codings(names: Iterable[str], own: Mapping[str, Coding] | None = None) -> dict[str, Coding]:
-    """What each structure of a data set is, each with a colour.
+def codings(names: Iterable[str], own: Mapping[str, Coding] | None = None, *, dataset: str = "") -> dict[str, Coding]:
+    """What each structure of a data set is, each with a colour, no two the same but where users say so.
 
     Args:
         names: of all its structures, for some mean something only beside others.
         own: the user's, which go before all others.
+        dataset: what it is called, for some mean something in it alone.
     """
-    names = list(names)
     words = {name: " ".join(re.findall(r"[a-z0-9]+", name.lower())) for name in names}
-    rows = {**_BY_NAME, **{row.names: row for row in _TOGETHER.get(frozenset(words.values()), ())}}
-    found = {}
-    for number, name in enumerate(names):
-        coding = (own or {}).get(name)
-        if coding is None:
-            generic = _Row("", _ABNORMAL, "Lesion") if _OF_DISEASE.search(words[name]) else _Row("", _TISSUE, "Tissue")
-            coding = rows.get(words[name], generic).coding()
-        colour = coding.colour or PALETTE[number % len(PALETTE)]
-        found[name] = Coding(category=coding.category, type=coding.type, modifier=coding.modifier, colour=colour)
-    return found
+    rows = dict(_BY_NAME)
+    for each in _SETS:
+        known = each.names()
+        if len({id(known[word]) for word in words.values() if word in known}) > 1 and each.dataset in dataset.lower():
+            rows |= known
+    found = {name: (own or {}).get(name) or _row(words[name], rows).coding() for name in words}
+    given = {name: coding.colour for name, coding in (own or {}).items() if name in found}
+    colours = distinct({name: coding.colour for name, coding in found.items()}, keep=given)
+    return {name: replace(coding, colour=colours[name]) for name, coding in found.items()}
+
+
+def _row(words: str, rows: Mapping[str, _Row]) -> _Row:
+    if words in rows:
+        return rows[words]
+    return _LESION if _OF_DISEASE.search(words) and not _BUT_NOT.search(words) else _OTHER
 
 
 def read_codes(path: Path) -> dict[str, Coding]:
