@@ -70,6 +70,13 @@ def platipy_masks(path: Path, slices: list[tuple[Path, str]], folder: Path) -> d
         return dict(masks)
 
 
+def plastimatch_whole(path: Path, series: Path, folder: Path) -> dict[str, Any]:
+    """Masks of an RTSTRUCT as images on the grid of a whole series."""
+    command = ["plastimatch", "convert", "--input", path, "--referenced-ct", series, "--output-prefix", folder]
+    subprocess.run([*command, "--prefix-format", "nrrd"], check=True, capture_output=True)
+    return {image.stem: sitk.ReadImage(str(image)) for image in folder.glob("*.nrrd")}
+
+
 def plastimatch_masks(path: Path, slices: list[Path], folder: Path) -> dict[str, NDArray[np.bool_]]:
     """Masks (slices, rows, columns) of an RTSTRUCT, each slice an image by itself."""
     found: dict[str, list[NDArray[np.bool_]]] = {}

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from medmamba.case import Case
 from medmamba.io.errors import ImageFileError, LabelValueError
-from medmamba.io.formats import DICOM_SEG, FORMATS, MAX_VOXELS, OF_SERIES, Format, Stored
+from medmamba.io.formats import DICOM_SEG, FORMATS, MAX_VOXELS, OF_SERIES, RTSTRUCT, Format, Stored
 from medmamba.io.formats.dicom import Dicom
+from medmamba.io.formats.dicom_seg import names_by_value
 from medmamba.io.formats.partial import completed
 from medmamba.io.remarks import LAYERS, Remark, tell
 from medmamba.labels import Labels, integer_type
@@ -74,6 +75,27 @@ def is_dicom_seg(path: Path) -> bool:
     return DICOM_SEG.recognises(path, _start(path))
 
 
+def is_structure_set(path: Path) -> bool:
+    """Whether a file is a DICOM RTSTRUCT, whatever it is called: contours, and no voxels.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return RTSTRUCT.recognises(path, _start(path))
+
+
+def read_names(path: Path) -> dict[int, str] | None:
+    """Names of the structures in a label map by their values, going by the header alone.
+
+    None where the file keeps none; an empty mapping where structures overlap, so that no value stands for a whole one.
+
+    Raises:
+        OSError: if it cannot be read.
+        ImageFileError: if it is damaged.
+    """
+    return names_by_value(path) if DICOM_SEG.recognises(path, _start(path)) else None
+
+
 def files(path: Path) -> tuple[Path, ...]:
     """The files of an image: itself, and where it is but a header those that are there of its voxels.
 
@@ -84,7 +106,7 @@ def files(path: Path) -> tuple[Path, ...]:
     return (_recognised(path) or _named(path)).files(path)
 
 
-def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
+def read(path: Path | str, *, max_voxels: int = MAX_VOXELS) -> Volume:
     """Read an image.
 
     Args:
@@ -100,7 +122,7 @@ def read(path: Path, *, max_voxels: int = MAX_VOXELS) -> Volume:
         ImageFileError: if it cannot be read as an image of real numbers on an invertible grid, saying why.
         MemoryError: if there is too little memory for it now.
     """
-    volume, remarks = read_with_remarks(path, max_voxels=max_voxels)
+    volume, remarks = read_with_remarks(path := Path(path), max_voxels=max_voxels)
     tell(remarks, path)
     return volume
 
@@ -113,18 +135,18 @@ def read_with_remarks(path: Path, *, max_voxels: int = MAX_VOXELS) -> tuple[Volu
     return Volume(voxels, stored.geometry), (*stored.remarks, *_lost_by_rounding(stored.array, voxels))
 
 
-def read_channels(path: Path) -> int:
+def read_channels(path: Path | str) -> int:
     """How many channels `read` gives, going by the header alone; errors as `read`."""
-    return _format(path).read_header(path).channels
+    return _format(path := Path(path)).read_header(path).channels
 
 
-def read_geometry(path: Path) -> Geometry:
+def read_geometry(path: Path | str) -> Geometry:
     """The grid of an image, without its voxels; errors as `read`."""
-    return _format(path).read_header(path).geometry
+    return _format(path := Path(path)).read_header(path).geometry
 
 
 def read_label(
-    path: Path, *, within: Geometry | None = None, as_stored: bool = False, max_voxels: int = MAX_VOXELS
+    path: Path | str, *, within: Geometry | None = None, as_stored: bool = False, max_voxels: int = MAX_VOXELS
 ) -> Volume:
     """Read a label map.
 
@@ -144,6 +166,7 @@ def read_label(
         LabelValueError: if it holds values that are not integers.
         ImageFileError: as `read`, and if it has several channels.
     """
+    path = Path(path)
     volume, remarks = read_label_with_remarks(path, within=within, as_stored=as_stored, max_voxels=max_voxels)
     tell(remarks, path)
     return volume
@@ -194,7 +217,12 @@ def read_case(case: Case) -> Volume:
 
 
 def write(
-    volume: Volume, path: Path, *, like: Path | None = None, labels: Labels | None = None, to: Format | None = None
+    volume: Volume,
+    path: Path | str,
+    *,
+    like: Path | str | None = None,
+    labels: Labels | None = None,
+    to: Format | None = None,
 ) -> None:
     """Write an image so that nobody ever meets half of it.
 
@@ -214,6 +242,7 @@ def write(
         ImageFileError: if the suffix is unknown, ``like`` lies on another grid, or there are numbers that float32
             does not reach.
     """
+    path, like = Path(path), Path(like) if like is not None else None
     target = to or _named(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} into")

@@ -16,10 +16,10 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels.utils import pixel_array
 
 from medmamba.io.dicom.contours import fill
-from medmamba.io.dicom.derived import name_of, refusing, step_mm
+from medmamba.io.dicom.derived import names_of, refusing, step_mm
+from medmamba.io.dicom.frames import frames_of
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
@@ -28,6 +28,7 @@ from medmamba.volume import FloatArray, Volume
 
 #: How far centroids may be apart, and by which share volumes may differ.
 CENTROID_MM, VOLUME_SHARE = 0.1, 0.005
+_REMEDY = "nothing is left behind. Write NIfTI instead, and tell us of it"
 
 
 @dataclass(slots=True)
@@ -92,8 +93,11 @@ def check(
     Raises:
         ImageFileError: naming the structures.
     """
-    with refusing(target):
-        found = read(path, planes)
+    try:
+        with refusing(target):
+            found = read(path, planes)
+    except ImageFileError as error:
+        raise ImageFileError(target, f"what was written cannot be read back: {error.reason}; {_REMEDY}") from error
     nothing = Extent.nothing()
     wrong = {name: extent.apart(found.get(name, nothing)) for name, extent in wanted.items()}
     told = [f"{name} has {words}" for name, words in wrong.items() if words]
@@ -101,8 +105,7 @@ def check(
     if told:
         raise ImageFileError(
             target,
-            f"what was written is not what is read back: {'; '.join(told)}; nothing is left behind. Write NIfTI "
-            "instead, and tell us of it",
+            f"what was written is not what is read back: {'; '.join(told)}; {_REMEDY}",
         )
 
 
@@ -120,9 +123,11 @@ def of_structures(volume: Volume, structures: Structures, planes: Sequence[Plane
     first, step = planes[0], step_mm(planes)
     voxel = abs(float(np.linalg.det(volume.geometry.affine)))
     same = step is not None and np.isclose(voxel, step * np.prod(first.spacing_mm), rtol=1e-3)
-    foreground = structures.labels.foreground
+    foreground, names = structures.labels.foreground, names_of(structures.labels)
     if not same or volume.array[0].size != math.prod(structures.stored.shape[-3:]):
-        return {name_of(label): on_planes(structures.mask(number), planes) for number, label in enumerate(foreground)}
+        return {
+            names[label.name]: on_planes(structures.mask(number), planes) for number, label in enumerate(foreground)
+        }
     if structures.are_probabilities:
         sums = [_index_sums((channel >= 0.5).view(np.uint8), 2)[1] for channel in volume.array]
     else:
@@ -131,7 +136,7 @@ def of_structures(volume: Volume, structures: Structures, planes: Sequence[Plane
     found = {}
     for label, (size, *total) in zip(foreground, sums, strict=True):
         ras = volume.geometry.affine[:3, :3] @ total + size * volume.geometry.affine[:3, 3]
-        found[name_of(label)] = Extent(voxel * float(size), voxel * ras * (-1.0, -1.0, 1.0))
+        found[names[label.name]] = Extent(voxel * float(size), voxel * ras * (-1.0, -1.0, 1.0))
     return found
 
 
@@ -181,8 +186,7 @@ def of_segmentation(path: Path, planes: Sequence[Plane]) -> dict[str, Extent]:
     even = step_mm(planes) is not None
     depths, thicknesses = np.array([plane.depth_mm for plane in planes]), _thicknesses(planes)
     shared = dataset.SharedFunctionalGroupsSequence[0]
-    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        pixels = pixel_array(dataset, index=number)
+    for frame, pixels in zip(dataset.PerFrameFunctionalGroupsSequence, frames_of(dataset), strict=True):
         measures = _group(frame, shared, "PixelMeasuresSequence")
         axes = np.array(_group(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
         origin = np.array(_group(frame, shared, "PlanePositionSequence").ImagePositionPatient, float)

@@ -8,6 +8,8 @@ UIDs are replaced, so that nothing else can come through.
 from __future__ import annotations
 
 import logging
+import os
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from medmamba.io.dicom.instances import DAMAGED, damage, is_dicom, is_of_system
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.dicom.selection import is_selection, series_of
 from medmamba.io.errors import ImageFileError
-from medmamba.labels import Label
+from medmamba.labels import Labels
 
 #: SEG, the one of 2024 for label maps, which pydicom has no name for, and RTSTRUCT.
 SEGMENTATIONS = (SegmentationStorage, UID("1.2.840.10008.5.1.4.1.1.66.7"))
@@ -52,6 +54,8 @@ _KEPT = (
 )
 #: What UIDs of the standard begin with.
 _STANDARD = "1.2.840.10008."
+#: Of a name (VR LO), in characters; and categories of Unicode that it may not have: controls, halves, ends of lines.
+_LONGEST, _NO_LETTERS = 64, ("Cc", "Cs", "Zl", "Zp")
 _KEPT_OF_FRAMES = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 
 
@@ -60,7 +64,8 @@ class Making:
     """What an object tells of its making.
 
     Args:
-        model: name of what segmented, at most 64 characters.
+        model: name of what segmented, which is `text`.
+        dataset: that it learned from: names of structures may mean something in it alone.
         plan: digest of the plan it was trained by.
         version: of MedMamba.
         codes: the user's, by names of structures.
@@ -68,6 +73,7 @@ class Making:
     """
 
     model: str = "MedMamba"
+    dataset: str = ""
     plan: str = ""
     version: str = ""
     codes: Mapping[str, Coding] = field(default_factory=dict)
@@ -76,7 +82,7 @@ class Making:
     @property
     def description(self) -> str:
         """Of the series."""
-        return f"Segmentation by {self.model}"[:64]
+        return text(f"Segmentation by {self.model}")
 
 
 @contextmanager
@@ -195,7 +201,7 @@ def _is_valid(keyword: str, value: Any) -> bool:
 
 
 def _stripped(dataset: Dataset, salt: str) -> Dataset:
-    """Geometry and replaced UIDs; the patient's id is replaced as well, so that one patient's scans stay together."""
+    """Geometry and replaced UIDs; ids of patient and study are replaced as well, so that scans stay together."""
     kept = Dataset()
     for keyword in _KEPT:
         if keyword in dataset:
@@ -208,6 +214,7 @@ def _stripped(dataset: Dataset, salt: str) -> Dataset:
         setattr(kept, keyword, "")
     kept.SpecificCharacterSet = "ISO_IR 192"
     kept.PatientID = _hashed(salt, f"patient {dataset.get('PatientID', '')}")[-16:]
+    kept.StudyID = _hashed(salt, dataset.StudyInstanceUID)[-16:]
     kept.PatientIdentityRemoved = "YES"
     kept.DeidentificationMethod = "MedMamba: geometry kept, UIDs replaced"
     for element in kept:
@@ -233,6 +240,46 @@ def step_mm(planes: Sequence[Plane]) -> float | None:
     return float(steps.mean())
 
 
-def name_of(label: Label) -> str:
-    """The name of a structure as DICOM takes it: at most 64 characters, and no backslash, which parts values."""
-    return label.name.replace("\\", "/")[:64]
+def text(words: str) -> str:
+    """Words as DICOM takes them for a name: 64 characters at most, none that part values or control anything.
+
+    Nor are there blanks at the ends, which are no part of a value.
+    """
+    plain = "".join(" " if unicodedata.category(letter) in _NO_LETTERS else letter for letter in words)
+    return plain.replace("\\", "/").strip()[:_LONGEST].strip()
+
+
+def names_of(labels: Labels) -> dict[str, str]:
+    """What each structure of a data set is called in an object, by its own name: no two alike.
+
+    Where names are alike once they are `text`, later ones end in a number.
+    """
+    names: dict[str, str] = {}
+    taken = set[str]()
+    for number, label in enumerate(labels.foreground, start=1):
+        name = short = text(label.name) or f"structure {number}"
+        again = 1
+        while name in taken:
+            again += 1
+            name = f"{short[: _LONGEST - len(f' {again}')].rstrip()} {again}"
+        taken.add(name)
+        names[label.name] = name
+    return names
+
+
+def save(made: Dataset, path: Path) -> None:
+    """Write an object.
+
+    Raises:
+        OSError: of the system, such as that of a full disk, which pydicom wraps into a text with a traceback.
+    """
+    try:
+        with quiet():
+            made.save_as(path, enforce_file_format=True)
+    except OSError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise OSError(cause.errno, os.strerror(cause.errno), cause.filename or str(path)) from error
+            cause = cause.__cause__ or cause.__context__
+        raise

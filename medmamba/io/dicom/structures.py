@@ -41,13 +41,23 @@ class Structures:
             labels: what values or channels mean; None: a structure for each value.
 
         Raises:
-            UsageError: if values mean nothing, or channels are not those of the structures.
+            UsageError: if values mean nothing, channels are not those of the structures, or numbers no probabilities.
         """
         if np.issubdtype(volume.array.dtype, np.floating):
             if labels is None or volume.channels != len(labels.foreground):
                 raise UsageError("probabilities need a channel for each structure, and the structures' names")
+            if not (volume.array.min() >= 0 and volume.array.max() <= 1):
+                raise UsageError(
+                    f"probabilities lie between 0 and 1, these between {volume.array.min():g} and "
+                    f"{volume.array.max():g}; a label map is of integers"
+                )
             layers = (volume.with_array(channel[None]) for channel in volume.array)
             return cls(labels, np.stack([masks_on_planes(layer, planes).astype(np.float32) for layer in layers]))
+        if volume.channels != 1:
+            raise UsageError(
+                f"a label map has one channel, this has {volume.channels}; give one map, in which each combination of "
+                "structures that overlap has a value of its own, and labels of these values"
+            )
         found = sorted(set[int]().union(*(np.unique(layer).tolist() for layer in volume.array[0])))
         if labels is None:
             labels = Labels.of_values(found if found[-1] else (1,))

@@ -17,11 +17,11 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels.utils import iter_pixels
 
 from medmamba.files import replacing_all
 from medmamba.io.dicom.check import check, of_segmentation, of_structures
-from medmamba.io.dicom.derived import SEGMENTATIONS, Making, name_of, quiet, refusing, sop_class, source_planes
+from medmamba.io.dicom.derived import SEGMENTATIONS, Making, names_of, refusing, save, sop_class, source_planes
+from medmamba.io.dicom.frames import frames_of
 from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import dicom_seg_write as writing
@@ -64,9 +64,7 @@ class DicomSeg:
         """Grid and channels; whether segments overlap only their pixels tell."""
         objects = [_Object(file) for file in self.files(path)]
         geometry = _grid(path, objects, MAX_VOXELS)
-        simple = len(objects) == 1 and (
-            len(objects[0].segments) == 1 or objects[0].dataset.get("SegmentsOverlap") == "NO"
-        )
+        simple = len(objects) == 1 and objects[0].is_flat
         return Header(geometry, 1 if simple else len(_painted(path, objects, geometry).array), is_partial=True)
 
     def read(self, path: Path, *, max_voxels: int) -> Stored:
@@ -87,13 +85,15 @@ class DicomSeg:
         with replacing_all(path) as temporary:
             if kind == "itk":
                 temporary.mkdir()
+            called = names_of(structures.labels)
             for number, part in enumerate(structures.one_by_one() if kind == "itk" else [structures], start=1):
                 file = temporary / f"{number:03d}.dcm" if kind == "itk" else temporary
-                made = writing.segmentation(path, part, planes, self.making, kind)
-                with quiet():
-                    made.save_as(file, enforce_file_format=True)
+                made = writing.segmentation(
+                    path, part, planes, self.making, kind, among=structures.labels, number=number
+                )
+                save(made, file)
                 del made
-                names = [name_of(label) for label in part.labels.foreground]
+                names = [called[label.name] for label in part.labels.foreground]
                 check(file, path, of_segmentation, {name: wanted[name] for name in names}, planes)
 
 
@@ -111,10 +111,10 @@ class _Frame:
 class _Object:
     """One file, its pixels not decoded."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, pixels: bool = True) -> None:
         self.path = path
         with refusing(path):
-            self.dataset = dataset = pydicom.dcmread(path)
+            self.dataset = dataset = pydicom.dcmread(path, stop_before_pixels=not pixels)
             self.kind = str(dataset.SegmentationType)
             self.shape = int(dataset.Rows), int(dataset.Columns)
             count = int(dataset.get("NumberOfFrames") or 1)
@@ -154,20 +154,38 @@ class _Object:
         """Whether all its segments tell their values, and so are to be painted in their order."""
         return all(writing.VALUE_OF_SEGMENT in str(s.get("SegmentDescription")) for n, s in self.segments.items() if n)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether its header says that no two segments overlap."""
+        return len(self.segments) == 1 or self.dataset.get("SegmentsOverlap") == "NO" or self.kind == "LABELMAP"
+
     def pixels(self) -> Iterator[NDArray[Any]]:
         """Frames (rows, columns), one at a time, for all may be a thousand slices: bool, or numbers in a label map."""
         bits = int(self.dataset.BitsAllocated)
-        with quiet(), refusing(self.path):
+        with refusing(self.path):
             syntax = self.dataset.file_meta.TransferSyntaxUID
             if not syntax.is_compressed:
                 promised = -(-bits * len(self.frames) * self.shape[0] * self.shape[1] // 8)
                 check_stored(self.path, promised, len(self.dataset.PixelData), compressed=False)
         half = float(self.dataset.get("MaximumFractionalValue", 1)) / 2 if self.kind == "FRACTIONAL" else 0.5
-        decoded = iter_pixels(self.dataset)
+        decoded = frames_of(self.dataset)
         for _ in self.frames:
-            with quiet(), refusing(self.path):
+            with refusing(self.path):
                 pixels: NDArray[Any] = next(decoded).reshape(self.shape)
             yield pixels if self.kind == "LABELMAP" else pixels >= half
+
+
+def names_by_value(path: Path) -> dict[int, str]:
+    """Names of segments by their values; none where segments overlap, for a value is then no whole segment.
+
+    Raises:
+        ImageFileError: if it is damaged.
+    """
+    objects = [_Object(file, pixels=False) for file in DICOM_SEG.files(path)]
+    if len(objects) != 1 or not objects[0].is_flat:
+        return {}
+    [one] = objects
+    return {one.value(n): str(segment.get("SegmentLabel", "")).strip() for n, segment in one.segments.items() if n}
 
 
 def _grid(path: Path, objects: Sequence[_Object], max_voxels: int) -> Geometry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from medmamba.errors import UsageError
 from medmamba.io.dicom.codes import Coding, Term, codings
-from medmamba.io.dicom.derived import Making, headers, name_of, quiet, step_mm
+from medmamba.io.dicom.derived import Making, headers, names_of, quiet, step_mm
 from medmamba.io.dicom.instances import DAMAGED, damage, is_of_system
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.dicom.structures import Structures, painted
@@ -33,7 +33,14 @@ VALUE_OF_SEGMENT = "Label value "
 
 
 def segmentation(
-    path: Path, structures: Structures, planes: Sequence[Plane], making: Making, kind: SegType
+    path: Path,
+    structures: Structures,
+    planes: Sequence[Plane],
+    making: Making,
+    kind: SegType,
+    *,
+    among: Labels | None = None,
+    number: int = 1,
 ) -> Segmentation:
     """The object of these structures.
 
@@ -43,6 +50,8 @@ def segmentation(
         planes: of the source.
         making: what it tells of its making.
         kind: of segmentation.
+        among: all structures of the data set, where these are some of them.
+        number: of the object among those of the data set.
 
     Raises:
         UsageError: if structures overlap in a label map, or there are no probabilities.
@@ -57,6 +66,8 @@ def segmentation(
     if kind == "fractional" and not structures.are_probabilities:
         raise UsageError("--seg-type fractional stores probabilities, and these are labels; write --seg-type binary")
     sources = headers(planes, making)
+    names = names_of(among or structures.labels)
+    meaning = codings(names, making.codes, dataset=making.dataset)
     stored_as = _stored_as(kind, planes)
     pixels = structures.numbers() if is_map and stored_as != "FRACTIONAL" else _stacked(structures)
     first, step = planes[0], step_mm(planes)
@@ -67,11 +78,11 @@ def segmentation(
             pixel_array=_as_source(path, pixels, planes, sources),
             segmentation_type=SegmentationTypeValues[stored_as],
             fractional_type="PROBABILITY" if kind == "fractional" else "OCCUPANCY",
-            segment_descriptions=_descriptions(structures.labels, making),
+            segment_descriptions=_descriptions(structures.labels, names, meaning, making),
             series_instance_uid=generate_uid(),
             series_number=int(sources[0].get("SeriesNumber") or 0) % 1000 + 1000,
             sop_instance_uid=generate_uid(),
-            instance_number=1,
+            instance_number=number,
             manufacturer="MedMamba",
             manufacturer_model_name=making.model,
             software_versions=making.version or "unknown",
@@ -82,7 +93,7 @@ def segmentation(
             pixel_measures=PixelMeasuresSequence(first.spacing_mm, thickness, step),
             omit_empty_frames=kind != "itk",
         )
-    _add_what_highdicom_leaves_out(made, structures.labels, making)
+    _add_what_highdicom_leaves_out(made, structures.labels, meaning)
     return made
 
 
@@ -137,7 +148,9 @@ def _stacked(structures: Structures) -> NDArray[Any]:
     return np.stack([structures.mask(number) for number in range(len(structures.labels.foreground))], axis=-1)
 
 
-def _descriptions(labels: Labels, making: Making) -> list[SegmentDescription]:
+def _descriptions(
+    labels: Labels, names: Mapping[str, str], meaning: Mapping[str, Coding], making: Making
+) -> list[SegmentDescription]:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
@@ -150,17 +163,16 @@ def _descriptions(labels: Labels, making: Making) -> list[SegmentDescription]:
         source="MedMamba",
         parameters={"plan": making.plan} if making.plan else None,
     )
-    meaning = codings((label.name for label in labels.foreground), making.codes)
     return [
         SegmentDescription(
             segment_number=number,
-            segment_label=name_of(label),
+            segment_label=names[label.name],
             segmented_property_category=_concept(meaning[label.name].category),
             segmented_property_type=_concept(meaning[label.name].type),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             tracking_uid=generate_uid(),
-            tracking_id=name_of(label),
+            tracking_id=names[label.name],
             display_color=CIELabColor.from_rgb(*_colour(meaning[label.name])),
         )
         for number, label in enumerate(labels.foreground, start=1)
@@ -178,9 +190,8 @@ def _concept(term: Term) -> Any:
     return CodedConcept(value=term.value, scheme_designator=term.scheme, meaning=term.meaning)
 
 
-def _add_what_highdicom_leaves_out(made: Dataset, labels: Labels, making: Making) -> None:
+def _add_what_highdicom_leaves_out(made: Dataset, labels: Labels, meaning: Mapping[str, Coding]) -> None:
     """Sides and parts of structures, and the values by which a label map means them."""
-    meaning = codings((label.name for label in labels.foreground), making.codes)
     segments = made.SegmentSequence[-len(labels.foreground) :]  # a LABELMAP has the background before them
     for segment, label, value in zip(segments, labels.foreground, painted(labels), strict=True):
         segment.SegmentDescription = f"{VALUE_OF_SEGMENT}{value}"

@@ -22,7 +22,7 @@ from medmamba.files import replacing
 from medmamba.io.dicom.check import check, of_structure_set, of_structures
 from medmamba.io.dicom.codes import Coding, codings
 from medmamba.io.dicom.contours import trace
-from medmamba.io.dicom.derived import Making, headers, name_of, quiet, sop_class, source_planes
+from medmamba.io.dicom.derived import Making, headers, names_of, save, sop_class, source_planes
 from medmamba.io.dicom.planes import Plane
 from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
@@ -77,8 +77,7 @@ class Rtstruct:
         structures = Structures.on(volume, planes, labels)
         made = structure_set(structures, planes, self.making)
         with replacing(path) as temporary:
-            with quiet():
-                made.save_as(temporary, enforce_file_format=True)
+            save(made, temporary)
             check(temporary, path, of_structure_set, of_structures(volume, structures, planes), planes)
 
 
@@ -124,8 +123,8 @@ def structure_set(structures: Structures, planes: Sequence[Plane], making: Makin
             ],
         )
     ]
-    foreground = structures.labels.foreground
-    meaning = codings((label.name for label in foreground), making.codes)
+    foreground, names = structures.labels.foreground, names_of(structures.labels)
+    meaning = codings(names, making.codes, dataset=making.dataset)
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = [], [], []
     for number, label in enumerate(foreground, start=1):
         coding = meaning[label.name]
@@ -133,7 +132,7 @@ def structure_set(structures: Structures, planes: Sequence[Plane], making: Makin
             _item(
                 ROINumber=number,
                 ReferencedFrameOfReferenceUID=frame_of_reference,
-                ROIName=name_of(label),
+                ROIName=names[label.name],
                 ROIGenerationAlgorithm="AUTOMATIC",
             )
         )
@@ -200,7 +199,9 @@ def _contours(layers: NDArray[np.bool_], planes: Sequence[Plane], sources: dict[
     """The contours of a structure, slice by slice."""
     for mask, plane in zip(layers, planes, strict=True):
         for contour in trace(mask):
-            points = plane.position_mm + contour[:, ::-1] @ plane.steps_mm.T
+            # Plastimatch loses the first point on sagittal and coronal series: it is in the middle of an edge.
+            begun = np.vstack([contour[:2].mean(axis=0, keepdims=True), contour[1:], contour[:1]])
+            points = plane.position_mm + begun[:, ::-1] @ plane.steps_mm.T
             yield _item(
                 ContourImageSequence=[_reference(sources[plane.file], plane)],
                 ContourGeometricType="CLOSED_PLANAR",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 
 from medmamba import io
 from medmamba.errors import DataError, UsageError
-from medmamba.evaluation.evaluate import evaluate
+from medmamba.evaluation.evaluate import evaluate, evaluate_files
 from medmamba.evaluation.matching import Match, match_files
+from medmamba.files import in_words
 from medmamba.io.check import check_dataset
 from medmamba.io.dicom import find_series
 from medmamba.io.dicom.derived import Making
@@ -96,6 +99,15 @@ def test_classes_come_back_of_a_label_map(made: Made, tmp_path: Path) -> None:
     np.testing.assert_array_equal(label.array, tumour(made).array)
 
 
+@pytest.mark.parametrize("columns", range(9, 17))
+@pytest.mark.parametrize("kind", ["binary", "itk"])
+def test_frames_need_not_fill_bytes(kind: str, columns: int, tmp_path: Path) -> None:
+    made = series(tmp_path / "series", shape=(11, columns), slices=9)
+    everywhere = tumour(made).with_array(np.random.default_rng(0).choice([1, 2, 4], (1, *made.array().shape)))
+    label = io.read_label(written(made, tmp_path / "a.seg.dcm", volume=everywhere, kind=kind))
+    np.testing.assert_array_equal(label.array, everywhere.array)
+
+
 def test_probabilities_are_stored_and_read_where_they_are_half(axial: Made, tmp_path: Path) -> None:
     chances = np.where(np.isin(tumour(axial).array, (1, 4)), 0.75, 0.25).astype(np.float32)
     labels = Labels(foreground=(Label(name="core", values=(3,)),))
@@ -128,9 +140,23 @@ def test_object_tells_whose_it_is_and_what_made_it(axial: Made, tmp_path: Path) 
         assert len(segment.RecommendedDisplayCIELabValue) == 3
 
 
+#: Names of two structures, and what they are called in an object.
+NAMES = {
+    "beyond ascii": (("Größe\\脳", "Ж" * 70), ("Größe/脳", "Ж" * 64)),
+    "blanks at the ends": (("Liver ", " Spleen\u3000"), ("Liver", "Spleen")),
+    "the same without blanks": (("Liver", "Liver "), ("Liver", "Liver 2")),
+    "controls": (("tab\there", "new\nline\x7f"), ("tab here", "new line")),
+    "half a letter": (("half \ud83d", "b"), ("half", "b")),
+    "the same where they are cut": (("x" * 70 + "1", "x" * 70 + "2"), ("x" * 64, "x" * 62 + " 2")),
+    "nothing": ((" ", "\t"), ("structure 1", "structure 2")),
+    "a blank at the cut": (("y" * 63 + " yes", "structure 1"), ("y" * 63, "structure 1")),
+}
+
+
 @pytest.mark.parametrize("salt", ["", "a secret"])
-def test_names_beyond_ascii_are_kept_and_long_ones_cut(axial: Made, salt: str, tmp_path: Path) -> None:
-    names = ("Größe\\脳", "x" * 70)
+@pytest.mark.parametrize("given", NAMES)
+def test_names_are_what_dicom_takes_and_no_two_alike(axial: Made, given: str, salt: str, tmp_path: Path) -> None:
+    names, wanted = NAMES[given]
     labels = Labels(
         foreground=(Label(name=names[0], values=(1,)), Label(name=names[1], values=(2, 4))), region_order=(1, 2)
     )
@@ -139,7 +165,20 @@ def test_names_beyond_ascii_are_kept_and_long_ones_cut(axial: Made, salt: str, t
         io.write(tumour(axial), path := tmp_path / f"a.{ending}.dcm", like=axial.folder, labels=labels, to=to)
         dataset = pydicom.dcmread(path)
         items = dataset.get("SegmentSequence") or dataset.StructureSetROISequence
-        assert [item[keyword].value for item in items] == ["Größe/脳", "x" * 64]
+        assert tuple(item[keyword].value for item in items) == wanted
+
+
+def test_objects_of_one_structure_each_tell_it_as_among_the_others(axial: Made, tmp_path: Path) -> None:
+    labels = Labels(foreground=tuple(Label(name=n, values=(v,)) for n, v in (("Anterior", 1), ("Posterior", 2))))
+    volume = tumour(axial).with_array(tumour(axial).array % 4)
+    making = Making(dataset="Hippocampus")
+    path = written(axial, tmp_path / "a.seg.dcm", labels, volume, kind="itk", making=making)
+    parts = [pydicom.dcmread(file) for file in sorted(path.iterdir())]
+    assert [part.InstanceNumber for part in parts] == [1, 2]
+    assert {part.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning for part in parts} == {
+        "Hippocampus"
+    }
+    assert len({tuple(part.SegmentSequence[0].RecommendedDisplayCIELabValue) for part in parts}) == 2
 
 
 def test_each_time_it_is_another_object(axial: Made, tmp_path: Path) -> None:
@@ -192,8 +231,8 @@ def test_object_that_says_otherwise_than_the_mask_is_not_left_behind(
     before = path.read_bytes()
     write = dicom_seg_write.segmentation
 
-    def mirrored(path: Path, structures: Structures, *rest: Any) -> Any:
-        return write(path, replace(structures, stored=np.flip(structures.stored, axis)), *rest)
+    def mirrored(path: Path, structures: Structures, *rest: Any, **named: Any) -> Any:
+        return write(path, replace(structures, stored=np.flip(structures.stored, axis)), *rest, **named)
 
     monkeypatch.setattr(dicom_seg_write, "segmentation", mirrored)
     with pytest.raises(ImageFileError, match=r"not what is read back: WT has .* its centre [0-9.]+ mm away"):
@@ -202,12 +241,47 @@ def test_object_that_says_otherwise_than_the_mask_is_not_left_behind(
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.seg.dcm"]
 
 
+def test_object_that_cannot_be_read_back_is_not_called_damaged_but_not_written(
+    axial: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = dicom_seg_write.segmentation
+
+    def without_pixels(*given: Any, **named: Any) -> Any:
+        made = write(*given, **named)
+        del made.PixelData
+        return made
+
+    monkeypatch.setattr(dicom_seg_write, "segmentation", without_pixels)
+    with pytest.raises(ImageFileError, match="what was written cannot be read back") as caught:
+        written(axial, path := tmp_path / "a.seg.dcm")
+    assert (caught.value.path, path.exists()) == (path, False)
+
+
+def test_full_disk_is_told_in_words(axial: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save = pydicom.Dataset.save_as
+
+    def save_on_a_full_disk(self: pydicom.Dataset, *given: Any, **named: Any) -> None:
+        with monkeypatch.context() as only_here:
+            only_here.setattr(pydicom.filewriter, "write_data_element", full)
+            save(self, *given, **named)
+
+    monkeypatch.setattr(pydicom.Dataset, "save_as", save_on_a_full_disk)
+    for ending, to in (("seg", DicomSeg()), ("rtstruct", Rtstruct())):
+        with pytest.raises(OSError, match="No space left") as caught:
+            io.write(tumour(axial), path := tmp_path / f"a.{ending}.dcm", like=axial.folder, labels=REGIONS, to=to)
+        assert in_words(caught.value) == f"{path}: No space left on device"
+        assert not path.exists()
+
+
 def test_structure_that_is_lost_is_noticed(axial: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = dicom_seg_write.segmentation
 
-    def without_the_last(path: Path, structures: Structures, *rest: Any) -> Any:
+    def without_the_last(path: Path, structures: Structures, *rest: Any, **named: Any) -> Any:
         stored = structures.stored
-        return write(path, replace(structures, stored=np.where(stored == stored.max(), 0, stored)), *rest)
+        return write(path, replace(structures, stored=np.where(stored == stored.max(), 0, stored)), *rest, **named)
 
     monkeypatch.setattr(dicom_seg_write, "segmentation", without_the_last)
     with pytest.raises(ImageFileError, match="ET has 0 mm³ instead of"):
@@ -224,6 +298,7 @@ def test_anonymous_object_has_nothing_of_the_patient_and_the_same_uids_each_time
         assert one[keyword].value == other[keyword].value
     assert one.ReferencedSeriesSequence == other.ReferencedSeriesSequence
     assert one.PatientIdentityRemoved == "YES"
+    assert one.StudyID == other.StudyID != ""
     salted = pydicom.dcmread(written(axial, tmp_path / "c.seg.dcm", making=Making(salt="another")))
     assert salted.StudyInstanceUID != one.StudyInstanceUID
 
@@ -440,6 +515,70 @@ def test_object_is_the_reference_of_an_evaluation(axial: Made, tmp_path: Path) -
     for given in (pair, Match(id="a", reference=pair.prediction, prediction=reference)):
         [case] = evaluate([given], REGIONS, metrics=["dice"]).cases
         assert [score.values[0] for score in case.scores] == [1, 1, 1]
+
+
+def test_structures_are_called_as_objects_do_where_all_agree(axial: Made, tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine" / "a.seg.dcm", tmp_path / "theirs" / "a.seg.dcm"
+    mine.parent.mkdir()
+    theirs.parent.mkdir()
+
+    def names() -> list[str]:
+        return [label.name for label in evaluate_files(mine.parent, theirs.parent)[0].labels.foreground]
+
+    written(axial, theirs, CLASSES)
+    io.write(tumour(axial), mine.parent / "a.nii.gz")
+    assert names() == ["part 1", "part 2", "part 4"], "the other side says nothing"
+    (mine.parent / "a.nii.gz").unlink()
+    written(axial, mine, CLASSES)
+    assert names() == ["part 1", "part 2", "part 4"]
+    other = Labels(foreground=(Label(name="other", values=(1,)), *CLASSES.foreground[1:]))
+    for labels in (other, REGIONS):  # another name; values that are parts of what overlaps
+        written(axial, mine, labels)
+        assert names() == ["label_1", "label_2", "label_4"]
+    written(axial, mine, CLASSES)
+    for path in (mine, theirs):
+        dataset = pydicom.dcmread(path)
+        for segment in dataset.SegmentSequence:
+            segment.SegmentLabel = "part"
+        dataset.save_as(path)
+    assert names() == ["label_1", "label_2", "label_4"], "one name for all says nothing"
+
+
+def test_folder_of_contours_is_told_to_hold_no_voxels(axial: Made, tmp_path: Path) -> None:
+    for folder in ("maps", "contours"):
+        (tmp_path / folder).mkdir()
+    written(axial, tmp_path / "maps" / "a.seg.dcm")
+    path = tmp_path / "contours" / "a.rtstruct.dcm"
+    io.write(tumour(axial), path, like=axial.folder, labels=REGIONS)
+    for name in ("a.rtstruct.dcm", "a.dcm"):
+        path = path.rename(path.with_name(name))
+        for asked in (("maps", "contours"), ("contours", "maps")):
+            with pytest.raises(DataError, match="contours holds contours of structure sets, which are no voxels"):
+                match_files(*(tmp_path / folder for folder in asked))
+
+
+def test_paths_may_be_words(axial: Made, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.seg.dcm")
+    io.write(tumour(axial), path, like=str(axial.folder), labels=REGIONS)
+    assert io.read_label(path).geometry == io.read_geometry(path)
+    assert (io.read(path).array.max(), io.read_channels(path)) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((2, 32, 24, 10), np.uint8), "a label map has one channel, this has 2"),
+        (np.full((3, 32, 24, 10), 2.0), "probabilities lie between 0 and 1, these between 2 and 2"),
+        (np.full((3, 32, 24, 10), np.nan), "probabilities lie between 0 and 1"),
+        (np.zeros((1, 32, 24, 10)), "probabilities need a channel for each structure"),
+    ],
+)
+def test_what_is_no_label_map_is_refused_in_words(axial: Made, array: NDArray[Any], said: str, tmp_path: Path) -> None:
+    for ending, to in (("seg", DicomSeg()), ("rtstruct", Rtstruct())):
+        with pytest.raises(UsageError, match=said):
+            io.write(
+                tumour(axial).with_array(array), tmp_path / f"a.{ending}.dcm", like=axial.folder, labels=REGIONS, to=to
+            )
 
 
 @pytest.mark.parametrize("ending", [".dcm", ""])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medmamba import io
@@ -22,7 +23,7 @@ from medmamba.io.formats.rtstruct import ContoursError, Rtstruct
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
 from tests.dicom_factory import SECRETS, Made, series
-from tests.dicom_readers import complaints, needs, plastimatch_masks, platipy_masks
+from tests.dicom_readers import complaints, needs, plastimatch_masks, plastimatch_whole, platipy_masks
 
 HEIGHTS = (-22, -20, -18.9, -15.9, -10.9, -8.4, -7.3, -5.3, -1.3, 1.2, 3.2, 6.2, 7.7, 9.7, 12.7, 16.7, 21)
 STACKS: dict[str, dict[str, Any]] = {
@@ -120,6 +121,34 @@ def test_each_contour_lies_in_the_plane_of_the_slice_it_refers_to(made: Made, wr
     assert {roi.ReferencedFrameOfReferenceUID for roi in dataset.StructureSetROISequence} == {scan.FrameOfReferenceUID}
     images = reference.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].ContourImageSequence
     assert {image.ReferencedSOPInstanceUID for image in images} == planes.keys()
+
+
+def test_contour_begins_in_the_middle_of_an_edge(tmp_path: Path) -> None:
+    """Plastimatch drops the first point of contours on sagittal and coronal series."""
+    made = series(tmp_path / "series", plane="sagittal")
+    io.write(box(made), tmp_path / "a.rtstruct.dcm", like=made.folder, labels=ONE)
+    for item in pydicom.dcmread(tmp_path / "a.rtstruct.dcm").ROIContourSequence[0].ContourSequence:
+        points = np.array(item.ContourData, float).reshape(-1, 3)
+        assert len(points) == 5
+        np.testing.assert_allclose(points[0], (points[1] + points[-1]) / 2, atol=1e-5)
+
+
+@needs("plastimatch", "Debian's plastimatch")
+@pytest.mark.parametrize("plane", ["axial", "sagittal", "coronal", "oblique"])
+def test_plastimatch_fills_boxes_of_a_whole_series(plane: str, tmp_path: Path) -> None:
+    made = series(tmp_path / "series", plane=plane, modality="MR", shape=(47, 37), spacing_mm=(0.9, 0.7))
+    io.write(box(made), tmp_path / "a.rtstruct.dcm", like=made.folder, labels=ONE)
+    found = plastimatch_whole(tmp_path / "a.rtstruct.dcm", made.folder, tmp_path / "masks")["ball"]
+    io.write(box(made), tmp_path / "mask.nii.gz")
+    wanted = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    placed = sitk.Resample(found, wanted, sitk.Transform(), sitk.sitkNearestNeighbor)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(placed) > 0, sitk.GetArrayFromImage(wanted) > 0)
+
+
+def box(made: Made) -> Volume:
+    array = np.zeros(made.array().shape, np.uint8)
+    array[8:20, 9:17, 3:8] = 1
+    return Volume(array[None], Geometry(array.shape, made.affine))
 
 
 def ball(made: Made) -> Volume:
