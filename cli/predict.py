@@ -200,6 +200,7 @@ def predict(
     folders = {folder.resolve(): folder for path in model for folder in fold_folders(path)}
     runs = [Run(folder) for folder in folders.values()]
     check_output_folder(output)
+    writers = dicom_writers(output, runs[0].plan, seg_type=seg_type, anonymise=anonymise, codes=codes)
     with _validation_cases(runs, data, output) if validation else _inputs(asked, runs, output) as cases:
         used = choose_device(device)
         predictor = Predictor.from_runs(runs, used, precision=precision, weights=weights, mirror=mirror)
@@ -209,7 +210,7 @@ def predict(
             output,
             overwrite=overwrite,
             endings=[f".{each.strip().lstrip('.')}" for each in ending.split(",")] if ending else (),
-            writers=dicom_writers(output, runs[0].plan, seg_type=seg_type, anonymise=anonymise, codes=codes),
+            writers=writers,
             progress=track,
         )
     count = Counter(outcome.status for outcome in outcomes)

@@ -148,9 +148,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def write_bytes(data: bytes, path: Path) -> None:
-    """Write a file as `replacing` does."""
+def write_bytes(data: bytes, path: Path, *, secret: bool = False) -> None:
+    """Write a file as `replacing` does; a secret one is for its owner alone."""
     with replacing(path) as temporary:
+        if secret:
+            temporary.touch(0o600, exist_ok=False)
         temporary.write_bytes(data)
 
 

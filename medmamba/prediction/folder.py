@@ -27,7 +27,7 @@ import medmamba
 from medmamba import io
 from medmamba.case import Case, some
 from medmamba.errors import DataError, UsageError
-from medmamba.files import WRITING, OutputError, content_digest, in_words, replacing_all
+from medmamba.files import WRITING, OutputError, content_digest, in_words, replacing_all, write_bytes
 from medmamba.io.formats import DICOM_SEG, OF_SERIES, ContoursError, Format
 from medmamba.io.manifest import Made, Maker, Manifest
 from medmamba.io.places import check_output_folder
@@ -67,6 +67,19 @@ _KINDS = ("image", "foreign", "outdated", "absent", "finished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """What lies in a folder for its owner alone.
+
+    Args:
+        path: its file.
+        text: what it says, in ASCII.
+    """
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
     """A format that writes otherwise than by itself.
 
@@ -74,11 +87,15 @@ class Writer:
         format: with its settings.
         settings: in words, recorded with each file: others make it outdated.
         stores_probabilities: of each structure, in place of label values.
+        options: of a user, that have an effect on this format.
+        secret: that is to lie in the folder before anything is written with its help.
     """
 
     format: Format
     settings: str = ""
     stores_probabilities: bool = False
+    options: tuple[str, ...] = ()
+    secret: Secret | None = None
 
 
 class SegmentationFolder:
@@ -96,7 +113,8 @@ class SegmentationFolder:
     Raises:
         OutputError: if a segmentation would take the place of an image or reference, or a case has one of another
             ending than ``endings``.
-        UsageError: if files do not end so, or are to refer to DICOM series and images are none.
+        UsageError: if files do not end so, or are to refer to DICOM series and images are none, or there are options
+            for formats that none of them has.
         DataError: if two cases have one id, or the folder's record is damaged.
         OSError: if the folder cannot be written.
     """
@@ -137,6 +155,14 @@ class SegmentationFolder:
                 f"{' and '.join(sorted(OF_SERIES))} refer to slices of a DICOM series, and {homeless[0].images[0]} is "
                 "none; write .nii.gz or .nrrd, or give the series"
             )
+        used = self._used()
+        asked = {option for writer in self.writers.values() for option in writer.options}
+        if idle := sorted(asked.difference(*(writer.options for writer in used))):
+            written = sorted({end for ends in self._endings.values() for end in ends})
+            raise UsageError(
+                f"{' and '.join(idle)} would have no effect, for segmentations are written as {', '.join(written)}; "
+                f"leave it out, or choose a --format that it is for: {' or '.join(_for(idle, self.writers))}"
+            )
         check_output_folder(
             folder,
             files=[file for case in cases for target in self.paths(case) for file in _written(target)],
@@ -146,6 +172,8 @@ class SegmentationFolder:
         self._lock = FileLock(folder / ".lock")
         with self._lock:
             self._clear()
+            for secret in {writer.secret for writer in used if writer.secret}:
+                _keep(secret)
             manifest = Manifest.load(folder)
             asked_for = {*manifest.cases, *(case.id for case in cases)}
             replace(manifest, cases=tuple(sorted(asked_for))).save(folder)
@@ -224,6 +252,9 @@ class SegmentationFolder:
         """Whether one of the files of a case is of probabilities."""
         return any(writer.stores_probabilities for path in self.paths(case) if (writer := self._writer(path)))
 
+    def _used(self) -> list[Writer]:
+        return [writer for end, writer in self.writers.items() if any(end in ends for ends in self._endings.values())]
+
     def _writer(self, target: Path) -> Writer | None:
         return next((writer for ending, writer in self.writers.items() if target.name.endswith(ending)), None)
 
@@ -281,6 +312,23 @@ class SegmentationFolder:
         """Remove what a killed process left; whoever writes has the lock, so nobody does now."""
         for leftover in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(leftover)
+
+
+def _for(options: Sequence[str], writers: Mapping[str, Writer]) -> list[str]:
+    """Endings of the formats on which options have an effect."""
+    return [ending.lstrip(".") for ending, writer in writers.items() if {*options} <= {*writer.options}]
+
+
+def _keep(secret: Secret) -> None:
+    """Put a secret into its folder, whose lock is held.
+
+    Raises:
+        OutputError: if there is another one by now.
+    """
+    if not secret.path.is_file():
+        write_bytes(secret.text.encode("ascii"), secret.path, secret=True)
+    elif secret.path.read_text(encoding="ascii") != secret.text:
+        raise OutputError(f"{secret.path} was just written by another command; repeat this one, which then takes it")
 
 
 def _there(folder: Path, case: Case, manifest: Manifest) -> list[str]:

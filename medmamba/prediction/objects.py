@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import medmamba
-from medmamba.errors import UsageError
-from medmamba.files import content_digest, write_bytes
-from medmamba.io.dicom.codes import read_codes
-from medmamba.io.dicom.derived import Making
+from medmamba.errors import DataError, UsageError
+from medmamba.files import content_digest
+from medmamba.io.dicom.codes import Coding, read_codes
+from medmamba.io.dicom.derived import Making, text
 from medmamba.io.formats import DICOM_SEG, RTSTRUCT
 from medmamba.io.formats.dicom_seg import DicomSeg
 from medmamba.io.formats.dicom_seg_write import SegType
 from medmamba.io.formats.rtstruct import Rtstruct
 from medmamba.plans.plan import Plan
-from medmamba.prediction.folder import Writer
+from medmamba.prediction.folder import Secret, Writer
 
 #: In a folder of anonymous objects: by what UIDs were replaced. Who has it can tell which UID stands for which.
 SALT = ".anonymise"
@@ -27,7 +28,7 @@ def dicom_writers(
     """How objects are written into a folder, by ending.
 
     Args:
-        folder: of the segmentations; made if need be where they are to be anonymous.
+        folder: of the segmentations, which need not be there.
         plan: of the model.
         seg_type: kind of DICOM SEG.
         anonymise: keep nothing of the patient, and replace UIDs, the same ones by the same in the whole folder.
@@ -35,39 +36,53 @@ def dicom_writers(
 
     Raises:
         UsageError: if structures that overlap are to be one map.
-        OSError: if the file of codes cannot be read, or the folder not be written.
-        DataError: if it holds none.
+        OSError: if the file of codes, or that of the secret of a folder that was begun, cannot be read.
+        DataError: if it holds none, or one of a structure that the model does not know.
     """
     values = [value for label in plan.labels.foreground for value in label.values]
     if seg_type == "labelmap" and len(set(values)) < len(values):
         names = ", ".join(label.name for label in plan.labels.foreground)
         raise UsageError(f"--seg-type labelmap has one value per voxel, and {names} overlap; write binary")
+    secret = _secret(folder / SALT) if anonymise else None
     making = Making(
-        model=f"{plan.network.name} {plan.dataset}"[:64],
+        model=text(f"{plan.network.name} {plan.dataset}"),
+        dataset=plan.dataset,
         plan=plan.digest(),
         version=medmamba.__version__,
-        codes={} if codes is None else read_codes(codes),
-        salt=_salt(folder) if anonymise else "",
+        codes={} if codes is None else _codes(codes, (label.name for label in plan.labels.foreground)),
+        salt=secret.text if secret else "",
     )
     words = [
         seg_type,
         *(["anonymous"] if anonymise else []),
         *([f"codes {content_digest([codes])[:12]}"] if codes else []),
     ]
-    told = ", ".join(words[1:])
+    of_all = (*(["--anonymise"] if anonymise else []), *(["--codes"] if codes else []))
+    of_seg = (f"--seg-type {seg_type}",) if seg_type != "binary" else ()
     return {
         DICOM_SEG.suffixes[0]: Writer(
             format=DicomSeg(kind=seg_type, making=making),
             settings=", ".join(words),
             stores_probabilities=seg_type == "fractional",
+            options=(*of_seg, *of_all),
+            secret=secret,
         ),
-        RTSTRUCT.suffixes[0]: Writer(format=Rtstruct(making=making), settings=told),
+        RTSTRUCT.suffixes[0]: Writer(
+            format=Rtstruct(making=making), settings=", ".join(words[1:]), options=of_all, secret=secret
+        ),
     }
 
 
-def _salt(folder: Path) -> str:
-    path = folder / SALT
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(secrets.token_hex(32).encode(), path)
-    return path.read_text(encoding="ascii")
+def _codes(path: Path, names: Iterable[str]) -> dict[str, Coding]:
+    codes, known = read_codes(path), list(names)
+    if unknown := [name for name in codes if name not in known]:
+        raise DataError(
+            f"{path} has codes of {', '.join(map(repr, unknown))}, and the model has no such structure; it has "
+            f"{', '.join(map(repr, known))}"
+        )
+    return codes
+
+
+def _secret(path: Path) -> Secret:
+    """That of the folder, or a new one."""
+    return Secret(path=path, text=path.read_text(encoding="ascii") if path.is_file() else secrets.token_hex(32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from medmamba import io
 from medmamba.io.manifest import MANIFEST, Manifest
+from medmamba.training.run import Run
 from tests.cli.remedies import run
 from tests.dicom_factory import SECRETS, Ellipsoid, Made, Phantom, series
 
@@ -42,7 +44,7 @@ def predicted(made: Made, trained: tuple[Path, str], tmp_path_factory: pytest.Te
 
 
 def test_a_case_is_written_in_all_formats_and_then_finished(
-    predicted: tuple[Path, str], made: Made, trained: tuple[Path, str]
+    predicted: tuple[Path, str], made: Made, trained: tuple[Path, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, said = predicted
     assert "1 predicted" in said
@@ -58,8 +60,10 @@ def test_a_case_is_written_in_all_formats_and_then_finished(
     references = folder.parent / "references"
     references.mkdir()
     shutil.copy(folder / "scan.seg.dcm", references)
-    code, said = run("evaluate", folder, references)
+    with caplog.at_level(logging.WARNING):
+        code, said = run("evaluate", folder, references)
     assert code == 0, said
+    assert "holds cases in several formats, of which .nii.gz is taken; to compare .seg.dcm, give" in caplog.text
 
 
 def test_nothing_of_the_patient_is_said_or_noted(predicted: tuple[Path, str]) -> None:
@@ -104,6 +108,8 @@ def test_anonymous_objects_of_a_folder_belong_together(made: Made, trained: tupl
     for ending in ENDINGS[1:]:
         data = (tmp_path / "out" / f"scan.{ending}").read_bytes()
         assert [secret for secret in (*SECRETS, made.uid, made.study_uid) if secret.encode() in data] == []
+    secret = tmp_path / "out" / ".anonymise"
+    assert secret.stat().st_mode & 0o777 == 0o600, "who reads it can tell which UID stands for which"
     assert "1 predicted" in run(*ask, "-o", tmp_path / "out", "--overwrite")[1]
     assert pydicom.dcmread(tmp_path / "out" / "scan.seg.dcm").StudyInstanceUID == seg.StudyInstanceUID
 
@@ -118,6 +124,48 @@ def test_other_kinds_are_made_anew(made: Made, trained: tuple[Path, str], tmp_pa
         file = min(path.iterdir()) if path.is_dir() else path
         assert pydicom.dcmread(file).SegmentationType == {"itk": "BINARY"}.get(kind, kind.upper())
     assert "the kind of object changed" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "idle", "otherwise"),
+    [
+        (("--anonymise", "--seg-type", "labelmap"), "--anonymise and --seg-type labelmap", "seg.dcm"),
+        (("--anonymise", "--format", "nii.gz,nrrd"), "--anonymise", "seg.dcm or rtstruct.dcm"),
+        (("--seg-type", "fractional", "--format", "rtstruct.dcm"), "--seg-type fractional", "seg.dcm"),
+        (("--codes",), "--codes", "seg.dcm or rtstruct.dcm"),
+    ],
+)
+def test_options_without_effect_are_refused_before_anything_is_made(
+    made: Made,
+    trained: tuple[Path, str],
+    planned: tuple[Path, Path, str],
+    options: tuple[str, ...],
+    idle: str,
+    otherwise: str,
+    tmp_path: Path,
+) -> None:
+    images = made.folder if "--format" in options else planned[0] / "imagesTr"
+    (tmp_path / "codes.json").write_text("{}")
+    given = [*options, *([tmp_path / "codes.json"] if "--codes" in options else [])]
+    code, said = run("predict", "-i", images, "-o", tmp_path / "out", "-m", trained[0], *given)
+    assert code == 2, said
+    assert f"{idle} would have no effect" in said
+    assert f"a --format that it is for: {otherwise}" in said
+    assert not (tmp_path / "out" / ".anonymise").exists()
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_codes_of_structures_that_the_model_lacks_are_refused(
+    made: Made, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    term = {"value": "1", "meaning": "Thing", "scheme": "99OURS"}
+    (tmp_path / "codes.json").write_text(json.dumps({"Misspelt": {"category": term, "type": term}}))
+    ask = ("predict", "-i", made.folder, "-o", tmp_path / "out", "-m", trained[0], "--codes", tmp_path / "codes.json")
+    code, said = run(*ask)
+    names = ", ".join(repr(label.name) for label in Run(trained[0]).plan.labels.foreground)
+    assert code == 3, said
+    assert f"codes of 'Misspelt', and the model has no such structure; it has {names}" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_objects_of_no_series_are_refused_before_anything_is_segmented(

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmamba import io
+from medmamba import files, io
 from medmamba.case import Case
 from medmamba.errors import UsageError
 from medmamba.files import OutputError, is_full
+from medmamba.io.formats.itk import NRRD
 from medmamba.io.manifest import MANIFEST, Maker, Manifest
 from medmamba.labels import Labels
 from medmamba.prediction import folder as segmentations
-from medmamba.prediction.folder import ForeignFileError, SegmentationFolder
+from medmamba.prediction.folder import ForeignFileError, Secret, SegmentationFolder, Writer
 from medmamba.volume import Volume
 from tests.data_factory import make_case
 
@@ -372,3 +373,50 @@ def test_segmentations_in_another_format_beside_their_scans_are_no_scans(tmp_pat
     case.images[0].unlink()
     with pytest.raises(ValueError, match="no images but segmentations"):
         io.find_inputs(tmp_path / "scans", 1)
+
+
+@pytest.mark.parametrize("done", range(4))
+@pytest.mark.parametrize("earlier", [False, True])
+def test_kill_between_the_files_of_a_case_leaves_it_unfinished(
+    earlier: bool, done: int, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endings = (".nii.gz", ".nrrd", ".mha")
+    if earlier:
+        opened(tmp_path, case, maker=replace(MAKER, weights=("old",)), endings=endings).store(case, answer(2))
+    take_place, count = files._take_place, iter(range(10))
+
+    def or_be_killed(new: Path, target: Path) -> None:
+        if target.parent.name == "out" and next(count) == done:
+            os._exit(9)
+        take_place(new, target)
+
+    monkeypatch.setattr(files, "_take_place", or_be_killed)
+    if (child := os.fork()) == 0:
+        try:
+            opened(tmp_path, case, endings=endings).store(case, answer())
+            os._exit(0)
+        finally:  # an error as well must not go on with the tests
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (9 if done < len(endings) else 0)
+    monkeypatch.undo()
+    folder = opened(tmp_path, case, endings=endings)
+    if done == len(endings):
+        assert folder.standing(case).kind == "finished"
+        return
+    assert folder.standing(case).kind == ("outdated" if earlier else "absent")
+    folder.store(case, answer())
+    assert folder.standing(case).kind == "finished"
+    assert all((io.read_label(path).array == 1).all() for path in folder.paths(case))
+    assert not list(folder.folder.glob(f"{files.WRITING}*"))
+
+
+def test_secret_is_kept_and_another_one_refused(case: Case, tmp_path: Path) -> None:
+    def begun(text: str) -> None:
+        writer = Writer(format=NRRD, secret=Secret(path=tmp_path / "out" / ".secret", text=text))
+        SegmentationFolder(tmp_path / "out", [case], MAKER, LABELS, endings=[".nrrd"], writers={".nrrd": writer})
+
+    begun("one")
+    begun("one")
+    with pytest.raises(OutputError, match="was just written by another command; repeat this one"):
+        begun("another")
+    assert (tmp_path / "out" / ".secret").read_text() == "one"
