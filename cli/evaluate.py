@@ -51,7 +51,7 @@ def evaluate(
             help="Data set or dataset.json with names, regions and ignore value of the labels, or an edition of BraTS "
             "such as brats2023-gli.",
             show_default="the dataset.json beside the references or predictions, else the edition of a challenge whose "
-            "metrics are asked for, else every value in the references",
+            "metrics are asked for, else the names in DICOM SEG where all agree, else every value in the references",
         ),
     ] = None,
     metric: Annotated[

@@ -22,8 +22,21 @@ from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import probabilities
 from medmamba.evaluation.maps import LabelMaps, holding
 from medmamba.evaluation.masks import Masks
-from medmamba.evaluation.matching import Match, Matches, Meaning, find_meaning, labels_in, match_files
-from medmamba.evaluation.meaning import challenge_of, challenges_of, check_challenges, meaning_by_challenges
+from medmamba.evaluation.matching import (
+    Match,
+    Matches,
+    Meaning,
+    find_meaning,
+    labels_in,
+    match_files,
+)
+from medmamba.evaluation.meaning import (
+    challenge_of,
+    challenges_of,
+    check_challenges,
+    labels_by_objects,
+    meaning_by_challenges,
+)
 from medmamba.evaluation.metrics import GROUPS, TELLING_LESIONS_APART, Metric, expand, metric
 from medmamba.evaluation.origin import origin as origin_of
 from medmamba.evaluation.report import NO_PREDICTION, Report
@@ -143,7 +156,7 @@ def evaluate_files(
     meaning = (
         find_meaning(prediction, reference, labels)
         or meaning_by_challenges(challenges)
-        or Meaning(labels_in(matches.pairs, progress))
+        or Meaning(labels_by_objects(matches.pairs) or labels_in(matches.pairs, progress))
     )
     check_challenges(challenges, meaning)
     report = evaluate(

@@ -335,13 +335,26 @@ def _references(folder: Path) -> dict[str, Path]:
 def _label_files(folder: Path) -> dict[str, Path]:
     """The label maps in a folder by id; of those that `medmamba predict` wrote of a case in several formats, one."""
     files: dict[str, Path] = {}
+    others = set[str]()
     made = _made(folder)
     first = {ending: number for number, ending in enumerate(ENDINGS)}
     for path in sorted(maps_in(folder), key=lambda path: first.get(split_ending(path)[1].lower(), len(first))):
         name = split_ending(path)[0]
         if name in files and not {files[name].name, path.name} <= made.keys():
             raise DataError(f"{files[name]} and {path} bear the same id {name!r}; keep one of them")
-        files.setdefault(name, path)
+        if files.setdefault(name, path) is not path:
+            others.add(split_ending(path)[1])
+    if others:
+        taken = sorted({split_ending(path)[1] for path in files.values()})
+        logger.warning(
+            "%s holds cases in several formats, of which %s is taken; to compare %s, give a folder of those alone",
+            *(folder, " and ".join(taken), " and ".join(sorted(others))),
+        )
+    if not files and folder.is_dir() and any(path.is_file() and io.is_structure_set(path) for path in folder.iterdir()):
+        raise DataError(
+            f"{folder} holds contours of structure sets, which are no voxels; give SEG, NIfTI or NRRD, or fill them by "
+            "other software"
+        )
     return dict(sorted(files.items()))
 
 

@@ -1,15 +1,18 @@
-"""Metrics of a challenge and the labels that they are of: what one says about the other."""
+"""What values mean where no data set says so: by the metrics of a challenge, or by the names that objects keep."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from medmamba.errors import UsageError
+from medmamba import io
+from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.challenges import CHALLENGES
-from medmamba.evaluation.matching import Meaning
+from medmamba.evaluation.matching import Match, Meaning
 from medmamba.evaluation.metrics import metric
 from medmamba.io.layouts.editions import labels_of_edition
+from medmamba.labels import Label, Labels
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +76,29 @@ def check_challenges(challenges: Sequence[str], meaning: Meaning) -> None:
             f"metrics of {each} are of the regions {', '.join(regions)} of {edition}, but the labels are "
             f"{of}{', '.join(sorted(names))}; say --labels {edition} if the files are of it{instead}"
         )
+
+
+def labels_by_objects(pairs: Sequence[Match]) -> Labels | None:
+    """The structures that files name themselves, as DICOM SEG do; None unless all references do, and nothing disagrees.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    names: dict[int, str] = {}
+    for pair in pairs:
+        for path in (pair.reference, pair.prediction):
+            found = None if path is None else _names(path)
+            if found is None and path is not pair.reference:
+                continue  # says nothing
+            if not found or any(names.setdefault(value, name) != name for value, name in found.items()):
+                return None
+    if not all(names.values()) or len({*names.values()}) < len(names) or min(names, default=0) < 1:
+        return None
+    return Labels(foreground=tuple(Label(name=names[value], values=(value,)) for value in sorted(names)))
+
+
+def _names(path: Path) -> dict[int, str] | None:
+    try:
+        return io.read_names(path)
+    except DataError:  # which is told where its voxels are asked for
+        return None
