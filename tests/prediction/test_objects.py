@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from medmamba import io
 from medmamba.case import Case
 from medmamba.errors import UsageError
+from medmamba.io.formats import dicom_seg_write
 from medmamba.labels import Label, Labels
 from medmamba.plans.plan import Plan
 from medmamba.prediction.objects import dicom_writers
@@ -92,6 +94,27 @@ def test_probabilities_of_regions_are_stored_each(made: Made, tmp_path: Path) ->
     for stored, middle in zip(layers(dataset, made), (50, 150, 250), strict=True):
         chances = 255 / (1 + np.exp((middle - made.array()) / 60))
         assert np.abs(stored - chances).max() <= 1
+
+
+def test_object_that_cannot_be_read_back_fails_its_case_by_name(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = dicom_seg_write.segmentation
+
+    def without_pixels(*given: Any, **named: Any) -> Any:
+        written = write(*given, **named)
+        del written.PixelData
+        return written
+
+    monkeypatch.setattr(dicom_seg_write, "segmentation", without_pixels)
+    predictor = Predictor(plan(), [Shells()], torch.device("cpu"), mirror=False)
+    case, out = Case(id="scan", images=(made.folder,)), tmp_path / "out"
+    [outcome] = predict_cases(
+        [case], predictor, out, endings=(".nii.gz", ".seg.dcm"), writers=dicom_writers(out, plan())
+    )
+    assert outcome.status == "failed"
+    assert outcome.message.startswith(f"{out / 'scan.seg.dcm'}: what was written cannot be read back")
+    assert not list(out.glob("scan*"))
 
 
 def test_one_map_of_regions_is_refused(tmp_path: Path) -> None:
