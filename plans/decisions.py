@@ -94,7 +94,7 @@ def decisions(
 
 def first_fold(dataset: Dataset) -> str:
     """The fold to begin with: ``all`` where the cases of a single patient cannot be divided."""
-    return "0" if possible_folds(dataset) > 1 else "all"
+    return "0" if dataset.splits or possible_folds(dataset) > 1 else "all"
 
 
 def times(values: Iterable[float]) -> str:
@@ -209,8 +209,8 @@ def folds_decision(dataset: Dataset) -> Decision:
     """How many folds there are, and why."""
     cases = len(dataset.training)
     if first_fold(dataset) == "all":
-        what = f"{cases} images leave no pairs on one of the sides" if dataset.pairs else f"{cases} training case"
-        return Decision("folds", "only 'all'", what if dataset.pairs else f"{what} cannot be divided")
+        alone = f"{cases} images leave no pairs on one of the sides"
+        return Decision("folds", "only 'all'", alone if dataset.pairs else f"{cases} training case cannot be divided")
     splits, patients = folds(dataset), len(patients_of(dataset))
     if dataset.splits:
         reason = "fixed by the author of the data set"

@@ -58,8 +58,8 @@ def folds(dataset: Dataset) -> tuple[Split, ...]:
 
 
 def possible_folds(dataset: Dataset) -> int:
-    """How many folds there can be; with less than two, all cases are learned from and judged on."""
-    return len(dataset.splits) or min(FOLDS, len(patients_of(dataset)) // _least_judged(dataset))
+    """How many folds cases can be shuffled into, where no author fixed any; with less than two there are none."""
+    return min(FOLDS, len(patients_of(dataset)) // _least_judged(dataset))
 
 
 def patients_of(dataset: Dataset) -> list[str]:

@@ -148,7 +148,7 @@ def _of_two_folders(path: Path, pairing: Pairing) -> PairSurvey:
     for folder, lonely in ((path, sorted(ours.keys() - theirs)), (other, sorted(theirs.keys() - ours))):
         if lonely and ours.keys() & theirs:
             message = f"no image of the other folder bears the name of {some(lonely)} in {folder}: left out"
-            survey.remarks.append(Remark(message, True, "unmatched"))
+            survey.remarks.append(Remark(message, True, rule="unmatched"))
     if not ours.keys() & theirs and not survey.problems:
         survey.problems.append(
             DatasetError(

@@ -101,7 +101,7 @@ def _side_by_side(folder: Path) -> Subjects:
             )
     if lonely := sorted(file.name for subject in beside.keys() - groups.keys() for file in beside[subject].values()):
         message = f"{folder} has no image to which {some(lonely)} belong"
-        found.remarks.append(Remark(message, True, "label-without-image"))
+        found.remarks.append(Remark(message, True, rule="label-without-image"))
     if not images:
         found.problems.append(DatasetError(f"{folder} holds no images; they end in {', '.join(ENDINGS)}"))
     found.cases = tuple(
