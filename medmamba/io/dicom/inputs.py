@@ -15,6 +15,7 @@ from medmamba.io.dicom.media import opened
 from medmamba.io.dicom.planes import Series
 from medmamba.io.dicom.selection import Selection, faulty_words, folder_of, listed, refusal, skipped_words
 from medmamba.io.dicom.series import Choice, Export, explore, needed, settled
+from medmamba.io.dicom.stack import geometry_of
 from medmamba.io.errors import DatasetError
 from medmamba.progress import Progress, silent
 
@@ -99,7 +100,7 @@ def export_cases(
             ids[channel] = _only(channel, there, there, f" in {places[channel]}", wanted).id
         root = path or next(iter(places.values()))
         if faulty := faulty_words(export, root):
-            log.warning("%d files cannot be read, and are passed over: %s", len(faulty), some(faulty))
+            log.warning("passed over, since they cannot be read: %s", some(faulty))
         yield cases_of(export, replace(wanted, given=ids), root, place), skipped_words(export).strip(" ()")
 
 
@@ -153,8 +154,19 @@ def _judged(group: _Group, wanted: Wanted) -> _Group:
         return group
     named = {*wanted.series, *wanted.given.values()}
     ready = [settled(each, wanted.choice, named=each.id in named) for each in group.series]
-    reasons = [refusal(each) for each in ready if each.problems]
-    return replace(group, refused="; ".join([*_apart(group.series, wanted.channels), *dict.fromkeys(reasons)]))
+    reasons = [*_apart(group.series, wanted.channels), *(refusal(each) for each in ready if each.problems)]
+    return replace(group, refused="; ".join(dict.fromkeys(reasons or _off_grid(ready, wanted.channels))))
+
+
+def _off_grid(series: Sequence[Series], channels: Sequence[str]) -> list[str]:
+    """Why series that can be read are no channels of one image."""
+    first, *others = [geometry_of(each.planes) for each in series]
+    return [
+        f"channels of a case must lie on one grid, but against {channels[0]} ({series[0].id}) {channel} ({each.id}) "
+        f"has {apart}; resample it to the first channel's grid, and give both as NIfTI"
+        for channel, each, grid in zip(channels[1:], series[1:], others, strict=True)
+        if (apart := first.apart(grid))
+    ]
 
 
 def _apart(series: Sequence[Series], channels: Sequence[str]) -> list[str]:
@@ -192,7 +204,7 @@ def _groups(series: Sequence[Series], wanted: Wanted) -> list[_Group]:
     if meant and (others := {each.study: each for each in pool} | {each.study: None for each in meant}):
         left = [_study_in_words(each) for each in others.values() if each is not None]
         if left:
-            log.warning("%d other studies are left out, which --channel does not name: %s", len(left), some(left))
+            log.warning("left out, since --channel does not name them: %s", some(left))
     return groups
 
 
@@ -212,7 +224,7 @@ def _of_studies(
             group = _Group(series=tuple(study), refused=str(error))
         groups.append(group)
     if passed_over:
-        log.warning("%d studies have no series of the model's channels: %s", len(passed_over), some(passed_over))
+        log.warning("left out, without any series of the model's channels: %s", some(passed_over))
     if not groups:
         raise DatasetError(f"no rule of the plan finds a series; there are {listed(pool)}; choose with --series UID")
     return groups

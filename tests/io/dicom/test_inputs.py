@@ -165,6 +165,14 @@ def test_channels_that_do_not_belong_together_are_refused(tmp_path: Path, others
         assert not [secret for secret in factory.SECRETS if secret in str(caught.value)]
 
 
+def test_channels_on_two_grids_are_named_before_anything_is_predicted(tmp_path: Path) -> None:
+    for name, slices in (("a", 3), ("b", 4)):
+        factory.series(tmp_path / "in" / name, name=name, slices=slices)
+    given = {"x": str(tmp_path / "in" / "a"), "y": str(tmp_path / "in" / "b")}
+    with pytest.raises(DatasetError, match=r"one grid, but against x \(.*\) y \(.*\) has .*resample it"):
+        found(tmp_path / "in", tmp_path / "out", ("x", "y"), given=given)
+
+
 def test_one_series_is_not_two_channels(tmp_path: Path, export: dict[str, factory.Made]) -> None:
     uid = export["T1"].uid
     with pytest.raises(DatasetError, match=f"channels x and y are the same series, {uid}"):
@@ -201,7 +209,7 @@ def test_studies_that_a_given_channel_leaves_out_are_named(
     for channels in (("T1ce", "FLAIR"), ("T1ce",)):
         caplog.clear()
         assert len(found(tmp_path / "export", tmp_path / "out", channels, rules=RULES, given=given)) == 1
-        assert "1 other studies are left out" in caplog.text
+        assert "left out, since --channel does not name them: study 2" in caplog.text
         assert other.study_uid in caplog.text
 
 
