@@ -204,7 +204,7 @@ def _described(instance: Instance) -> Series:
 
 
 def _unreadable(instances: Sequence[Instance], slices: Sequence[Slice]) -> Iterator[Problem]:
-    """Why values of a stack cannot be had, or would not be what they seem."""
+    """Why values of a stack cannot be had, or would not be what they seem; and what else is odd about its files."""
     colours = sorted({each.colours for each in instances if each.colours})
     messages = [f"it is in colours ({', '.join(colours)}), which have no intensity"] if colours else []
     messages += sorted({reason for each in instances if (reason := no_decoder(each.transfer_syntax))})
@@ -220,6 +220,9 @@ def _unreadable(instances: Sequence[Instance], slices: Sequence[Slice]) -> Itera
     if shown == ["MONOCHROME1"]:
         words = "it is stored for displays on which low values are bright (MONOCHROME1); values are read as they are"
         yield Problem(kind="pixels", message=words, is_remark=True)
+    if len({each.plane.file for each in slices}) > 1 and any(each.plane.frame is not None for each in slices):
+        words = "it is of several multi-frame files, to which no DICOM SEG can refer at once; give --format nii.gz"
+        yield Problem(kind="identity", message=words, is_remark=True)
 
 
 def _odd_scaling(slices: Sequence[Slice]) -> Iterator[str]:

@@ -267,6 +267,16 @@ def test_values_that_would_be_wrong_in_one_slice_are_refused(tmp_path: Path, edi
     assert not problem.option
 
 
+def test_series_of_several_multi_frame_files_says_early_that_no_seg_can_refer_to_it(tmp_path: Path) -> None:
+    for number, start in enumerate((0, 9)):
+        heights = (start, start + 3, start + 6)
+        factory.series(tmp_path, heights_mm=heights, enhanced=True, file_name=f"{number}_{{}}")
+    [series] = scan(tmp_path).series
+    assert "several multi-frame files" in series.problems[0].message
+    assert len(settled(series, Choice()).planes) == 6
+    assert not settled(series, Choice()).problems
+
+
 def test_monochrome1_is_told_and_read(tmp_path: Path) -> None:
     factory.series(tmp_path, slices=3, photometric="MONOCHROME1")
     [series] = scan(tmp_path).series
