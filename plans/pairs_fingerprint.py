@@ -22,7 +22,7 @@ from medmamba.plans.fingerprint import case_signature
 from medmamba.plans.plan import IntensityStatistics
 from medmamba.progress import Progress, silent
 from medmamba.records import from_json, read_json, to_json, write_json
-from medmamba.volume import bounding_box, closest_axes
+from medmamba.volume import Volume, bounding_box, closest_axes
 
 SCHEMA = 1
 #: Images that reach below this are in Hounsfield units.
@@ -140,7 +140,19 @@ def pairs_fingerprint(dataset: Dataset, progress: Progress = silent, *, workers:
 
 def _measure(case: Case) -> ImageFingerprint:
     check_reading(read_geometry(case.images[0]), 1)
-    image = read_case(case)
+    return image_fingerprint(case, read_case(case))
+
+
+def image_fingerprint(case: Case, image: Volume) -> ImageFingerprint:
+    """Measure one image.
+
+    Args:
+        case: whose it is; its label map is read for its values.
+        image: as `medmamba.io.read_case` gives it.
+
+    Raises:
+        DataError: if it cannot be registered, or its label map lies on another grid.
+    """
     geometry = image.geometry
     if image.channels != 1:
         raise DataError(

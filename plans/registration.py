@@ -84,9 +84,9 @@ def make_registration_plan(
     reference, why_reference = _reference(fingerprint, dataset)
     ground = fingerprint.of([case for case in dataset.training if case.id == reference]) if reference else fixed
     grid = _grid(ground, fingerprint.images, network, network_bytes or _as_unet, gpu_memory_gb)
-    similarity, why_similarity = _similarity(fixed, moving)
+    similarity, why_similarity = similarity_of(fixed, moving)
     has_labels = dataset.labels != UNLABELLED
-    channels = _channel("fixed", fixed), _channel("moving", moving)
+    channels = channel_of("fixed", fixed), channel_of("moving", moving)
     plan = Plan(
         dataset=dataset.name,
         dataset_root=str(dataset.root),
@@ -192,7 +192,8 @@ def _reference(fingerprint: PairsFingerprint, dataset: Dataset) -> tuple[str, st
     return fingerprint.images[int(np.argmin(away))].id, "whose size is closest to the median"
 
 
-def _similarity(fixed: Sequence[ImageFingerprint], moving: Sequence[ImageFingerprint]) -> tuple[Similarity, str]:
+def similarity_of(fixed: Sequence[ImageFingerprint], moving: Sequence[ImageFingerprint]) -> tuple[Similarity, str]:
+    """By what the images of two sides are compared, and why."""
     names = {image.modality for image in (*fixed, *moving)}
     if {image.id for image in fixed} & {image.id for image in moving} and len(names) == 1:
         return "lncc", "images of one kind on both sides: local correlation"
@@ -204,7 +205,7 @@ def _similarity(fixed: Sequence[ImageFingerprint], moving: Sequence[ImageFingerp
     return "mind", f"{listed}: MIND-SSC compares contrasts of different kinds"
 
 
-def _channel(side: str, images: Sequence[ImageFingerprint]) -> tuple[ChannelPlan, str]:
+def channel_of(side: str, images: Sequence[ImageFingerprint]) -> tuple[ChannelPlan, str]:
     """How the images of a side are normalised, and why."""
     kinds = [image.modality for image in images]
     name = max(sorted(set(kinds)), key=kinds.count)
