@@ -34,6 +34,10 @@ BINS = 32
 ITERATIONS = 100
 #: An affine map that changes volumes by more than this, either way, has lost its way.
 MOST_SCALING = 2.5
+#: Headers are doubted where the images have to be turned by more than this, in degrees, or where they would agree so
+#: much better mirrored. The halves of a head are too much alike for that: left and right of it cannot be told apart.
+MOST_TURNED = 45.0
+MIRRORED_BETTER = 1.05
 
 
 class AlignmentError(DataError):
@@ -124,7 +128,29 @@ def _searched(
             "the images could not be brought to overlap: look at both, or give an affine alignment of your own and "
             "leave this one out"
         )
+    remarks += _doubts(search, best, score)
     return Aligned(affine=best, before=before, after=score, remarks=tuple(remarks))
+
+
+def _doubts(search: _Search, found: Affine, score: float) -> Iterator[str]:
+    """What speaks for a wrong orientation in one of the headers."""
+    u, _, v = np.linalg.svd(found.matrix[:3, :3])
+    turned = math.degrees(math.acos(float(np.clip((np.trace(u @ v) - 1) / 2, -1, 1))))
+    if turned > MOST_TURNED:
+        yield (
+            f"the images were turned by {turned:.0f} degrees against one another: see whether one of the headers has "
+            "a wrong orientation"
+        )
+    centre = _centre(search.fixed)
+    for axis, directions in enumerate(("left and right", "front and back", "head and foot")):
+        mirror = np.eye(4)
+        mirror[axis, axis], mirror[axis, 3] = -1, 2 * centre[axis]
+        mirrored = search.score(found.matrix @ mirror)
+        if mirrored > MIRRORED_BETTER * score:
+            yield (
+                f"the images agree better with {directions} exchanged (mutual information {mirrored:.3g} against "
+                f"{score:.3g}): one of the headers seems to be mirrored, and no registration can make up for that"
+            )
 
 
 @contextmanager
