@@ -51,6 +51,16 @@ def check_memory(needed_bytes: float, what: str) -> None:
         )
 
 
+def peak_bytes() -> int:
+    """Memory that this process has held at most so far; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def gigabytes(size: float) -> str:
     """A number of bytes for people.
 
