@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 import medmamba
-from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, report, scan, train, warp
+from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, register, report, scan, train, warp
 from medmamba.cli._console import ENDS, Exit, foreseen, note, set_up_logging
 
 
@@ -68,6 +68,7 @@ app.command()(predict.predict)
 app.command()(scan.scan)
 app.command(epilog=evaluate.MEASURES)(evaluate.evaluate)
 app.command()(report.report)
+app.command()(register.register)
 app.command()(warp.warp)
 app.command()(networks.networks)
 app.add_typer(model.app, name="model")

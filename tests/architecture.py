@@ -82,6 +82,7 @@ WITHIN = {
         "plan",
     ),
     "prediction": ("predictor", "*"),
+    "registration": ("folder", "pair", "register measures", "model records pictures refine", "*"),
     "tasks": ("*", "losses separable", "__init__"),
     "training": ("fold", "trainer", "*"),
 }

@@ -1,0 +1,133 @@
+"""``medmamba register``: pairs from files, folders and tables, DICOM, a trained model, and words for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+
+from medmamba import io
+from medmamba.registration.records import PairRecord
+from tests import dicom_factory as factory
+from tests.cli.remedies import run
+from tests.pairs_factory import subject, write_modalities, write_shifted, write_subjects
+
+QUICK = ("--affine", "centres", "--refine", "0")
+
+
+def test_two_images_are_registered_without_any_training(tmp_path: Path) -> None:
+    write_shifted(tmp_path / "in", 1, shift=1.0)
+    given = {
+        name: tmp_path / "in" / f"{name}.nii.gz" for name in ("fixed0_t1", "moving0_t1", "fixed0_seg", "moving0_seg")
+    }
+    code, said = run(
+        "register", "--fixed", given["fixed0_t1"], "--moving", given["moving0_t1"], "-o", tmp_path / "out",
+        "--fixed-label", given["fixed0_seg"], "--moving-label", given["moving0_seg"],
+    )  # fmt: skip
+    assert code == 0, said
+    assert "similarity: lncc: T1 on both sides" in said
+    assert "moving0_t1_to_fixed0_t1: Dice of 2 structures 0." in said
+    assert "% folded" in said
+    assert "1 registered, 0 finished earlier, 0 failed" in said
+    record = PairRecord.load(tmp_path / "out" / "moving0_t1_to_fixed0_t1")
+    assert record.overlap is not None
+    assert np.mean(list(record.overlap.after.values())) > np.mean(list(record.overlap.before.values()))
+    again = run("register", "--fixed", given["fixed0_t1"], "--moving", given["moving0_t1"], "-o", tmp_path / "out")
+    assert "registered again, because an image or what belongs to it changed" in again[1]
+
+
+def test_folders_and_tables_make_many_pairs(tmp_path: Path) -> None:
+    brains = write_subjects(tmp_path / "brains", 3)
+    code, said = run("register", "--fixed", brains, "--atlas", "s1", "-o", tmp_path / "atlas", *QUICK)
+    assert code == 0, said
+    assert "s0_to_s1: Dice of 2 structures" in said
+    assert "2 registered" in said
+    table = write_modalities(tmp_path / "pairs", 2)
+    (tmp_path / "pairs" / "mr" / "p1.nii.gz").write_bytes(b"")
+    code, said = run("register", "--pairs", table, "-o", tmp_path / "table", *QUICK)
+    assert code == 3
+    assert "1 registered, 0 finished earlier, 1 failed" in said
+    assert "the file is empty" in said
+    noted = json.loads((tmp_path / "table" / "registration.json").read_text())["pairs"]
+    assert sorted(each["status"] for each in noted.values()) == ["done", "failed"]
+    two = ("--fixed", tmp_path / "pairs" / "ct", "--moving", tmp_path / "pairs" / "mr")
+    code, said = run("register", *two, "-o", tmp_path / "two", *QUICK)
+    assert code == 3
+    assert (tmp_path / "two" / "p0" / "transform.h5").is_file()
+
+
+def test_a_series_in_dicom_is_a_side_like_any_other(tmp_path: Path) -> None:
+    for name, centre in (("ct", (2.0, -1.0, 5.0)), ("later", (5.0, -1.0, 5.0))):
+        factory.series(tmp_path / name, modality="CT", name=name, centre_mm=centre, syntax=ExplicitVRLittleEndian)
+    code, said = run(
+        "register", "--fixed", tmp_path / "ct", "--moving", tmp_path / "later", "-o", tmp_path / "out", *QUICK
+    )
+    assert code == 0, said
+    warped = io.read_geometry(tmp_path / "out" / "later_to_ct" / "warped.nii.gz")
+    assert warped.allclose(io.read_geometry(tmp_path / "ct"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a network that learned next to nothing."""
+    folder = tmp_path_factory.mktemp("trained")
+    brains = write_subjects(folder / "brains", 4)
+    code, said = run(
+        "plan", brains, "--task", "registration", "--network", "voxelmorph", "--work", folder / "work", "--json"
+    )
+    assert code == 0, said
+    plan = Path(json.loads(said[said.index("{") :])["plans"][0]["plan"])
+    small = ("--set", "topology.features=[4,4,8]", "--set", "registration.affine=centres")
+    code, said = run("train", plan, "--steps", "2", *small, "--workers", "0", "--precision", "fp32")
+    assert code == 0, said
+    return plan.parent / "fold_0"
+
+
+def test_a_trained_network_deforms_and_what_it_did_not_learn_from_is_told(tmp_path: Path, trained: Path) -> None:
+    brains = write_subjects(tmp_path / "brains", 2)
+    image, _ = subject(7)
+    io.write(image.with_array(image.array * 4 - 1000), tmp_path / "scan.nii.gz")
+    sides = (
+        "register",
+        "--fixed",
+        brains / "s0_t1.nii.gz",
+        "--moving",
+        brains / "s1_t1.nii.gz",
+        "-o",
+        tmp_path / "out",
+    )
+    code, said = run(*sides, "-m", trained)
+    assert code == 0, said
+    assert "network: voxelmorph" in said
+    assert "alignment: centres" in said
+    assert "finished earlier, 0 failed" in run(*sides, "-m", trained)[1]
+    record = PairRecord.load(tmp_path / "out" / "s1_t1_to_s0_t1")
+    assert set(record.seconds) >= {"network"}
+    assert "refine" not in record.seconds
+    assert "options changed" in run(*sides, "-m", trained, "--refine", "2")[1]
+    code, said = run("register", "--fixed", brains / "s0_t1.nii.gz", "--moving", tmp_path / "scan.nii.gz", "-o",
+                     tmp_path / "other", "-m", trained)  # fmt: skip
+    assert code == 0, said
+    assert "the moving image looks like CT, and the model learned from" in said
+
+
+def test_options_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
+    brains = write_subjects(tmp_path / "brains", 2)
+    image, table = brains / "s0_t1.nii.gz", tmp_path / "t.csv"
+    table.write_text("fixed,moving\nbrains/s0_t1.nii.gz,brains/s1_t1.nii.gz\n")
+    for options, words in (
+        ((), "give either --fixed and --moving, or a table"),
+        (("--fixed", image, "--pairs", table), "give either --fixed and --moving, or a table"),
+        (("--fixed", image), "so --moving must name one too"),
+        (("--fixed", image, "--moving", brains), "so --moving must name one too"),
+        (("--fixed", brains, "--moving", image), "give two images or two folders"),
+        (("--fixed", brains, "--fixed-label", image), "name them in a table"),
+        (("--fixed", image, "--moving", image, "--atlas", "s0"), "--atlas is of a folder"),
+        (("--fixed", brains, "--direction", "both"), "name it with --atlas"),
+    ):
+        code, said = run("register", *options, "-o", tmp_path / "out")
+        assert code == 2, (options, said)
+        assert words in said
