@@ -49,7 +49,8 @@ def predict(
         typer.Option(
             "--series",
             metavar="UID",
-            help="Of an export in DICOM: the series to segment, as `medmamba scan` lists it; once for each.",
+            help="Of an export in DICOM: the series to segment, as `medmamba scan` lists it, such as UID#2 for its "
+            "second stack or UID@2 for that of study 2; once for each.",
             rich_help_panel=DICOM,
         ),
     ] = None,
@@ -65,7 +66,10 @@ def predict(
     ] = None,
     uneven: Annotated[
         Literal["refuse", "resample"],
-        typer.Option(help="Slices in uneven steps, or with gaps: bring them to even ones.", rich_help_panel=DICOM),
+        typer.Option(
+            help="Slices in uneven steps, with gaps, or some of them lost: bring them to even ones.",
+            rich_help_panel=DICOM,
+        ),
     ] = "refuse",
     tilt: Annotated[
         Literal["refuse", "resample"],
@@ -74,7 +78,7 @@ def predict(
     phase: Annotated[
         str,
         typer.Option(
-            metavar="NUMBER",
+            metavar="NUMBER|NAME",
             help="Which of several time points, echoes, ... that lie at the same positions.",
             show_default="refuse",
             rich_help_panel=DICOM,
@@ -82,7 +86,10 @@ def predict(
     ] = "",
     duplicates: Annotated[
         Literal["refuse", "first", "last"],
-        typer.Option(help="Which of two slices at one position, where a few are there twice.", rich_help_panel=DICOM),
+        typer.Option(
+            help="Which of two slices at one position, where a few are there twice or two stacks overlap.",
+            rich_help_panel=DICOM,
+        ),
     ] = "refuse",
     validation: Annotated[
         bool, typer.Option("--validation", help="Instead of -i: the cases that the fold did not learn from.")
@@ -167,7 +174,7 @@ def predict(
     Of an export in DICOM, series are recognised by their content; `medmamba scan` shows them. One that lies in a folder
     of its own is called after that, any other by its UID. A model of several channels finds them by the rules of its
     plan (`channel_rules`). What is no stack of even, upright slices is refused, naming positions, unless you say how to
-    go on.
+    go on. A study in which it is not clear which series are meant fails as a case does, and the others go on.
 
     Examples:
         medmamba predict -i scans/ -o segmentations/ -m medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medmamba.cli._console import note, out, say, table, track
+from medmamba.cli._console import Exit, note, out, say, table, track
 from medmamba.cli.predict import fold_folders
+from medmamba.records import to_json
 
 if TYPE_CHECKING:
     from medmamba.io.dicom.planes import Series
+    from medmamba.io.dicom.series import Export
     from medmamba.plans.plan import Plan
 
 #: Titles of the table.
@@ -37,9 +40,12 @@ def scan(
 ) -> None:
     """Show the series of an export in DICOM: what they are, and what is wrong with them.
 
-    Files are recognised by their content, and no pixels are read. A series that holds several stacks, of two
-    orientations or sizes, has a line for each. What `medmamba predict` would refuse is told with positions in mm along
-    the normal of the slices, and with the option to go on. No names, dates of birth or accession numbers are read.
+    Files are recognised by their content, and no pixels are read. There is a table for each study; patients and
+    studies are numbered. A series that holds several stacks, of two orientations or sizes, has a line for each. What
+    `medmamba predict` would refuse is told with positions in mm along the normal of the slices, and with the option to
+    go on. No names, dates of birth or accession numbers are shown.
+
+    The exit code is 4 where the system does not let files be read; the others are shown all the same.
 
     For example:
 
@@ -47,7 +53,9 @@ def scan(
 
         medmamba scan export.zip --model medmamba-work/Hippocampus/3d_fullres__umamba_bot/fold_0 --json
     """
+    from medmamba.io.dicom.instances import UNREADABLE
     from medmamba.io.dicom.media import opened
+    from medmamba.io.dicom.selection import faulty_words
     from medmamba.io.dicom.series import explore
     from medmamba.progress import silent
 
@@ -58,26 +66,49 @@ def scan(
         plan = Run(fold_folders(model)[0]).plan
     with opened(path) as files:
         export = explore(files, silent if as_json else track)
+    faulty = faulty_words(export, path)
     if as_json:
-        series = [_as_json(each, plan) for each in export.series]
-        typer.echo(json.dumps({"series": series, "passed_over": dict(export.skipped)}, indent=2))
-        return
-    titles = (*_COLUMNS, *(["channels"] if plan is not None else []))
-    if export.series:
-        out.print(table(titles, [_row(*numbered, plan) for numbered in enumerate(export.series, start=1)]))
-    for number, each in enumerate(export.series, start=1):
-        say(f"{number}  {each.id}")
-        for problem in each.problems:
-            way_out = f" (to go on: {problem.option})" if problem.option else ""
-            say(f"   {problem.kind}: {problem.message}{way_out}", "yellow")
-    skipped = ", ".join(f"{count} {kind}" for kind, count in export.skipped)
-    note(f"passed over: {skipped}" if skipped else ("" if export.series else f"{path} holds nothing in DICOM"))
+        found = {
+            "series": [_as_json(each, path, plan) for each in export.series],
+            "passed_over": dict(export.skipped),
+            "cannot_be_read": faulty,
+        }
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _show(export, path, plan)
+        skipped = ", ".join(f"{count} {kind}" for kind, count in export.skipped)
+        note(f"passed over: {skipped}" if skipped else ("" if export.series else f"{path} holds nothing in DICOM"))
+        for words in faulty:
+            note(f"cannot be read: {words}", "red")
+    if any(each.kind == UNREADABLE for each in export.faulty):
+        raise typer.Exit(Exit.ENVIRONMENT)
 
 
-def _row(number: int, series: Series, plan: Plan | None) -> list[str]:
-    told = _as_json(series, plan)
+def _show(export: Export, path: Path, plan: Plan | None) -> None:
+    """A table for each study; below it what its series are called, where they lie, and what is wrong with them."""
+    titles = (*_COLUMNS, *(["channels"] if plan is not None else []), "problems")
+    several = len({each.patient for each in export.series}) > 1
+    for (patient, study), members in groupby(
+        enumerate(export.series, start=1), key=lambda numbered: (numbered[1].patient, numbered[1].study)
+    ):
+        numbered = list(members)
+        say(f"{f'patient {patient}, ' if several else ''}study {study}: {numbered[0][1].study_uid}")
+        told = {number: _as_json(each, path, plan) for number, each in numbered}
+        out.print(table(titles, [_row(number, each, told[number]) for number, each in numbered]))
+        for number, each in numbered:
+            folder = told[number]["folder"]
+            say(f"{number}  {each.id}{'' if folder == '.' else f'  in {folder}'}")
+            for problem in each.problems:
+                way_out = f" (to go on: {problem.option})" if problem.option else ""
+                remark = "to be known, " if problem.is_remark else ""
+                say(f"   {remark}{problem.kind}: {problem.message}{way_out}", "yellow")
+
+
+def _row(number: int, series: Series, told: dict[str, Any]) -> list[str]:
     size, spacing = told["size"], told["spacing_mm"]
-    phases = f" x {len(series.phases)}" if len(series.phases) > 1 else ""
+    counts = [str(len(phase.planes)) for phase in series.phases]
+    is_whole = not any(phase.lacks for phase in series.phases)
+    phases = f"{counts[0]} x {len(counts)}" if is_whole and len(counts) > 1 else " + ".join(counts)
     return [
         str(number),
         series.modality,
@@ -85,21 +116,27 @@ def _row(number: int, series: Series, plan: Plan | None) -> list[str]:
         " x ".join(map(str, size[:2])),
         " x ".join(f"{length:.3g}" for length in spacing),
         told["orientation"],
-        f"{size[2]}{phases}" if size else "",
-        *([", ".join(told["channels"])] if plan is not None else []),
+        phases,
+        *([", ".join(told["channels"])] if "channels" in told else []),
+        ", ".join(dict.fromkeys(problem.kind for problem in series.problems if not problem.is_remark)),
     ]
 
 
-def _as_json(series: Series, plan: Plan | None) -> dict[str, Any]:
+def _as_json(series: Series, path: Path, plan: Plan | None) -> dict[str, Any]:
     """What is known of a series: its id, and nothing of whose it is."""
-    from medmamba.io.dicom.series import facing, step_mm
+    from medmamba.io.dicom.order import step_mm
+    from medmamba.io.dicom.selection import folder_of, relative
+    from medmamba.io.dicom.series import facing
     from medmamba.io.dicom.stack import syntax_name
 
     planes = series.phases[0].planes if series.phases else ()
     told: dict[str, Any] = {
         "id": series.id,
         "uid": series.uid,
+        "patient": series.patient,
+        "study": series.study,
         "study_uid": series.study_uid,
+        "folder": relative(folder_of([series], path), path),
         "frame_of_reference_uid": series.frame_of_reference_uid,
         "modality": series.modality,
         "description": series.description,
@@ -109,9 +146,7 @@ def _as_json(series: Series, plan: Plan | None) -> dict[str, Any]:
         "orientation": facing(planes[0]) if planes else "",
         "stored_as": syntax_name(series),
         "phases": [phase.name for phase in series.phases] if len(series.phases) > 1 else [],
-        "problems": [
-            {"kind": problem.kind, "message": problem.message, "option": problem.option} for problem in series.problems
-        ],
+        "problems": [to_json(problem) for problem in series.problems],
     }
     return told if plan is None else {**told, "channels": _channels(series, plan)}
 

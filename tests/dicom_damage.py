@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 import struct
@@ -9,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
 
@@ -60,6 +64,23 @@ def exports(root: Path) -> dict[str, Path]:
     factory.zipped(plain.folder, root / "zip" / "export.zip")
     shutil.rmtree(plain.folder)
     return {folder.name: folder for folder in sorted(root.iterdir())}
+
+
+def lock(monkeypatch: pytest.MonkeyPatch, locked: Path) -> None:
+    """As the system does for a file without permission, which it does not for root."""
+
+    def refuse(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **more)
+
+    def read(path: Path, **more: Any) -> Dataset:
+        with path.open("rb"):
+            return read_by_pydicom(path, **more)
+
+    opened, read_by_pydicom = Path.open, pydicom.dcmread
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(pydicom, "dcmread", read)
 
 
 def truncate(path: Path, rng: Rng) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pydicom
 from numpy.typing import ArrayLike, NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
@@ -31,9 +32,7 @@ from tests.dicom_objects import (
     save,
     uid_of,
 )
-from tests.dicom_objects import (
-    SECRETS as SECRETS,
-)
+from tests.dicom_objects import SECRETS as SECRETS
 
 #: The value at places (..., 3), in mm, LPS.
 Content = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -189,8 +188,7 @@ def series(  # a keyword for everything that may be odd about a series
         numbers: InstanceNumber.
         file_name: With a place for the number: "{:d}" has no extension.
         rescale: Slope and intercept, of all slices or by index, or None for no such attributes.
-        photometric: Of MONOCHROME1, stored numbers are the complement (largest + smallest - number), so that a reader
-            that turns it into MONOCHROME2 finds the same values.
+        photometric: How pixels are to be shown; stored numbers are the same.
         signed: Of the stored numbers.
         bits: Of the stored numbers, which take 16 in the file.
         syntax: Transfer syntax; RLE, JPEG-LS and JPEG 2000 (lossless) need what pydicom encodes them with, and
@@ -227,7 +225,6 @@ def series(  # a keyword for everything that may be odd about a series
                 position_mm=position,
                 values=stored * np.float64(slope) + intercept,
             )
-            stored = (highest + lowest - stored).astype(dtype) if photometric == "MONOCHROME1" else stored
             made += [(one, stored, index)] * (2 if index in duplicates else 1)
 
     places = {"ascending": np.arange, "reversed": lambda n: np.arange(n)[::-1], "shuffled": rng.permutation}
@@ -384,6 +381,15 @@ def ultrasound(path: Path, *, frames: int = 5, colour: bool = False) -> NDArray[
     path.parent.mkdir(parents=True, exist_ok=True)
     save(dataset, path)
     return pixels
+
+
+def without_preamble(file: Path) -> None:
+    """Leave nothing of a file but its data set, as very old software wrote it."""
+    dataset = pydicom.dcmread(file)
+    is_implicit, _ = dataset.original_encoding
+    bare = Dataset()
+    bare.update(dataset)
+    pydicom.dcmwrite(file, bare, implicit_vr=is_implicit, little_endian=True, enforce_file_format=False)
 
 
 def medium(folder: Path, files: Sequence[Path]) -> Path:

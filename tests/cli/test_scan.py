@@ -9,6 +9,7 @@ import pytest
 
 from medmamba.files import WRITING
 from medmamba.plans.plan import Plan
+from tests import dicom_damage
 from tests import dicom_factory as factory
 from tests.cli.remedies import run
 
@@ -98,17 +99,82 @@ def test_other_phase_is_another_segmentation(tmp_path: Path, model: Path) -> Non
     assert "predicted again" in run(*command, "--phase", "2")[1]
 
 
-def test_phase_of_one_file_is_not_written_as_seg(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    contents = [factory.HEAD, factory.RAMP]
-    factory.series(tmp_path / "export", contents, shape=(20, 18), slices=12, enhanced=True)
+def test_series_of_two_multi_frame_files_is_not_written_as_seg(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, start in enumerate((0, 18)):
+        heights = range(start, start + 18, 3)
+        factory.series(
+            tmp_path / "export", shape=(20, 18), heights_mm=heights, enhanced=True, file_name=f"{number}_{{}}"
+        )
     out = tmp_path / "out"
-    code, said = run("predict", "-i", tmp_path / "export", "-o", out, "-m", model, "--device", "cpu", "--phase", "1")
+    code, said = run("predict", "-i", tmp_path / "export", "-o", out, "-m", model, "--device", "cpu")
     assert code == 3
     words = "".join((said + caplog.text).split())  # lines of a log are folded
-    assert "give--formatnii.gz" in words
+    assert "severalmulti-framefiles" in words
     assert f"{out}/" in words
     assert WRITING not in words
     assert not [file for file in out.rglob("*") if "".join(file.suffixes[-2:]) in (".seg.dcm", ".nii.gz")]
+
+
+def test_option_for_one_case_does_not_predict_the_others_again(tmp_path: Path, model: Path) -> None:
+    for name, tilt in (("even", 0), ("tilt", 10)):
+        factory.series(tmp_path / "in" / name, study=name, tilt_deg=tilt, shape=(20, 18), slices=12)
+    command = ("predict", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model, *NIFTI)
+    code, said = run(*command)
+    assert (code, "1 predicted, 0 finished earlier, 1 failed" in said) == (3, True)
+    code, said = run(*command, "--tilt", "resample")
+    assert (code, "1 predicted, 1 finished earlier, 0 failed" in said) == (0, True), said
+
+
+def test_study_that_is_not_clear_is_a_case_that_fails(tmp_path: Path, model: Path) -> None:
+    factory.series(tmp_path / "in" / "clear", study="clear", shape=(20, 18), slices=12)
+    for name in ("a", "b"):
+        factory.series(tmp_path / "in" / "two" / name, name=name, study="two", slices=3)
+    code, said = run("predict", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model, *NIFTI)
+    assert (code, "1 predicted, 0 finished earlier, 1 failed" in said) == (3, True), said
+    assert "2 series may be the image" in said
+    assert (tmp_path / "out" / "clear.nii.gz").is_file()
+
+
+def test_files_without_preamble_are_segmented(tmp_path: Path, model: Path) -> None:
+    for file in factory.series(tmp_path / "in" / "old", shape=(20, 18), slices=12).files:
+        factory.without_preamble(file)
+    _, said = run("scan", tmp_path / "in", "--json")
+    assert json.loads(said)["series"][0]["problems"] == []
+    command = ("predict", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", model, "--device", "cpu")
+    code, said = run(*command, "--format", "seg.dcm,rtstruct.dcm,nii.gz")
+    assert code == 0, said
+    assert (tmp_path / "out" / "old.seg.dcm").is_file()
+
+
+def test_studies_are_numbered_and_series_have_their_folder(tmp_path: Path) -> None:
+    for patient in ("p", "q"):
+        for name in ("T1", "FLAIR"):
+            folder = tmp_path / "in" / f"{patient} ü" / name
+            of = {"PatientID": patient}
+            factory.series(folder, name=name, study=patient, description=name, slices=2, attributes=of)
+    code, said = run("scan", tmp_path / "in")
+    assert code == 0
+    order = ["patient 1, study 1", "p ü/FLAIR", "p ü/T1", "patient 2, study 2", "q ü/FLAIR", "q ü/T1"]
+    places = [said.index(words) for words in order]
+    assert places[0] < min(places[1:3]) < max(places[1:3]) < places[3] < min(places[4:])
+    shown = json.loads(run("scan", tmp_path / "in", "--json")[1])["series"]
+    assert {(each["patient"], each["study"], each["folder"][0]) for each in shown} == {(1, 1, "p"), (2, 2, "q")}
+
+
+def test_file_that_may_not_be_read_is_named_and_the_others_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = factory.series(tmp_path / "in", slices=6)
+    locked = made.slices[2].file
+    dicom_damage.lock(monkeypatch, locked)
+    code, said = run("scan", tmp_path / "in")
+    assert code == 4
+    assert "1 slice is missing" in said
+    assert f"cannot be read: {locked.name}: Permission denied" in said
+    code, said = run("scan", tmp_path / "in", "--json")
+    assert (code, json.loads(said)["cannot_be_read"]) == (4, [f"{locked.name}: Permission denied"])
 
 
 def test_nobody_is_named_in_tables_messages_and_files(

@@ -1,7 +1,8 @@
 """DICOM series: what is in an export, where its slices lie, which are read, and their voxels.
 
-`media` finds the files, `instances` reads their headers, `series` makes stacks of them, `selection` says which is read
-and how, `inputs` which are segmented, and `stack` reads voxels.
+`media` finds the files, `instances` reads their headers and `slices` those of their slices, `series` says what belongs
+together, `order` makes stacks of it, `selection` says which is read and how, `inputs` which are segmented, and `stack`
+reads voxels.
 """
 
 from pathlib import Path

@@ -165,7 +165,7 @@ def headers(planes: Sequence[Plane], making: Making) -> tuple[Dataset, ...]:
 
 def _header(path: Path, making: Making) -> Dataset:
     try:
-        return _completed(path, pydicom.dcmread(path, stop_before_pixels=True), making)
+        return _completed(path, pydicom.dcmread(path, stop_before_pixels=True, force=True), making)
     except ImageFileError:
         raise
     except DAMAGED as error:

@@ -18,7 +18,20 @@ from medmamba.volume import FloatArray, Volume
 
 Triple = tuple[float, float, float]
 #: What keeps the slices of a series from being one stack of even, right-angled layers.
-Kind = Literal["duplicate", "repeated", "missing", "uneven", "tilt", "orientation", "size", "position", "pixels"]
+Kind = Literal[
+    "duplicate",
+    "repeated",
+    "overlap",
+    "missing",
+    "uneven",
+    "tilt",
+    "orientation",
+    "size",
+    "position",
+    "lost",
+    "pixels",
+    "identity",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +79,19 @@ class Plane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why a series is not read as it lies.
+    """Why a series is not read as it lies, or what is to be known of it.
 
     Args:
         kind: what it is.
         message: in words, with positions in mm.
         option: of ``medmamba predict``, with which one goes on; empty where there is none.
+        is_remark: the series is read all the same.
     """
 
     kind: Kind
     message: str
     option: str = ""
+    is_remark: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +101,12 @@ class Phase:
     Args:
         name: what tells it from the others, such as ``echo time 20``; empty where there is but one.
         planes: sorted by depth.
+        lacks: in words, which part of the positions of the series it has; empty where it has all.
     """
 
     name: str
     planes: tuple[Plane, ...]
+    lacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +126,10 @@ class Series:
             without positions.
         problems: why it is not read as it lies; empty for a sound stack.
         transfer_syntax: how its pixels are stored, UID.
+        patient: 1, 2, ... of the patients of an export, in the order of its files.
+        study: the same of studies.
+        is_shared: its UID is that of series of other studies as well, as careless anonymisers leave it.
+        sources: its files and those of its other parts, also what has no place in space.
     """
 
     uid: str
@@ -122,11 +143,20 @@ class Series:
     phases: tuple[Phase, ...] = ()
     problems: tuple[Problem, ...] = ()
     transfer_syntax: str = ""
+    patient: int = 1
+    study: int = 1
+    is_shared: bool = False
+    sources: tuple[Path, ...] = ()
+
+    @property
+    def whole_id(self) -> str:
+        """The UID, and behind ``@`` the study where others have that UID, too."""
+        return f"{self.uid}@{self.study}" if self.is_shared else self.uid
 
     @property
     def id(self) -> str:
-        """What ``--series`` takes: the UID, and behind ``#`` the part."""
-        return f"{self.uid}#{self.part}" if self.part else self.uid
+        """What ``--series`` takes: `whole_id`, and behind ``#`` the part."""
+        return f"{self.whole_id}#{self.part}" if self.part else self.whole_id
 
     @property
     def planes(self) -> tuple[Plane, ...]:

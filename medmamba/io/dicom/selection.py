@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +27,27 @@ class Selection:
     the same where an export is moved or unpacked anew.
 
     Args:
-        dicom_series: what `Series.id` says.
+        dicom_series: UID of the series; one file alone holds files of this one series of one study of one patient.
+        part: of the series, where it holds several stacks; 0 for a whole one.
         choice: how to go on where it is no even stack.
+        refused: why it is not read; empty where it is.
     """
 
     dicom_series: str
+    part: int = 0
     choice: Choice = field(default_factory=Choice)
+    refused: str = ""
 
-    def save(self, path: Path, files: Iterable[Path]) -> None:
-        """Write the selection and the list of its files, in a folder that is made if need be."""
-        write_json([str(file.absolute()) for file in files], _list_of(path))
+    def save(self, path: Path, files: Iterable[Path], where: Path) -> None:
+        """Write the selection and the list of its files, in a folder that is made if need be.
+
+        Args:
+            path: of the selection.
+            files: of its series.
+            where: what messages name: a path that the user knows.
+        """
+        listed = _Files(where=where.absolute(), files=tuple(file.absolute() for file in files))
+        write_json(to_json(listed), _list_of(path))
         write_json(to_json(self), path)
 
 
@@ -53,12 +65,17 @@ def files_of(path: Path) -> tuple[Path, ...]:
     if path.is_dir():
         return tuple(file for file in dicom_files(path) if file.parent == path)
     if is_selection(path):
-        return from_json(_Files, {"files": read_json(_list_of(path))}, str(path)).files
+        return _listed_in(path).files
     return (path,)
+
+
+def _listed_in(path: Path) -> _Files:
+    return from_json(_Files, read_json(_list_of(path)), str(_list_of(path)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
+    where: Path
     files: tuple[Path, ...]
 
 
@@ -85,25 +102,27 @@ def series_of(path: Path) -> Series:
         ImageFileError: if there is none, there are several, or it is no even stack and nobody said how to go on.
         OSError: if something cannot be read.
     """
-    selection = None
+    selection, where = None, path
     if path.is_file() and is_selection(path):
-        selection = from_json(Selection, read_json(path), str(path))
+        selection, where = from_json(Selection, read_json(path), str(path)), _listed_in(path).where
+        if selection.refused:
+            raise ImageFileError(where, selection.refused)
     export = explore(files_of(path))
     found = list(export.series)
     if selection is not None:
-        found = [each for each in found if each.id == selection.dicom_series]
+        found = [each for each in found if (each.uid, each.part) == (selection.dicom_series, selection.part)]
     if not found:
-        raise ImageFileError(path, f"there is no scan in it{skipped_words(export)}")
+        raise ImageFileError(where, f"there is no scan in it{skipped_words(export)}")
     choice = selection.choice if selection else Choice()
-    if len(found) > 1 and len({each.uid for each in found}) > 1:
+    if len({each.whole_id for each in found}) > 1:
         raise ImageFileError(
-            path,
+            where,
             f"it holds {len(found)} series: {listed(found)}; give each a folder of its own, or `medmamba predict` the "
             "option --series",
         )
     series = settled(found[0], choice, named=selection is not None)
     if series.problems:
-        raise ImageFileError(path, refusal(series))
+        raise ImageFileError(where, refusal(series))
     return series
 
 
@@ -129,3 +148,31 @@ def skipped_words(export: Export) -> str:
     """What was passed over, for the end of a sentence; empty for nothing."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in export.skipped)
     return f" (passed over: {kinds})" if kinds else ""
+
+
+def faulty_words(export: Export, root: Path) -> list[str]:
+    """Files of which it cannot be said what they are, with the reason; a line each.
+
+    Args:
+        export: what was found.
+        root: where, by which they are named.
+    """
+    return [f"{relative(each.file, root)}: {each.fault}" for each in export.faulty]
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path below the folder of an export as users know it; of an unpacked zip its last part."""
+    inside = root.is_dir() and path.absolute().is_relative_to(root.absolute())
+    return str(path.absolute().relative_to(root.absolute())) if inside else path.name
+
+
+def folder_of(series: Sequence[Series], root: Path) -> Path:
+    """Where users find series of an export: the deepest folder that holds all their files, or the zip or DICOMDIR.
+
+    Args:
+        series: with their files.
+        root: what was given.
+    """
+    if not root.is_dir():
+        return root
+    return Path(os.path.commonpath([file.absolute().parent for each in series for file in each.sources]))

@@ -1,32 +1,32 @@
-"""From files to series: what belongs together, in which order, and what keeps it from being an even stack."""
+"""From files to series: what belongs together, and what is read of it."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from medmamba.io.dicom.instances import MARKS, Instance, Skipped, Slice, no_decoder, read_headers
+from medmamba.io.dicom.instances import Instance, Skipped, no_decoder, read_headers
+from medmamba.io.dicom.order import (
+    EVEN_SHARE,
+    NAMED,
+    arranged,
+    listed_places,
+    places_in_words,
+    problems_of,
+    without_duplicates,
+)
 from medmamba.io.dicom.planes import Kind, Phase, Plane, Problem, Series
+from medmamba.io.dicom.slices import Slice
 from medmamba.progress import Progress, silent
-from medmamba.volume import FloatArray
 
-#: Steps between slices may differ by this share.
-EVEN_SHARE = 0.01
-#: Slices may be shifted against one another, away from their normal, by this share of a pixel.
-UPRIGHT_PIXELS = 0.2
-#: Slices closer than this share of a pixel lie at one position.
-_SAME_PIXELS = 0.01
 #: Directions of one stack differ by no more than this, each coordinate.
 _SAME_DIRECTION = 1e-3
-#: Positions that a message names.
-_NAMED = 5
 
 Going = Literal["refuse", "resample"]
 
@@ -36,7 +36,7 @@ class Choice:
     """How to go on where a series is no even, right-angled stack; by default not at all.
 
     Args:
-        uneven: resample steps that differ, also where slices are missing, to even ones.
+        uneven: resample steps that differ, also where slices are missing or lost, to even ones.
         tilt: resample slices that are shifted against one another to a right-angled grid.
         phase: number from 1, or name, of what is repeated at each position.
         duplicates: where some positions are there twice, take the slice that was made first or last.
@@ -53,70 +53,144 @@ class Export:
     """What is in a folder of DICOM files.
 
     Args:
-        series: stacks, those of one series behind one another; sorted by study, series number and UID.
+        series: stacks, those of one series behind one another; sorted by patient, study, series number and UID.
         skipped: what is no scan, and how many files are.
+        faulty: files of which it cannot be said what they are.
     """
 
     series: tuple[Series, ...]
     skipped: tuple[tuple[str, int], ...]
+    faulty: tuple[Skipped, ...] = ()
+
+
+#: Whose a series is: patient (a digest), study and series UID.
+_Key = tuple[str, str, str]
+_Some = TypeVar("_Some")
 
 
 def explore(files: Iterable[Path], progress: Progress = silent) -> Export:
-    """Group files to series by their headers.
-
-    Raises:
-        OSError: if a file cannot be read.
-    """
+    """Group files to series by their headers; what cannot be read is passed over, and named."""
     read = read_headers(list(files), progress)
     skipped = Counter(each.kind for each in read if isinstance(each, Skipped))
-    grouped: dict[tuple[str, str], dict[str, Instance]] = {}
+    faulty = [each for each in read if isinstance(each, Skipped) and each.fault]
+    grouped: dict[_Key, list[Instance]] = {}
+    known = set[tuple[object, ...]]()
     for each in read:
         if isinstance(each, Instance):
-            known = grouped.setdefault((each.study_uid, each.series_uid), {})
-            skipped["copy of another file"] += each.uid in known
-            known.setdefault(each.uid, each)
-    for known in grouped.values():
-        lost = [uid for uid, each in known.items() if each.lost]
-        if len(lost) < len(known):  # such as a summary that is derived from the slices
-            skipped["image without a place in space"] += len(lost)
-            for uid in lost:
-                del known[uid]
-    series = [stack for known in grouped.values() for stack in _stacks(list(known.values()))]
-    series.sort(key=lambda each: (each.study_uid, each.number or 0, each.uid, each.part))
-    return Export(series=tuple(series), skipped=tuple(sorted((+skipped).items())))
+            key = (each.patient, each.study_uid, each.series_uid)
+            # With the places: careless anonymisers give one UID to many slices, which are no copies.
+            copy = (*key, each.uid, *((at.plane.position_mm, at.plane.row, at.plane.column) for at in each.slices))
+            skipped["copy of another file"] += copy in known
+            if copy not in known:
+                known.add(copy)
+                grouped.setdefault(key, []).append(each)
+    patients = _numbers(patient for patient, _, _ in grouped)
+    studies = _numbers((patient, study) for patient, study, _ in grouped)
+    users = Counter(series for _, _, series in grouped)
+    series = list[Series]()
+    for key, instances in grouped.items():
+        found = replace(
+            _described(instances[0]),
+            patient=patients[key[0]],
+            study=studies[key[:2]],
+            is_shared=users[key[2]] > 1,
+            sources=tuple(each.file for each in instances),
+        )
+        placed, problems = _placed(instances, skipped)
+        problems += _faults_beside(key, grouped, faulty) + _identities(found, placed, users[key[2]])
+        series += _stacks(found, placed, problems)
+    series.sort(key=lambda each: (each.patient, each.study, each.number or 0, each.uid, each.part))
+    return Export(series=tuple(series), skipped=tuple(sorted((+skipped).items())), faulty=tuple(faulty))
 
 
-def _stacks(instances: Sequence[Instance]) -> Iterator[Series]:
+def _numbers(keys: Iterable[_Some]) -> dict[_Some, int]:
+    """1, 2, ... for each, in the order of their first ones."""
+    return {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
+
+
+def _placed(instances: Sequence[Instance], skipped: Counter[str]) -> tuple[list[Instance], list[Problem]]:
+    """The images of a series that have a place in space, where some have, and which are lost.
+
+    What differs from them otherwise, such as a summary that is derived from the slices, is counted as passed over.
+    """
+    placed = [each for each in instances if not each.lost]
+    if not placed:
+        return list(instances), []
+    kinds = {(each.sop_class, each.shape) for each in placed}
+    lost = [each for each in instances if each.lost and (each.sop_class, each.shape) in kinds]
+    skipped["image without a place in space"] += len(instances) - len(placed)
+    return placed, _lost([(each.file, each.lost) for each in lost], "has no place in space")
+
+
+def _lost(files: Sequence[tuple[Path, str]], what: str) -> list[Problem]:
+    """That slices are left out whose place nobody knows, so that no gap may tell of them."""
+    if not files:
+        return []
+    names = ", ".join(file.name for file, _ in files[:NAMED]) + (
+        f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    )
+    count = f"{len(files)} image{'s' if len(files) > 1 else ''}"
+    message = f"{count} of it may be lost: {names} {what} ({files[0][1]})"
+    return [Problem(kind="lost", message=message, option="--uneven resample")]
+
+
+def _faults_beside(key: _Key, grouped: Mapping[_Key, Sequence[Instance]], faulty: Sequence[Skipped]) -> list[Problem]:
+    """What is broken in a folder in which there is nothing but this series, and so may be a slice of it."""
+    own = {each.file.parent for each in grouped[key]}
+    others = {each.file.parent for other, instances in grouped.items() if other != key for each in instances}
+    beside = [(each.file, each.fault) for each in faulty if each.file.parent in own - others]
+    return _lost(beside, "cannot be read")
+
+
+def _identities(series: Series, instances: Sequence[Instance], users: int) -> list[Problem]:
+    """What is not as unique as it should be, and told apart here all the same."""
+    found = []
+    if series.is_shared:
+        message = f"{users} studies or patients have series of this UID; here it is called {series.whole_id}"
+        found.append(Problem(kind="identity", message=message, is_remark=True))
+    if doubles := len(instances) - len({each.uid for each in instances}):
+        message = (
+            f"{doubles} files have the SOP instance UID of another slice, so that no object can refer to them alone"
+        )
+        found.append(Problem(kind="identity", message=message, is_remark=True))
+    return found
+
+
+def _stacks(series: Series, instances: Sequence[Instance], problems: Sequence[Problem]) -> Iterator[Series]:
     """The stacks of one series, told apart by frame of reference, size of slices and pixels, and orientation."""
     if instances[0].lost:
-        yield _series(instances[0], (), [Problem(kind="position", message=f"no place in space: {instances[0].lost}")])
-    groups = list[tuple[Instance, list[Slice]]]()
+        nowhere = Problem(kind="position", message=f"no place in space: {instances[0].lost}")
+        yield replace(series, problems=(nowhere, *problems, *_unreadable(instances, ())))
+        return
+    groups = list[tuple[list[Instance], list[Slice]]]()
     for instance in instances:
         for each in instance.slices:
-            for first, members in groups:
-                if first.frame_of_reference_uid == instance.frame_of_reference_uid and _alike(members[0], each):
-                    members.append(each)
+            for members, slices in groups:
+                same_frame = members[0].frame_of_reference_uid == instance.frame_of_reference_uid
+                if same_frame and _alike(slices[0], each):
+                    members.append(instance)
+                    slices.append(each)
                     break
             else:
-                groups.append((instance, [each]))
+                groups.append(([instance], [each]))
     groups.sort(key=lambda group: (-len(group[1]), min(each.order for each in group[1])))
-    several = _several([members for _, members in groups])
-    for part, (instance, members) in enumerate(groups, start=1):
-        phases, problems = _arranged(members)
-        found = _series(instance, phases, problems)
+    several = _several([slices for _, slices in groups])
+    for part, (members, slices) in enumerate(groups, start=1):
+        phases, found = arranged(slices)
+        stack = replace(
+            series,
+            frame_of_reference_uid=members[0].frame_of_reference_uid,
+            phases=phases,
+            problems=(*found, *_unreadable(members, slices), *problems),
+        )
         if several is not None:
-            option = f"--series {instance.series_uid}#{part}"
-            apart = replace(several, option=option)
-            found = replace(found, part=part, problems=(apart, *found.problems))
-        yield found
+            stack = replace(stack, part=part)
+            apart = replace(several, option=f"--series {stack.id}")
+            stack = replace(stack, problems=(apart, *stack.problems))
+        yield stack
 
 
-def _series(instance: Instance, phases: tuple[Phase, ...], problems: Iterable[Problem]) -> Series:
-    unreadable = []
-    if instance.colours:
-        unreadable.append(f"it is in colours ({instance.colours}), which have no intensity")
-    if reason := no_decoder(instance.transfer_syntax):
-        unreadable.append(reason)
+def _described(instance: Instance) -> Series:
     return Series(
         uid=instance.series_uid,
         study_uid=instance.study_uid,
@@ -125,10 +199,39 @@ def _series(instance: Instance, phases: tuple[Phase, ...], problems: Iterable[Pr
         description=instance.description,
         sequence=instance.sequence,
         number=instance.number,
-        phases=phases,
-        problems=(*problems, *(Problem(kind="pixels", message=message) for message in unreadable)),
         transfer_syntax=instance.transfer_syntax,
     )
+
+
+def _unreadable(instances: Sequence[Instance], slices: Sequence[Slice]) -> Iterator[Problem]:
+    """Why values of a stack cannot be had, or would not be what they seem; and what else is odd about its files."""
+    colours = sorted({each.colours for each in instances if each.colours})
+    messages = [f"it is in colours ({', '.join(colours)}), which have no intensity"] if colours else []
+    messages += sorted({reason for each in instances if (reason := no_decoder(each.transfer_syntax))})
+    if any(each.is_mosaic for each in instances):
+        messages.append(
+            "its pictures are mosaics of slices (ImageType MOSAIC); convert it, such as with dcm2niix, and give that"
+        )
+    shown = sorted({each.photometric for each in instances if not each.colours})
+    if len(shown) > 1:
+        messages.append(f"slices are stored as {' and '.join(shown)}, so that values of some may be turned over")
+    messages += _odd_scaling(slices)
+    yield from (Problem(kind="pixels", message=message) for message in messages)
+    if shown == ["MONOCHROME1"]:
+        words = "it is stored for displays on which low values are bright (MONOCHROME1); values are read as they are"
+        yield Problem(kind="pixels", message=words, is_remark=True)
+    if len({each.plane.file for each in slices}) > 1 and any(each.plane.frame is not None for each in slices):
+        words = "it is of several multi-frame files, to which no DICOM SEG can refer at once; give --format nii.gz"
+        yield Problem(kind="identity", message=words, is_remark=True)
+
+
+def _odd_scaling(slices: Sequence[Slice]) -> Iterator[str]:
+    scaled = [each.scaling for each in slices if each.scaling is not None]
+    if bad := [each for each in scaled if each[0] == 0 or not np.isfinite(each).all()]:
+        yield f"intensities are scaled by {bad[0][0]:g} and {bad[0][1]:g}; export it again"
+    without = [each.plane.depth_mm for each in slices if each.scaling is None]
+    if scaled and without:
+        yield f"slices lack the RescaleSlope and RescaleIntercept that others have: {listed_places(without)}"
 
 
 def _alike(one: Slice, other: Slice) -> bool:
@@ -153,10 +256,10 @@ def _several(groups: Sequence[Sequence[Slice]]) -> Problem | None:
         kind, what = "size", f"slices of {len(groups)} sizes or orientations"
     stacks = "; ".join(
         f"#{part} {len(group)} of {plane.shape[1]} x {plane.shape[0]} pixels, {facing(plane)}, at "
-        f"{_places([each.plane.depth_mm for each in group])}"
-        for part, (group, plane) in enumerate(zip(groups[:_NAMED], firsts, strict=False), start=1)
+        f"{places_in_words([each.plane.depth_mm for each in group])}"
+        for part, (group, plane) in enumerate(zip(groups[:NAMED], firsts, strict=False), start=1)
     )
-    more = f"; and {len(groups) - _NAMED} more" if len(groups) > _NAMED else ""
+    more = f"; and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
     return Problem(kind=kind, message=f"one series holds {what}: {stacks}{more}")
 
 
@@ -165,161 +268,6 @@ def facing(plane: Plane) -> str:
     axis = int(np.abs(plane.normal).argmax())
     angle = math.degrees(math.acos(min(1.0, float(np.abs(plane.normal[axis])))))
     return f"{('sagittal', 'coronal', 'axial')[axis]}{f', {angle:.0f} degrees oblique' if angle > 1 else ''}"
-
-
-def _arranged(slices: list[Slice]) -> tuple[tuple[Phase, ...], list[Problem]]:
-    """Slices in order along their normal, phase by phase, and what is wrong with them."""
-    places = _by_place(slices)
-    phases = _phases(places)
-    if len(phases) == 1:
-        return phases, problems_of(phases[0].planes)
-    depths = [group[0].plane.depth_mm for group in places]
-    names = ", ".join(f"{number} {phase.name}" for number, phase in enumerate(phases[:_NAMED], start=1))
-    more = f" and {len(phases) - _NAMED} more" if len(phases) > _NAMED else ""
-    message = f"{len(phases)} slices at each position ({_places(depths)}): {names}{more}"
-    first = problems_of(phases[0].planes)
-    return phases, [Problem(kind="repeated", message=message, option="--phase 1"), *first]
-
-
-def _by_place(slices: list[Slice]) -> list[list[Slice]]:
-    tolerance = _SAME_PIXELS * min(slices[0].plane.spacing_mm)
-    places: list[list[Slice]] = []
-    for each in sorted(slices, key=lambda each: each.plane.depth_mm):
-        if places and each.plane.depth_mm - places[-1][0].plane.depth_mm <= tolerance:
-            places[-1].append(each)
-        else:
-            places.append([each])
-    for place in places:
-        place.sort(key=lambda each: each.order)
-    return places
-
-
-def _phases(places: list[list[Slice]]) -> tuple[Phase, ...]:
-    """Whole stacks at the same positions; one where positions are there once, or some of them twice by mistake."""
-    whole = (Phase(name="", planes=tuple(each.plane for place in places for each in place)),)
-    if max(map(len, places)) == 1:
-        return whole
-    words = tuple(dict.fromkeys(MARKS.values()))
-    for marks in (*combinations(words, 1), *combinations(words, 2)):
-        if phases := _told_by(marks, places):
-            return phases
-    count = len(places[0])
-    if any(len(place) != count for place in places):
-        return whole
-    return tuple(
-        Phase(name=f"in order {number + 1}", planes=tuple(place[number].plane for place in places))
-        for number in range(count)
-    )
-
-
-def _told_by(marks: tuple[str, ...], places: list[list[Slice]]) -> tuple[Phase, ...]:
-    """Phases by the values of some attributes, if these make stacks of them that each have most of the positions."""
-    found: dict[tuple[str, ...], list[Plane]] = {}
-    for place in places:
-        values = [tuple(each.marks.get(mark, "") for mark in marks) for each in place]
-        if len(set(values)) < len(values):
-            return ()
-        for value, each in zip(values, place, strict=True):
-            found.setdefault(value, []).append(each.plane)
-    if len(found) < 2 or min(map(len, found.values())) * 2 < len(places):
-        return ()
-    ordered = sorted(found, key=lambda value: tuple(map(_rank, value)))
-    return tuple(
-        Phase(name=_phase_name(marks, value, number), planes=tuple(found[value]))
-        for number, value in enumerate(ordered, start=1)
-    )
-
-
-def _rank(value: str) -> tuple[float, str]:
-    try:
-        return float(value), ""
-    except ValueError:
-        return math.inf, value
-
-
-def _phase_name(marks: tuple[str, ...], value: tuple[str, ...], number: int) -> str:
-    # Of a time of the day only the order matters.
-    return ", ".join(
-        f"{m} {number if m == 'time' else v.replace(chr(92), '/')}" for m, v in zip(marks, value, strict=True)
-    )
-
-
-def problems_of(planes: Sequence[Plane]) -> list[Problem]:
-    """What keeps the planes of one phase, sorted by depth, from being an even, right-angled stack."""
-    depths = np.array([plane.depth_mm for plane in planes])
-    tolerance = _SAME_PIXELS * min(planes[0].spacing_mm)
-    steps = np.diff(depths)
-    found = list[Problem]()
-    if len(twice := depths[1:][steps <= tolerance]):
-        message = f"positions are there more than once: {_places(twice)}"
-        found.append(Problem(kind="duplicate", message=message, option="--duplicates first"))
-    steps = steps[steps > tolerance]
-    once = depths[np.concatenate([[True], np.diff(depths) > tolerance])]
-    if len(steps) and (gap := _gaps(once, steps)) is not None:
-        found.append(gap)
-    shifts = shifts_pixels(planes)
-    if np.abs(shifts).max() > UPRIGHT_PIXELS:
-        found.append(_tilt(planes, shifts))
-    return found
-
-
-def is_even(steps: FloatArray) -> bool:
-    """Whether steps between slices count as equal."""
-    usual = np.median(steps)
-    return bool((np.abs(steps - usual) <= EVEN_SHARE * usual).all())
-
-
-def base_step(steps: FloatArray) -> tuple[float, bool]:
-    """The step that a stack is made of, and whether all steps are whole numbers of it, so that slices are missing."""
-    smallest = float(steps[steps <= steps.min() * (1 + EVEN_SHARE)].mean())
-    whole = np.rint(steps / smallest)
-    are_whole = (np.abs(steps / smallest - whole) <= EVEN_SHARE * whole).all()
-    if are_whole and whole.max() > 1 and 2 * (whole == 1).sum() >= len(steps):
-        return smallest, True
-    return float(np.median(steps)), False
-
-
-def step_mm(planes: Sequence[Plane]) -> float:
-    """The usual distance between slices, sorted by depth; of a single one its thickness."""
-    steps = np.diff([plane.depth_mm for plane in planes])
-    steps = steps[steps > _SAME_PIXELS * min(planes[0].spacing_mm)]
-    return base_step(steps)[0] if len(steps) else planes[0].thickness_mm
-
-
-def _gaps(depths: FloatArray, steps: FloatArray) -> Problem | None:
-    if is_even(steps):
-        return None
-    base, is_whole = base_step(steps)
-    odd = np.abs(steps - base) > EVEN_SHARE * base
-    named = [f"{depths[i]:.2f} to {depths[i + 1]:.2f} ({steps[i]:.3g})" for i in np.flatnonzero(odd)]
-    where = ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
-    if is_whole:
-        count = int(np.rint(steps / base).sum()) - len(steps)
-        missing = f"{count} slice{'s are' if count > 1 else ' is'} missing"
-        message = f"{missing}: steps are {base:.4g} mm, but there are gaps from {where} mm"
-        return Problem(kind="missing", message=message, option="--uneven resample")
-    message = f"steps between slices differ, from {steps.min():.4g} to {steps.max():.4g} mm: {where} mm"
-    return Problem(kind="uneven", message=message, option="--uneven resample")
-
-
-def shifts_pixels(planes: Sequence[Plane]) -> FloatArray:
-    """(planes, 2) how far slices lie from the normal through the first one's corner, in columns and in rows."""
-    first = planes[0]
-    away = np.array([plane.position_mm for plane in planes]) - first.position_mm
-    between_rows, between_columns = first.spacing_mm
-    return np.column_stack([away @ first.row / between_columns, away @ first.column / between_rows])
-
-
-def _tilt(planes: Sequence[Plane], shifts: FloatArray) -> Problem:
-    shift_mm = np.linalg.norm(shifts * planes[0].spacing_mm[::-1], axis=1)
-    worst = int(shift_mm.argmax())
-    first, last = planes[0].depth_mm, planes[worst].depth_mm
-    angle = math.degrees(math.atan2(float(shift_mm[worst]), abs(last - first)))
-    message = (
-        f"slices are shifted against one another, by {shift_mm[worst]:.2f} mm from {first:.2f} to {last:.2f} mm: a "
-        f"tilt of {angle:.1f} degrees"
-    )
-    return Problem(kind="tilt", message=message, option="--tilt resample")
 
 
 def settled(series: Series, choice: Choice, *, named: bool = False) -> Series:
@@ -331,40 +279,46 @@ def settled(series: Series, choice: Choice, *, named: bool = False) -> Series:
         named: whether this part of a series was asked for by name.
     """
     phases, open_problems = series.phases, list[Problem]()
+    unread = {"position", "pixels", *(() if named else ("orientation", "size"))}
+    if choice.uneven != "resample":
+        unread.add("lost")
     for problem in series.problems:
-        if problem.kind in ("position", "pixels") or (problem.kind in ("orientation", "size") and not named):
+        if problem.is_remark:
+            continue
+        if problem.kind in unread:
             open_problems.append(problem)
-        elif problem.kind == "repeated":
-            chosen = [phase for number, phase in enumerate(phases, 1) if choice.phase in (str(number), phase.name)]
-            if len(chosen) == 1:
-                phases = tuple(chosen)
+        elif problem.kind in ("repeated", "overlap"):
+            if chosen := _chosen(phases, problem, choice):
+                phases = (chosen,)
             else:
-                open_problems.append(problem)
+                unknown = f"there is no phase {choice.phase!r}: " if choice.phase else ""
+                open_problems.append(replace(problem, message=unknown + problem.message))
     if len(phases) != 1:
         return replace(series, problems=tuple(open_problems))
     planes = phases[0].planes
     if choice.duplicates != "refuse":
-        planes = _without_duplicates(planes, choice.duplicates)
+        planes = without_duplicates(phases, choice.duplicates)
     goes_on = {"uneven": choice.uneven, "missing": choice.uneven, "tilt": choice.tilt}
     open_problems += [each for each in problems_of(planes) if goes_on.get(each.kind) != "resample"]
     phase = replace(phases[0], planes=planes)
     return replace(series, phases=(phase,), problems=tuple(open_problems))
 
 
-def _without_duplicates(planes: tuple[Plane, ...], keep: str) -> tuple[Plane, ...]:
-    tolerance = _SAME_PIXELS * min(planes[0].spacing_mm)
-    kept = list[Plane]()
-    for plane in planes:
-        if kept and plane.depth_mm - kept[-1].depth_mm <= tolerance:
-            kept[-1] = plane if keep == "last" else kept[-1]
-        else:
-            kept.append(plane)
-    return tuple(kept)
+def _chosen(phases: tuple[Phase, ...], problem: Problem, choice: Choice) -> Phase | None:
+    """The phase that was asked for, or all stacks that overlap in one."""
+    named = [phase for number, phase in enumerate(phases, 1) if choice.phase in (str(number), phase.name)]
+    if len(named) == 1:
+        return named[0]
+    if choice.phase or choice.duplicates == "refuse" or problem.option != "--duplicates first":
+        return None
+    return Phase(name="", planes=without_duplicates(phases, choice.duplicates))
 
 
-def _places(depths: Iterable[float]) -> str:
-    """Places along the normal for people."""
-    ordered = sorted(depths)
-    if len(ordered) <= _NAMED:
-        return f"{', '.join(f'{depth:.2f}' for depth in ordered)} mm"
-    return f"{ordered[0]:.2f} to {ordered[-1]:.2f} mm"
+def needed(series: Series, choice: Choice, *, named: bool = False) -> Choice:
+    """Of a choice what makes a difference to a series: the rest may be said, or not, of the same image."""
+    for field in fields(choice):
+        default: dict[str, Any] = {field.name: field.default}
+        less = replace(choice, **default)
+        if settled(series, less, named=named) == settled(series, choice, named=named):
+            choice = less
+    return choice

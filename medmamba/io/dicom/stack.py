@@ -19,9 +19,10 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 from scipy import ndimage
 
-from medmamba.io.dicom.instances import DAMAGED, damage, dataset_of, functional_groups, is_of_system, no_decoder
+from medmamba.io.dicom.instances import DAMAGED, damage, dataset_of, is_of_system, no_decoder, syntax_of
+from medmamba.io.dicom.order import EVEN_SHARE, UPRIGHT_PIXELS, base_step, is_even, shifts_pixels
 from medmamba.io.dicom.planes import Plane, Series
-from medmamba.io.dicom.series import EVEN_SHARE, UPRIGHT_PIXELS, base_step, is_even, shifts_pixels
+from medmamba.io.dicom.slices import functional_groups, scaling_of
 from medmamba.io.errors import ImageFileError
 from medmamba.volume import FloatArray, Geometry
 
@@ -88,8 +89,9 @@ def voxels_of(planes: Sequence[Plane]) -> NDArray[Any]:
 
     Returns:
         (I, J, K): of the type they are stored in where nothing is to be scaled or resampled, else float32. Scaled by
-        each slice's own slope and intercept; of MONOCHROME1, whose low numbers are bright, the complement is taken
-        before. Between slices of which one does not reach so far, and beyond them, there is the least value of all.
+        each slice's own slope and intercept. MONOCHROME1 is read as it is stored: it says how pixels are to be shown
+        (PS3.3 C.7.6.3.1.2), and a complement would no longer be in Hounsfield units. Between slices of which one does
+        not reach so far, and beyond them, there is the least value of all.
 
     Raises:
         ImageFileError: if a file is damaged, holds colours, or is compressed in a way that nothing here decodes.
@@ -164,8 +166,7 @@ def _decoded(planes: Sequence[Plane]) -> Iterator[tuple[int, NDArray[Any], tuple
     for file, group in groupby(by_file, key=lambda number: planes[number].file):
         numbers = list(group)
         dataset = dataset_of(file, pixels=True)
-        syntax = str(dataset.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian))
-        if reason := no_decoder(syntax):
+        if reason := no_decoder(syntax_of(dataset)):
             raise ImageFileError(file, reason)
         try:
             frames = iter_pixels(dataset, indices=[planes[number].frame or 0 for number in numbers])
@@ -203,20 +204,13 @@ def _values(plane: Plane, dataset: Dataset, values: NDArray[Any]) -> tuple[NDArr
         raise ImageFileError(plane.file, f"{plane.shape} rows and columns by the header, {values.shape} are stored")
     if values.dtype.kind in "iu":
         values = _used_bits(values, dataset)
-        if colours == "MONOCHROME1":
-            values = np.invert(values) & _mask(dataset, values) if values.dtype.kind == "u" else np.invert(values)
     if dataset.get("ModalityLUTSequence"):
         return apply_modality_lut(values, dataset), (1.0, 0.0)
     items = functional_groups(dataset, plane.frame) if plane.frame is not None else [dataset]
-    holder = next((item for item in items if item.get("RescaleSlope") is not None), Dataset())
-    slope, intercept = float(holder.get("RescaleSlope", 1)), float(holder.get("RescaleIntercept") or 0)
+    slope, intercept = scaling_of(items) or (1.0, 0.0)
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise ImageFileError(plane.file, f"intensities are scaled by {slope:g} and {intercept:g}; export it again")
     return values, (slope, intercept)
-
-
-def _mask(dataset: Dataset, values: NDArray[Any]) -> Any:
-    return values.dtype.type(2 ** int(dataset.BitsStored) - 1)
 
 
 def _used_bits(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
@@ -232,7 +226,7 @@ def remarks_of(series: Series) -> list[str]:
     """What was done to a series that does not lie as it is read."""
     grid, first = _grid(series.planes), series.planes[0]
     depths = np.array([plane.depth_mm for plane in series.planes])
-    done = []
+    done = [f"{each.name} has {each.lacks} of the series; the rest is not read" for each in series.phases if each.lacks]
     if len(depths) > 1 and not is_even(np.diff(depths)):
         done.append(f"{len(depths)} uneven slices are resampled to {grid.size[2]} every {grid.step_mm:.4g} mm")
     if grid.size[:2] != first.shape[::-1]:

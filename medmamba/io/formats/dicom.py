@@ -31,7 +31,7 @@ class Dicom:
         if not path.is_dir():
             return begins_as_dicom(start) or start.startswith(BEGINS)
         files = (file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())
-        return any(is_dicom(file) and sop_class(file) not in DERIVED for file in islice(files, _LOOKED_AT))
+        return any(_is_scan(file) for file in islice(files, _LOOKED_AT))
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """The slices in a folder; of a selection itself and its slices."""
@@ -51,7 +51,8 @@ class Dicom:
         pixels, stored = sum(map(_pixels, series.planes)), sum(file.stat().st_size for file in series.files)
         check_stored(path, pixels, stored, compressed=is_compressed(series))
         array = voxels_of(series.planes)
-        remarks = [Remark(words, is_warning=False) for words in remarks_of(series)]
+        is_partial = any(phase.lacks for phase in series.phases)
+        remarks = [Remark(words, is_warning=is_partial) for words in remarks_of(series)]
         return Stored(array[None], geometry, (*odd_spacing(geometry), *remarks))
 
     def why_not_integer(self, path: Path) -> None:
@@ -67,6 +68,13 @@ class Dicom:
 
 
 DICOM = Dicom()
+
+
+def _is_scan(path: Path) -> bool:
+    try:
+        return is_dicom(path) and sop_class(path) not in DERIVED
+    except OSError:  # other files tell
+        return False
 
 
 def _pixels(plane: Plane) -> int:

@@ -65,7 +65,7 @@ def segmentation(
         raise UsageError("structures overlap, and a LABELMAP has one value per voxel; write --seg-type binary")
     if kind == "fractional" and not structures.are_probabilities:
         raise UsageError("--seg-type fractional stores probabilities, and these are labels; write --seg-type binary")
-    sources = headers(planes, making)
+    sources = _frames_alone(path, planes, headers(planes, making))
     names = names_of(among or structures.labels)
     meaning = codings(names, making.codes, dataset=making.dataset)
     stored_as = _stored_as(kind, planes)
@@ -75,7 +75,7 @@ def segmentation(
     with quiet(), _sound_source(path):
         made = Segmentation(
             source_images=sources,
-            pixel_array=_as_source(path, pixels, planes, sources),
+            pixel_array=pixels,
             segmentation_type=SegmentationTypeValues[stored_as],
             fractional_type="PROBABILITY" if kind == "fractional" else "OCCUPANCY",
             segment_descriptions=_descriptions(structures.labels, names, meaning, making),
@@ -94,6 +94,7 @@ def segmentation(
             omit_empty_frames=kind != "itk",
         )
     _add_what_highdicom_leaves_out(made, structures.labels, meaning)
+    _name_true_frames(made, planes)
     return made
 
 
@@ -112,26 +113,34 @@ def _sound_source(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _as_source(path: Path, pixels: NDArray[Any], planes: Sequence[Plane], sources: Sequence[Dataset]) -> NDArray[Any]:
-    """Planes in the order in which highdicom takes source images: files, or all frames of one file."""
+def _frames_alone(path: Path, planes: Sequence[Plane], sources: Sequence[Dataset]) -> tuple[Dataset, ...]:
+    """The sources as highdicom takes them: files, or one file as if it had those frames alone that are segmented.
+
+    Of several time points or echoes it takes none, since their frames have the same positions.
+    """
     if planes[0].frame is None:
-        return pixels
+        return tuple(sources)
     if len(sources) > 1:
         raise ImageFileError(path, "the source is of several multi-frame files; take one of them, or write NIfTI")
-    places = [
-        tuple(group.PlanePositionSequence[0].ImagePositionPatient)
-        for group in sources[0].get("PerFrameFunctionalGroupsSequence", ())
-        if "PlanePositionSequence" in group
+    [source] = sources
+    groups = source.PerFrameFunctionalGroupsSequence
+    source.PerFrameFunctionalGroupsSequence = [groups[plane.frame or 0] for plane in planes]
+    source.NumberOfFrames = len(planes)
+    return (source,)
+
+
+def _name_true_frames(made: Dataset, planes: Sequence[Plane]) -> None:
+    """Say which frames of the source each frame was made of, after `_frames_alone` had them counted anew."""
+    if planes[0].frame is None:
+        return
+    images = [
+        image
+        for group in made.PerFrameFunctionalGroupsSequence
+        for derivation in group.get("DerivationImageSequence", ())
+        for image in derivation.SourceImageSequence
     ]
-    if len(set(places)) < len(places):
-        raise ImageFileError(
-            path,
-            "the source is one file with several frames at each place (time points, echoes), to which highdicom writes "
-            "no SEG; give --format nii.gz",
-        )
-    frames = np.zeros((int(sources[0].NumberOfFrames), *pixels.shape[1:]), pixels.dtype)
-    frames[[plane.frame or 0 for plane in planes]] = pixels
-    return frames
+    for image in {id(image): image for image in images}.values():  # segments share those of their frame
+        image.ReferencedFrameNumber = (planes[int(image.ReferencedFrameNumber) - 1].frame or 0) + 1
 
 
 def _stored_as(kind: SegType, planes: Sequence[Plane]) -> str:

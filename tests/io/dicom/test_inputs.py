@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,11 +108,129 @@ def test_unknown_series_and_channels_are_usage_errors(tmp_path: Path, export: di
 
 
 def test_each_study_with_one_series_is_a_case_of_its_own(tmp_path: Path) -> None:
-    names = ("anna", "ben")
-    made = [factory.series(tmp_path / "in" / name, study=name, slices=3) for name in names]
-    assert [case.id for case in found(tmp_path / "in", tmp_path / "out")] == sorted(
-        names, key=lambda name: next(each.study_uid for each in made if each.folder.name == name)
-    )
+    for name in ("anna", "ben"):
+        factory.series(tmp_path / "in" / name, study=name, slices=3)
+    assert [case.id for case in found(tmp_path / "in", tmp_path / "out")] == ["anna", "ben"]
+
+
+def test_case_is_called_after_the_outer_folder_that_holds_nothing_else(tmp_path: Path) -> None:
+    for name in ("anna", "ben"):
+        factory.series(tmp_path / "in" / name / "S1" / "T1", study=name, slices=3)
+    assert [case.id for case in found(tmp_path / "in", tmp_path / "out")] == ["anna", "ben"]
+
+
+def shared_uid(folder: Path, **of_second: str) -> tuple[factory.Made, factory.Made]:
+    """Series of two patients, or else studies, with one UID, in folders a and b."""
+    first = factory.series(folder / "a", slices=4)
+    others = {"PatientID": "another", "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": first.uid, **of_second}
+    second = factory.series(folder / "b", factory.RAMP, slices=4, centre_mm=(0, 0, 40), attributes=others)
+    return first, second
+
+
+@pytest.mark.parametrize("other", [{}, {"PatientID": factory.PATIENT["PatientID"]}])
+def test_each_of_two_series_with_one_uid_is_read_from_its_own_files(tmp_path: Path, other: dict[str, str]) -> None:
+    made = shared_uid(tmp_path / "in", **other)
+    cases = found(tmp_path / "in", tmp_path / "out")
+    assert [case.id for case in cases] == ["a", "b"]
+    for case, each in zip(cases, made, strict=True):
+        volume = io.read_case(case)
+        np.testing.assert_array_equal(volume.array[0], each.array())
+        np.testing.assert_allclose(volume.geometry.affine, each.affine, atol=1e-6)
+
+
+def test_uid_of_two_series_has_to_say_which(tmp_path: Path) -> None:
+    first, second = shared_uid(tmp_path / "in")
+    with pytest.raises(UsageError, match=f"several studies have a series .*{first.uid}@1 .*{first.uid}@2 "):
+        found(tmp_path / "in", tmp_path / "out", series=(first.uid,))
+    [case] = found(tmp_path / "in", tmp_path / "out", series=(f"{first.uid}@2",))
+    np.testing.assert_array_equal(io.read_case(case).array[0], second.array())
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"attributes": {"PatientID": "another"}}, "channels x and y are of two patients"),
+        ({"study": "other", "attributes": {"PatientID": "another"}}, "channels x and y are of two patients"),
+        ({"frame_of_reference": "other"}, "channels x and y have two frames of reference"),
+        ({"study": "other", "attributes": {"FrameOfReferenceUID": None}}, "channels x and y are of two studies"),
+    ],
+)
+def test_channels_that_do_not_belong_together_are_refused(tmp_path: Path, others: dict[str, Any], words: str) -> None:
+    lacks_frame = {"attributes": {"FrameOfReferenceUID": None}} if "two studies" in words else {}
+    first = factory.series(tmp_path / "in" / "a", name="a", slices=3, **lacks_frame)  # type: ignore[arg-type]
+    second = factory.series(tmp_path / "in" / "b", name="b", slices=3, **others)
+    for given in ({"x": first.uid, "y": second.uid}, {"x": str(first.folder), "y": str(second.folder)}):
+        with pytest.raises(DatasetError, match=words) as caught:
+            found(tmp_path / "in", tmp_path / "out", ("x", "y"), given=given)
+        assert not [secret for secret in factory.SECRETS if secret in str(caught.value)]
+
+
+def test_channels_on_two_grids_are_named_before_anything_is_predicted(tmp_path: Path) -> None:
+    for name, slices in (("a", 3), ("b", 4)):
+        factory.series(tmp_path / "in" / name, name=name, slices=slices)
+    given = {"x": str(tmp_path / "in" / "a"), "y": str(tmp_path / "in" / "b")}
+    with pytest.raises(DatasetError, match=r"one grid, but against x \(.*\) y \(.*\) has .*resample it"):
+        found(tmp_path / "in", tmp_path / "out", ("x", "y"), given=given)
+
+
+def test_one_series_is_not_two_channels(tmp_path: Path, export: dict[str, factory.Made]) -> None:
+    uid = export["T1"].uid
+    with pytest.raises(DatasetError, match=f"channels x and y are the same series, {uid}"):
+        found(tmp_path / "export", tmp_path / "out", ("x", "y"), given={"x": uid, "y": uid})
+
+
+def test_study_that_is_not_clear_fails_by_its_name_and_the_others_go_on(tmp_path: Path) -> None:
+    clear = factory.series(tmp_path / "in" / "clear", study="clear", slices=3)
+    factory.series(tmp_path / "in" / "two" / "a", name="a", study="two", slices=3)
+    factory.series(tmp_path / "in" / "two" / "b", name="b", study="two", slices=3)
+    cases = {case.id: case for case in found(tmp_path / "in", tmp_path / "out")}
+    assert sorted(cases) == ["clear", "two"]
+    np.testing.assert_array_equal(io.read_case(cases["clear"]).array[0], clear.array())
+    with pytest.raises(io.ImageFileError, match=r"in/two: 2 series may be the image.*--series UID"):
+        io.read_case(cases["two"])
+
+
+def test_every_study_that_is_not_clear_is_named(tmp_path: Path) -> None:
+    made = [
+        factory.series(tmp_path / "in" / study / name, name=name, study=study, slices=3)
+        for study in ("x", "y")
+        for name in ("a", "b")
+    ]
+    with pytest.raises(DatasetError, match=r"study 1: 2 series may be the image.*study 2: 2 series may be") as caught:
+        found(tmp_path / "in", tmp_path / "out")
+    assert all(each.uid in str(caught.value) for each in made)
+
+
+def test_studies_that_a_given_channel_leaves_out_are_named(
+    tmp_path: Path, export: dict[str, factory.Made], caplog: pytest.LogCaptureFixture
+) -> None:
+    other = factory.series(tmp_path / "export", name="x", study="other", slices=3, file_name="x{}")
+    given = {"T1ce": export["T1ce"].uid}
+    for channels in (("T1ce", "FLAIR"), ("T1ce",)):
+        caplog.clear()
+        assert len(found(tmp_path / "export", tmp_path / "out", channels, rules=RULES, given=given)) == 1
+        assert "left out, since --channel does not name them: study 2" in caplog.text
+        assert other.study_uid in caplog.text
+
+
+def test_option_that_another_case_needs_changes_nothing_of_what_is_read(tmp_path: Path) -> None:
+    factory.series(tmp_path / "in" / "even", study="even", slices=4)
+    factory.series(tmp_path / "in" / "tilt", study="tilt", slices=4, tilt_deg=10)
+    texts = []
+    for choice in (Choice(), Choice(tilt="resample", uneven="resample")):
+        [even, tilt] = found(tmp_path / "in", tmp_path / "out", choice=choice)
+        texts.append((even.images[0].read_bytes(), tilt.images[0].read_bytes()))
+    assert texts[0][0] == texts[1][0]
+    assert texts[0][1] != texts[1][1]
+
+
+def test_refusal_names_the_folder_of_the_user(tmp_path: Path) -> None:
+    factory.series(tmp_path / "in" / "even", study="even", slices=4)
+    factory.series(tmp_path / "in" / "tilt", study="tilt", slices=4, tilt_deg=10)
+    [_, tilt] = found(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(io.ImageFileError) as caught:
+        io.read_case(tilt)
+    assert str(caught.value).startswith(f"{tmp_path / 'in' / 'tilt'}: series ")
 
 
 def test_series_among_others_is_called_by_its_uid(tmp_path: Path, export: dict[str, factory.Made]) -> None:

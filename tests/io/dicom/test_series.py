@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from medmamba.io.dicom.instances import dicom_files
 from medmamba.io.dicom.planes import Series
-from medmamba.io.dicom.series import Choice, Export, explore, settled
+from medmamba.io.dicom.series import Choice, Export, explore, needed, settled
+from medmamba.io.dicom.stack import geometry_of, remarks_of
+from tests import dicom_damage
 from tests import dicom_factory as factory
 
 
@@ -65,6 +69,16 @@ def test_steps_may_differ_by_one_in_a_hundred(tmp_path: Path, share: float, is_r
     assert bool(only(tmp_path).problems) == is_refused
 
 
+def test_small_differences_that_add_up_are_refused(tmp_path: Path) -> None:
+    steps = np.repeat([1.0, 1.009], 100)
+    factory.series(tmp_path, heights_mm=np.cumsum(steps), shape=(4, 4))
+    [problem] = only(tmp_path).problems
+    assert problem.kind == "uneven"
+    assert "lie up to 0.45 mm, at 105.00 mm, away from even steps of 1.005 mm" in problem.message
+    planes = only(tmp_path, Choice(uneven="resample")).planes
+    assert geometry_of(planes).shape[2] == 199  # the usual step is that of the larger half
+
+
 def test_one_option_does_not_go_on_with_the_other_problem(tmp_path: Path) -> None:
     factory.series(tmp_path, missing=(3,), tilt_deg=10)
     assert [each.kind for each in only(tmp_path, Choice(uneven="resample")).problems] == ["tilt"]
@@ -81,7 +95,64 @@ def test_phase_that_is_asked_for_is_read(tmp_path: Path, told_by: Any, enhanced:
         planes = only(tmp_path, Choice(phase=str(phase))).planes
         theirs = [each for each in made.slices if each.repetition == phase - 1]
         assert [(each.file, each.frame) for each in planes] == [(each.file, each.frame) for each in theirs]
-    assert [each.kind for each in only(tmp_path, Choice(phase="3")).problems] == ["repeated"]
+    [problem] = only(tmp_path, Choice(phase="3")).problems
+    assert problem.kind == "repeated"
+    assert problem.message.startswith("there is no phase '3': 2 slices at each position")
+
+
+def edited(made: factory.Made, number: int, edit: Callable[[Dataset], None]) -> Path:
+    """The file of a slice, with something changed in it."""
+    dataset = pydicom.dcmread(made.slices[number].file)
+    edit(dataset)
+    dataset.save_as(made.slices[number].file)
+    return made.slices[number].file
+
+
+def overlapping(folder: Path, **more: Any) -> None:
+    """Positions 0 to 18 and 15 to 33 mm (6.5 above in the files), of which 15 and 18 are there twice."""
+    for number, start in enumerate((0, 15), start=1):
+        acquired = {"AcquisitionNumber": number, "AcquisitionTime": f"10{number:02d}00", **more}
+        heights = np.arange(start, start + 21, 3)
+        factory.series(folder, heights_mm=heights, file_name=f"{number}_{{}}.dcm", attributes=acquired)
+
+
+@pytest.mark.parametrize("more", [{}, {"AcquisitionNumber": 1}])
+def test_stacks_that_overlap_are_one_or_each_by_itself_but_nothing_is_left_out_silently(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    overlapping(tmp_path, **more)
+    [problem] = only(tmp_path).problems
+    assert problem.kind == "overlap"
+    assert problem.option == "--duplicates first"
+    assert "share 2 of 12 positions (20.00, 23.00 mm)" in problem.message
+    assert "7 of 12 positions, 5.00 to 23.00 mm" in problem.message
+    assert len(only(tmp_path, Choice(duplicates="first")).planes) == 12
+    second = only(tmp_path, Choice(phase="2"))
+    assert [round(plane.depth_mm) for plane in second.planes] == [20, 23, 26, 29, 32, 35, 38]
+    assert "7 of 12 positions" in remarks_of(second)[0]
+
+
+def test_stacks_that_overlap_keep_the_first_or_the_last_slices(tmp_path: Path) -> None:
+    overlapping(tmp_path)
+    for keep, wanted in (("first", "1_"), ("last", "2_")):
+        planes = only(tmp_path, Choice(duplicates=keep)).planes  # type: ignore[arg-type]
+        assert [plane.file.name[:2] for plane in planes[5:7]] == [wanted, wanted]
+
+
+def test_time_point_that_is_incomplete_says_what_it_has(tmp_path: Path) -> None:
+    whole = factory.series(tmp_path, [factory.HEAD, factory.RAMP], slices=8)
+    for each in [each for each in whole.slices if each.repetition == 1][5:]:
+        each.file.unlink()
+    [problem] = only(tmp_path).problems
+    assert problem.kind == "overlap"
+    assert "1 time point 1, 2 time point 2 (5 of 8 positions, -5.50 to 6.50 mm)" in problem.message
+    assert not remarks_of(only(tmp_path, Choice(phase="1")))
+    assert "5 of 8 positions" in remarks_of(only(tmp_path, Choice(phase="2")))[0]
+
+
+def test_some_places_that_are_there_twice_are_listed_and_not_a_range(tmp_path: Path) -> None:
+    factory.series(tmp_path, duplicates=(0, 9), slices=10)
+    assert "more than once: -8.50, 18.50 mm" in only(tmp_path).problems[0].message
 
 
 def test_phase_is_also_known_by_its_name(tmp_path: Path) -> None:
@@ -150,6 +221,109 @@ def test_slices_without_a_place_are_refused_by_what_they_lack(tmp_path: Path, ke
         dataset.save_as(file)
     [problem] = only(tmp_path).problems
     assert problem.message == f"no place in space: {keyword} is missing"
+
+
+def test_slices_that_share_an_instance_uid_are_no_copies(tmp_path: Path) -> None:
+    made = factory.series(tmp_path, slices=4)
+    for number in range(4):
+        edited(made, number, lambda dataset: setattr(dataset, "SOPInstanceUID", "1.2.3"))
+    series = only(tmp_path)
+    assert len(series.planes) == 4
+    assert "3 files have the SOP instance UID of another slice" in scan(tmp_path).series[0].problems[0].message
+
+
+def test_one_uid_of_two_patients_or_studies_is_two_series_with_a_word(tmp_path: Path) -> None:
+    made = factory.series(tmp_path / "a", slices=3)
+    other = factory.series(tmp_path / "b", slices=3, attributes={"PatientID": "another"})
+    third = factory.series(
+        tmp_path / "c", slices=3, attributes={"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": made.uid}
+    )
+    assert made.uid == other.uid == pydicom.dcmread(third.files[0]).SeriesInstanceUID
+    series = scan(tmp_path).series
+    assert [each.id for each in series] == [f"{made.uid}@{study}" for study in (1, 3, 2)]
+    assert [each.patient for each in series] == [1, 1, 2]
+    assert [each.files[0].parent.name for each in series] == ["a", "c", "b"]
+    for each in series:
+        assert "3 studies or patients have series of this UID" in each.problems[0].message
+        assert not settled(each, Choice()).problems
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda dataset: setattr(dataset, "RescaleSlope", "0"), "scaled by 0 and -1024"),
+        (lambda dataset: dataset.__delitem__("RescaleSlope") or dataset.__delitem__("RescaleIntercept"), "12.50 mm"),
+        (lambda dataset: setattr(dataset, "PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1 and MONOCHROME2"),
+        (lambda dataset: setattr(dataset, "PhotometricInterpretation", "PALETTE COLOR"), "in colours"),
+        (lambda dataset: setattr(dataset, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaics of slices"),
+    ],
+)
+def test_values_that_would_be_wrong_in_one_slice_are_refused(tmp_path: Path, edit: Any, words: str) -> None:
+    made = factory.series(tmp_path, slices=6)
+    edited(made, 5, edit)
+    [problem] = only(tmp_path).problems
+    assert problem.kind == "pixels"
+    assert words in problem.message
+    assert not problem.option
+
+
+def test_series_of_several_multi_frame_files_says_early_that_no_seg_can_refer_to_it(tmp_path: Path) -> None:
+    for number, start in enumerate((0, 9)):
+        heights = (start, start + 3, start + 6)
+        factory.series(tmp_path, heights_mm=heights, enhanced=True, file_name=f"{number}_{{}}")
+    [series] = scan(tmp_path).series
+    assert "several multi-frame files" in series.problems[0].message
+    assert len(settled(series, Choice()).planes) == 6
+    assert not settled(series, Choice()).problems
+
+
+def test_monochrome1_is_told_and_read(tmp_path: Path) -> None:
+    factory.series(tmp_path, slices=3, photometric="MONOCHROME1")
+    [series] = scan(tmp_path).series
+    assert "MONOCHROME1" in series.problems[0].message
+    assert not settled(series, Choice()).problems
+
+
+@pytest.mark.parametrize("how", ["no position", "cut", "cut early", "locked"])
+def test_slice_at_the_end_that_is_lost_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Else nothing would tell that the stack ended further up."""
+    made = factory.series(tmp_path, slices=6)
+    last = made.slices[-1].file
+    if how == "no position":
+        edited(made, -1, lambda dataset: delattr(dataset, "ImagePositionPatient"))
+    elif how == "locked":
+        dicom_damage.lock(monkeypatch, last)
+    else:
+        last.write_bytes(last.read_bytes()[: 300 if how == "cut early" else 900])
+    [problem] = only(tmp_path).problems
+    assert problem.kind == "lost"
+    assert last.name in problem.message
+    assert problem.option == "--uneven resample"
+    assert len(only(tmp_path, Choice(uneven="resample")).planes) == 5
+    assert [each.file for each in scan(tmp_path).faulty] == ([] if how == "no position" else [last])
+
+
+def test_damage_among_several_series_refuses_none_of_them(tmp_path: Path) -> None:
+    made = factory.series(tmp_path, slices=4, file_name="a{}")
+    factory.series(tmp_path, slices=4, file_name="b{}", name="other")
+    (tmp_path / "c").write_bytes(made.files[0].read_bytes()[:300])
+    export = scan(tmp_path)
+    assert not [problem for each in export.series for problem in each.problems]
+    assert [each.file.name for each in export.faulty] == ["c"]
+
+
+def test_of_a_choice_only_what_makes_a_difference_is_needed(tmp_path: Path) -> None:
+    everything = Choice(uneven="resample", tilt="resample", phase="1", duplicates="last")
+    for folder, odd, wanted in (
+        ("even", {}, Choice()),
+        ("tilt", {"tilt_deg": 10}, Choice(tilt="resample")),
+        ("uneven", {"missing": (2,)}, Choice(uneven="resample")),
+        ("phases", {"content": [factory.HEAD, factory.RAMP]}, Choice(phase="1")),
+        ("twice", {"duplicates": (1,)}, Choice(duplicates="last")),
+    ):
+        factory.series(tmp_path / folder, **odd)  # type: ignore[arg-type]
+        [series] = scan(tmp_path / folder).series
+        assert needed(series, everything) == wanted
 
 
 def test_series_of_two_studies_and_two_of_one_are_apart(tmp_path: Path) -> None:

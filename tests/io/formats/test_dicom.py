@@ -84,7 +84,7 @@ def test_selection_stands_for_an_image_and_says_how_it_is_read(tmp_path: Path) -
     factory.series(tmp_path / "in", tilt_deg=10)
     path = tmp_path / "out" / "a.json"
     [found] = find_series(tmp_path / "in")
-    Selection(dicom_series=found.id, choice=Choice(tilt="resample")).save(path, found.files)
+    Selection(dicom_series=found.uid, choice=Choice(tilt="resample")).save(path, found.files, tmp_path / "in")
     assert io.read(path).geometry.is_orthogonal(1e-9)
     assert io.files(path)[0] == path
 

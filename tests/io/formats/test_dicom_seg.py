@@ -25,6 +25,8 @@ from medmamba.files import in_words
 from medmamba.io.check import check_dataset
 from medmamba.io.dicom import find_series
 from medmamba.io.dicom.derived import Making
+from medmamba.io.dicom.selection import Selection
+from medmamba.io.dicom.series import Choice
 from medmamba.io.dicom.structures import Structures
 from medmamba.io.errors import ImageFileError
 from medmamba.io.formats import dicom_seg_write
@@ -33,7 +35,7 @@ from medmamba.io.formats.rtstruct import Rtstruct
 from medmamba.io.layouts.names import maps_in
 from medmamba.labels import Label, Labels
 from medmamba.volume import Geometry, Volume
-from tests.dicom_factory import PATIENT, SECRETS, Made, series
+from tests.dicom_factory import HEAD, PATIENT, RAMP, SECRETS, Made, series
 from tests.dicom_readers import complaints, dcmqi_segments, needs
 
 REGIONS = Labels(
@@ -612,3 +614,29 @@ def test_objects_are_the_labels_of_a_data_set(ending: str, tmp_path: Path) -> No
     }
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     assert [finding for finding in check_dataset(tmp_path, workers=1) if finding.severity == "error"] == []
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_segments_of_a_phase_refer_to_its_frames_in_the_file_of_all(phase: int, tmp_path: Path) -> None:
+    made = series(
+        tmp_path / "in", [HEAD, RAMP], enhanced=True, modality="MR", told_by="echo", order="shuffled", slices=6
+    )
+    [found] = find_series(tmp_path / "in")
+    Selection(dicom_series=found.uid, choice=Choice(phase=str(phase))).save(
+        tmp_path / "a.json", found.files, tmp_path / "in"
+    )
+    image = io.read(tmp_path / "a.json")
+    label = image.with_array(np.digitize(image.array, np.quantile(image.array, (0.3, 0.7))).astype(np.uint8))
+    path = tmp_path / "a.seg.dcm"
+    io.write(label, path, like=tmp_path / "a.json", labels=Labels.of_values((1, 2)))
+    np.testing.assert_array_equal(io.read_label(path, within=image.geometry).array, label.array)
+    groups = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    assert len(groups) == len(
+        [plane for value in (1, 2) for plane in (label.array[0] == value).any(axis=(0, 1)) if plane]
+    )
+    frames = {(each.frame or 0) + 1: each for each in made.slices}
+    for group in groups:
+        [source] = group.DerivationImageSequence[0].SourceImageSequence
+        each = frames[int(source.ReferencedFrameNumber)]
+        assert each.repetition == phase - 1
+        np.testing.assert_allclose(group.PlanePositionSequence[0].ImagePositionPatient, each.position_mm, atol=1e-4)
