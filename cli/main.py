@@ -11,7 +11,21 @@ import typer
 import typer.core
 
 import medmamba
-from medmamba.cli import dataset, demo, evaluate, model, networks, plan, predict, register, report, scan, train, warp
+from medmamba.cli import (
+    dataset,
+    demo,
+    evaluate,
+    model,
+    networks,
+    plan,
+    predict,
+    register,
+    report,
+    scan,
+    train,
+    tre,
+    warp,
+)
 from medmamba.cli._console import ENDS, Exit, foreseen, note, set_up_logging
 
 
@@ -70,6 +84,7 @@ app.command(epilog=evaluate.MEASURES)(evaluate.evaluate)
 app.command()(report.report)
 app.command()(register.register)
 app.command()(warp.warp)
+app.command()(tre.tre)
 app.command()(networks.networks)
 app.add_typer(model.app, name="model")
 app.command()(demo.demo)

@@ -221,10 +221,10 @@ class Report:
         """
         json_path, csv_path, lesions_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)
-        _write_csv(self._rows(), csv_path)
+        write_csv(self._rows(), csv_path)
         lesions = self._lesion_rows()
         if len(lesions) > 1:
-            _write_csv(lesions, lesions_path)
+            write_csv(lesions, lesions_path)
             return json_path, csv_path, lesions_path
         if _begins_with(lesions_path, _line(LESION_COLUMNS)):
             lesions_path.unlink()
@@ -273,7 +273,8 @@ class Report:
         ]
 
 
-def _write_csv(rows: Iterable[Row], path: Path) -> None:
+def write_csv(rows: Iterable[Row], path: Path) -> None:
+    """Write a table for spreadsheets, in which a name that they would compute is preceded by an apostrophe."""
     write_bytes("".join(map(_line, rows)).encode("utf-8", "surrogateescape"), path)
 
 

@@ -38,6 +38,7 @@ COMMANDS = [
     ["report"],
     ["register"],
     ["warp"],
+    ["tre"],
     ["networks"],
     ["model"],
     ["model", "import"],
@@ -148,6 +149,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--device": "auto",
         "--tfm": False,
         "--overwrite": False,
+    "tre": {
+        "--transform -t": None,
+        "--fixed-image": None,
+        "--moving-image": None,
+        "--output -o": None,
+        "--json": False,
     },
     "warp": {
         "--transform -t": ...,
