@@ -70,6 +70,28 @@ def show_report(report: Report) -> None:
         say(f"worst in {metric(report.metrics[0]).title}: {words}")
 
 
+def show_pairs(reports: Sequence[Report]) -> None:
+    """Print means over registered pairs as a whole, a column for each report."""
+    from medmamba.evaluation.metrics import metric
+
+    whole = [report.whole(report.figures) for report in reports]
+    names = dict.fromkeys(name for report in whole for name in report.metrics)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("mean over pairs")
+    for report in reports:
+        table.add_column(Text(report.name), justify="right")
+    for name in names:
+        cells = []
+        for report in whole:
+            found = next((each for each in report.summaries if each.metric == name), None)
+            sure = f" ({_interval(found)})" if found and found.interval else ""
+            cells.append(f"{_figure(found.finite_mean)}{sure}" if found else "-")
+        table.add_row(Text(_titled(name), "cyan"), *cells)
+    out.print(table, soft_wrap=False)
+    _define([name for name in names if metric(name).of_pair], reports[0].policy)
+    out.print()
+
+
 def _safe(report: Report) -> str:
     """What compares models where distances are infinite: medians that are finite, and measured shares."""
     from medmamba.evaluation.metrics import metric

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from medmamba.cli._console import Exit, note, say, track
-from medmamba.cli._scores import TITLE, VIEWER, Viewer, check_page, complain, show_report, write_page
+from medmamba.cli._scores import TITLE, VIEWER, Viewer, check_page, complain, show_pairs, show_report, write_page
+from medmamba.errors import UsageError
 from medmamba.evaluation.words import GROUP_WORDS, WORDS
+
+if TYPE_CHECKING:
+    from medmamba.evaluation.matching import Matches
+    from medmamba.evaluation.report import Report
+    from medmamba.evaluation.scores import Policy
 
 #: Where the help lists options about one thing.
 _POLICY, _PAGE = "What becomes of values that are no plain numbers", "A page for people"
@@ -32,16 +39,21 @@ MEASURES = "\n".join(
 def evaluate(
     prediction: Annotated[
         Path,
-        typer.Argument(exists=True, help="Segmentation to judge, or a folder of them.", show_default=False),
-    ],
-    reference: Annotated[
-        Path,
         typer.Argument(
             exists=True,
-            help="Reference segmentation, a folder of them, or a data set, whose training labels are taken.",
+            help="Segmentation to judge, or a folder of them; or a folder that `medmamba register` wrote.",
             show_default=False,
         ),
     ],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True,
+            help="Reference segmentation, a folder of them, or a data set, whose training labels are taken. None for "
+            "registrations, whose label maps their record names.",
+            show_default=False,
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +74,14 @@ def evaluate(
             show_default="standard, and of BraTS what the challenge of that edition ranks by",
         ),
     ] = None,
+    least_ml: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="ML",
+            help="Of registrations, leave out structures of less volume than this in the mean of the fixed label maps.",
+        ),
+    ] = 0.0,
     empty: Annotated[
         Literal["undefined", "perfect"],
         typer.Option(
@@ -151,6 +171,10 @@ def evaluate(
     (finite_mean in the report). Worst cases are ranked by the first metric. A prediction on another grid than its
     reference is a failure: nothing is resampled.
 
+    Of a folder that `medmamba register` wrote, the moving label maps are compared with the fixed ones, registered and
+    by the affine map alone, and each pair is measured as a whole: folding, spread of log Jacobians, inverse consistency
+    and error of landmarks in mm, seconds, memory. before.json and pairs.csv are written as well.
+
     Folders of nnUNetv2_predict are taken as they lie; probabilities that it saved beside the segmentations tell
     how well a network knows what it knows: --metric ece.
 
@@ -165,51 +189,128 @@ def evaluate(
         medmamba evaluate predictions/ labels/ --labels brats2023-gli --metric brats2023_gli --metric lesions
 
         medmamba evaluate mine.nii.gz theirs.nii.gz --json
+
+        medmamba evaluate registered/ --least-ml 1 --report registered.html
     """
-    from medmamba.case import some
-    from medmamba.evaluation import nnunet_summary
-    from medmamba.evaluation.evaluate import evaluate_files
-    from medmamba.evaluation.matching import description_beside
     from medmamba.evaluation.metrics import expand
-    from medmamba.evaluation.report import REPORT_FILES
     from medmamba.evaluation.scores import Policy
     from medmamba.io import is_image
-    from medmamba.io.places import check_output_folder
 
     expand(metric or ())  # a wrong name is told before anything is read
-    policy = Policy.of_words(empty=empty, missing=missing, infinite=infinite)
-    folder = output or (prediction.parent if is_image(prediction) else prediction)
-    read = [path for path in (reference, labels and Path(labels), images, subgroups) if path and path.exists()]
-    check_output_folder(
-        folder,
-        files=[folder / each for each in (*REPORT_FILES, *([nnunet_summary.SUMMARY] if summary_json else []))],
-        # Below a folder of references there may be one of predictions, with its report.
-        inputs=[path for path in read if path.is_file() or path.resolve() == folder.resolve()],
-    )
-    if page:
-        check_page(page, viewer, inputs=[path for path in read if path.is_file()])
-    report, matches = evaluate_files(
-        prediction,
-        reference,
+    asked = _Asked(
+        prediction=prediction,
+        reference=reference,
         labels=labels or "",
-        metrics=metric or (),
-        policy=policy,
+        metrics=tuple(metric or ()),
+        least_ml=least_ml,
+        policy=Policy.of_words(empty=empty, missing=missing, infinite=infinite),
         name=name,
         workers=workers,
-        progress=track,
     )
-    paths = [*report.save(folder)]
-    if summary_json:
-        described = description_beside(prediction, reference, labels or "")
-        paths.append(nnunet_summary.save(report, matches.pairs, folder, description=described))
+    folder = output or (prediction.parent if is_image(prediction) else prediction)
+    read = [path for path in (reference, labels and Path(labels), images, subgroups) if path and path.exists()]
+    asked.check(folder, read, summary_json=summary_json)
     if page:
-        paths += write_page([report], page, images=images, subgroups=subgroups, title=title, viewer=viewer)
+        check_page(page, viewer, inputs=[path for path in read if path.is_file()])
+    reports, matches = asked.evaluate()
+    paths = asked.save(reports, matches, folder, summary_json=summary_json)
+    if page:
+        paths += write_page(reports[::-1], page, images=images, subgroups=subgroups, title=title, viewer=viewer)
+    report = reports[0]
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     else:
+        if report.figures:
+            show_pairs(reports[::-1])
         show_report(report)
         for path in paths:
             say(f"written {path}")
+    if matches is not None:
+        _remark(matches)
+    complain(report)
+    if report.failed:
+        raise typer.Exit(Exit.DATA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is to be evaluated, and how."""
+
+    prediction: Path
+    reference: Path | None
+    labels: str
+    metrics: tuple[str, ...]
+    least_ml: float
+    policy: Policy
+    name: str
+    workers: int
+
+    @property
+    def registered(self) -> bool:
+        """Whether these are registrations."""
+        from medmamba.evaluation.registered import is_registered
+
+        return is_registered(self.prediction)
+
+    def check(self, folder: Path, read: list[Path], *, summary_json: bool) -> None:
+        """Refuse what does not go together, and a folder that is no place to write to."""
+        from medmamba.evaluation import nnunet_summary, registered
+        from medmamba.evaluation.report import PAIRS_FILE, REPORT_FILES
+        from medmamba.io.places import check_output_folder
+
+        if self.registered:
+            if self.reference is not None or summary_json:
+                raise UsageError(
+                    f"{self.prediction} holds registrations, whose record names the label maps: leave out "
+                    f"{'the reference' if self.reference else '--summary-json'}, or name one pair's labels.nii.gz"
+                )
+        elif self.reference is None or self.least_ml:
+            raise UsageError(
+                f"{self.prediction} is no folder that `medmamba register` wrote: "
+                f"{'leave out --least-ml' if self.reference else 'name what it is to be compared with'}"
+            )
+        extra = (PAIRS_FILE, registered.BEFORE_FILE) if self.registered else ()
+        written = (*REPORT_FILES, *extra, *([nnunet_summary.SUMMARY] if summary_json else []))
+        check_output_folder(
+            folder,
+            files=[folder / each for each in written],
+            # Below a folder of references there may be one of predictions, with its report.
+            inputs=[path for path in read if path.is_file() or path.resolve() == folder.resolve()],
+        )
+
+    def evaluate(self) -> tuple[tuple[Report, ...], Matches | None]:
+        """The report, with that of the same pairs before registration behind it, and what was compared with what."""
+        from medmamba.evaluation.evaluate import evaluate_files
+        from medmamba.evaluation.registered import evaluate_registrations
+
+        how: dict[str, Any] = {
+            "labels": self.labels, "metrics": self.metrics, "policy": self.policy, "name": self.name,
+            "workers": self.workers, "progress": track,
+        }  # fmt: skip
+        if self.reference is None:
+            return evaluate_registrations(self.prediction, least_ml=self.least_ml, **how), None
+        report, matches = evaluate_files(self.prediction, self.reference, **how)
+        return (report,), matches
+
+    def save(
+        self, reports: tuple[Report, ...], matches: Matches | None, folder: Path, *, summary_json: bool
+    ) -> list[Path]:
+        """Write everything but the page."""
+        from medmamba.evaluation import nnunet_summary
+        from medmamba.evaluation.matching import description_beside
+        from medmamba.evaluation.registered import save_before
+
+        paths = [*reports[0].save(folder)]
+        paths += [save_before(before, folder) for before in reports[1:]]
+        if summary_json and matches is not None and self.reference is not None:
+            described = description_beside(self.prediction, self.reference, self.labels)
+            paths.append(nnunet_summary.save(reports[0], matches.pairs, folder, description=described))
+        return paths
+
+
+def _remark(matches: Matches) -> None:
+    from medmamba.case import some
+
     if matches.not_asked_for:
         note(f"{len(matches.not_asked_for)} references are of cases that `medmamba predict` was not asked for")
     if len(matches.by_maker) > 1:
@@ -219,6 +320,3 @@ def evaluate(
             f"of one, {some([name for group in others for name in group])} of others; if that is not meant, repeat "
             "`medmamba predict` with one for all"
         )
-    complain(report)
-    if report.failed:
-        raise typer.Exit(Exit.DATA)

@@ -46,8 +46,8 @@ def tre(
     error that is larger after than before may be a transform that leads the other way.
 
     Landmarks are in mm, in a .csv whose header names the space (name,x_lps,y_lps,z_lps or x_ras,y_ras,z_ras), or in
-    Slicer's .fcsv or .mrk.json; both files need not be in the same space. They belong together by their names where
-    both files have the same ones, and else in their order. SD is the sample standard deviation.
+    Slicer's .fcsv or .mrk.json; both files need not be in the same space. They belong together by their names, or
+    in their order where they share none. SD is the sample standard deviation.
 
     With the images, landmarks that mostly lie outside of theirs are refused: these are voxels, or of another space
     than the header says.

@@ -40,7 +40,8 @@ WITHIN = {
     "demo": ("demo", "phantom", "__init__"),
     "evaluation": (
         "sources page",
-        "evaluate comparison breakdown subgroups nnunet_summary",
+        "registered",
+        "evaluate comparison breakdown subgroups nnunet_summary landmarks",
         "report probabilities maps meaning",
         "metrics",
         "masks",

@@ -17,9 +17,6 @@ from medmamba.transform import Affine, Transform, voxels_of_field
 from medmamba.volume import FloatArray, Geometry
 from medmamba.warp import jacobian_determinant
 
-#: Shares of voxels that fold above this are worth a word.
-MUCH_FOLDING_PERCENT = 1.0
-
 
 def jacobian(transform: Transform, grid: Geometry) -> NDArray[np.float32]:
     """How much the neighbourhood of each voxel grows where the fields of a transform take it.
@@ -51,14 +48,16 @@ def folding_percent(determinants: NDArray[np.floating], mask: NDArray[np.bool_] 
 
 
 def sd_log_jacobian(determinants: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> float:
-    """Standard deviation of the determinants' natural logarithm over the voxels in a mask that do not fold.
+    """Standard deviation of the natural logarithm of the determinants in a mask: how unevenly a transform stretches.
 
-    It is 0 for what scales everything alike, and large where some places shrink and others grow. Voxels that fold have
-    no logarithm, and are counted by `folding_percent`. NaN where no voxel is left.
+    It is 0 for what scales everything alike. Determinants are kept between 1e-9 and 1e9, so that a voxel that folds
+    counts as shrunk to nothing. NaN where the mask is empty.
+
+    References:
+        Hering et al., "Learn2Reg", IEEE TMI 42 (2023), without the 3 that its published code adds to the determinant.
     """
     inside = _inside(determinants, mask)
-    unfolded = inside[inside > 0]
-    return float(np.log(unfolded).std()) if unfolded.size else math.nan
+    return float(np.log(inside.clip(1e-9, 1e9)).std()) if inside.size else math.nan
 
 
 def min_jacobian(determinants: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> float:

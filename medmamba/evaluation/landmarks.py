@@ -1,4 +1,4 @@
-"""Landmarks of two images: which belong together, whether they are where they say, and how far apart they are."""
+"""How far the landmarks of two images are apart, before and after a registration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from medmamba.case import some
-from medmamba.errors import DataError
 from medmamba.evaluation.deformation import tre_mm
 from medmamba.evaluation.report import plain, write_csv
-from medmamba.io.points import Points, read_points
+from medmamba.io.landmarks import check_within, matched_points
 from medmamba.records import to_json
-from medmamba.transform import Transform, is_inside, voxel_positions
+from medmamba.transform import Transform
 from medmamba.volume import FloatArray, Geometry
 
 #: Landmarks that lie so many times closer together once one file's x and y are taken for the other space's are told.
@@ -77,7 +76,7 @@ class Landmarks:
 def read_landmarks(
     fixed: Path, moving: Path, *, fixed_grid: Geometry | None = None, moving_grid: Geometry | None = None
 ) -> Landmarks:
-    """Read both files and put what belongs together side by side: by name where both have the same, else in order.
+    """Read both files and put what belongs together side by side: by name, or in order where they share no name.
 
     Args:
         fixed: landmarks of the fixed image, see `medmamba.io.points`.
@@ -87,51 +86,15 @@ def read_landmarks(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DataError: if a file cannot be read, both do not have as many, or most landmarks lie outside of their image.
+        DataError: if a file cannot be read, both cannot be matched, or most landmarks lie outside of their image.
     """
-    ours, theirs = read_points(fixed), read_points(moving)
-    if len(ours.names) != len(theirs.names):
-        alone = [*sorted(set(ours.names) ^ set(theirs.names))]
-        raise DataError(
-            f"{fixed} has {len(ours.names)} landmarks and {moving} {len(theirs.names)}, but they belong together one by "
-            f"one; add or remove those that one file lacks{f': {some(alone)}' if alone else ''}"
-        )
+    ours, theirs = matched_points(fixed, moving)
     notes = []
-    for path, points, grid in ((fixed, ours, fixed_grid), (moving, theirs, moving_grid)):
-        if grid is not None:
-            notes += _outside(path, points, grid)
-    order = list(range(len(ours.names)))
-    if len(set(ours.names)) == len(order) and set(ours.names) == set(theirs.names):
-        order = [theirs.names.index(name) for name in ours.names]
-    elif ours.names != theirs.names:
-        notes.append("the names of the landmarks differ, so the first belongs to the first, and so on")
-    moving_mm = theirs.mm[order]
-    return Landmarks(
-        names=ours.names, fixed_mm=ours.mm, moving_mm=moving_mm, notes=(*notes, *_mixed_up(ours.mm, moving_mm))
-    )
-
-
-def _outside(path: Path, points: Points, grid: Geometry) -> list[str]:
-    """Names of landmarks outside of their image, if any.
-
-    Raises:
-        DataError: if most are, with the space that they seem to be in.
-    """
-    outside = ~is_inside(voxel_positions(grid, points.mm), grid)
-    if 2 * outside.sum() <= len(outside):
-        names = [name for name, is_one in zip(points.names, outside, strict=True) if is_one]
-        return [f"outside of the image: {some(names)} of {path.name}"] if names else []
-    stored = points.mm * (_OTHER_SPACE if points.space == "LPS" else 1)
-    readings = {
-        f"{'RAS' if points.space == 'LPS' else 'LPS'} mm": voxel_positions(grid, points.mm * _OTHER_SPACE),
-        "voxels": stored,
-    }
-    likely = [name for name, index in readings.items() if is_inside(index, grid).mean() > 0.9]
-    hint = f"; they would lie in it as {' or '.join(likely)}" if likely else ""
-    raise DataError(
-        f"{path}: {outside.sum()} of {len(outside)} landmarks lie outside of their image as {points.space} mm, as the "
-        f"file says{hint}; correct the header or the numbers, or give the image that they are of"
-    )
+    for path, points, grid, image in ((fixed, ours, fixed_grid, "fixed"), (moving, theirs, moving_grid, "moving")):
+        if grid is not None and (outside := check_within(points, grid, path, image)):
+            notes.append(f"landmarks of {path.name} outside of the {image} image: {some(outside)}")
+    notes += _mixed_up(ours.mm, theirs.mm)
+    return Landmarks(names=ours.names, fixed_mm=ours.mm, moving_mm=theirs.mm, notes=tuple(notes))
 
 
 def _mixed_up(fixed_mm: FloatArray, moving_mm: FloatArray) -> list[str]:

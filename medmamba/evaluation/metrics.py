@@ -80,6 +80,7 @@ class Metric:
             one.
         how: how lesions are told apart and matched, where that matters: one sentence for all columns of a challenge.
         challenge: whose table it is a column of, by the name in `CHALLENGES`; empty elsewhere.
+        of_pair: it is of a registered pair as a whole, and no mask tells it.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Metric:
     of_empty: bool = False
     how: str = ""
     challenge: str = ""
+    of_pair: bool = False
 
     def defined(self, policy: Policy) -> str:
         """The definition with what becomes of empty masks by this policy."""
@@ -326,6 +328,76 @@ METRICS: dict[str, Metric] = {
     },
 }
 
+
+def _of_pair(title: str, definition: str, source: str, unit: str = "", *, higher_is_better: bool = False) -> Metric:
+    return Metric(
+        title=title,
+        measure=lambda masks: float("nan"),
+        definition=definition,
+        source=source,
+        higher_is_better=higher_is_better,
+        unit=unit,
+        symmetric=False,
+        bound=float("nan"),
+        own_policy=True,
+        of_pair=True,
+    )
+
+
+_WHERE = "inside the fixed image's mask or, without one, where it is not background"
+_FIELDS = f"of the transform's fields, affine maps divided out, at the voxels of the fixed image {_WHERE}"
+#: What is measured of a registered pair as a whole, by name; `metric` knows these too, and no mask has them.
+OF_PAIRS: dict[str, Metric] = {
+    "folding": _of_pair(
+        "folding",
+        "Percentage of voxels whose Jacobian determinant is 0 or less (central differences), " + _FIELDS + ".",
+        "Hering et al. 2023 (Learn2Reg)",
+        "%",
+    ),
+    "sd_log_jacobian": _of_pair(
+        "SD log J",
+        "Standard deviation of the natural logarithm of the Jacobian determinant, kept between 1e-9 and 1e9, "
+        + _FIELDS
+        + ": how unevenly space is stretched.",
+        "Leow et al. 2007; Hering et al. 2023 without the 3 that its published code adds",
+    ),
+    "min_jacobian": _of_pair(
+        "min J",
+        "The smallest Jacobian determinant " + _FIELDS + "; below 0 something is turned inside out.",
+        "Hering et al. 2023",
+        higher_is_better=True,
+    ),
+    "displacement": _of_pair(
+        "displacement",
+        "Mean distance that the transform's fields move points, affine maps left out, " + _WHERE + "; neither good nor "
+        "bad, but next to 0 nothing was deformed.",
+        "this software",
+        "mm",
+    ),
+    "inverse_consistency": _of_pair(
+        "inverse consistency",
+        "Mean distance of the fixed image's voxels from where they were after the transform and the inverse beside it, "
+        + _WHERE
+        + ".",
+        "Christensen and Johnson 2001",
+        "mm",
+    ),
+    "inverse_consistency_max": _of_pair(
+        "inverse consistency, max", "The largest of these distances.", "Christensen and Johnson 2001", "mm"
+    ),
+    "tre": _of_pair(
+        "TRE",
+        "Target registration error: mean over landmarks of the distance between where the transform takes that of the "
+        "fixed image and that of the moving image.",
+        "Fitzpatrick et al. 1998",
+        "mm",
+    ),
+    "seconds": _of_pair("time", "Seconds that registering the pair took, by the record of who did it.", "clock", "s"),
+    "memory": _of_pair("memory", "Most memory that the process had taken by then.", "operating system", "GiB"),
+}
+#: Those by which methods are compared; the others describe.
+COMPARED = ("folding", "sd_log_jacobian", "inverse_consistency", "tre", "seconds", "memory")
+
 #: Names for several metrics at once.
 GROUPS: dict[str, tuple[str, ...]] = {
     "standard": ("dice", "hd95"),
@@ -343,12 +415,12 @@ TELLING_LESIONS_APART = frozenset(name for group in ("lesions", "panoptic", *CHA
 
 
 def metric(name: str) -> Metric:
-    """A row of `METRICS`, or surface Dice at any tolerance: ``nsd_0.5mm``.
+    """A row of `METRICS` or `OF_PAIRS`, or surface Dice at any tolerance: ``nsd_0.5mm``.
 
     Raises:
         UsageError: if nothing is called so.
     """
-    if found := METRICS.get(name):
+    if found := METRICS.get(name) or OF_PAIRS.get(name):
         return found
     if tolerance := re.fullmatch(_NSD, name):
         if float(tolerance[1]) > 0:
@@ -371,7 +443,11 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     """
     every = [member for name in names for member in GROUPS.get(name, (name,))]
     for name in every:
-        metric(name)
+        if metric(name).of_pair:
+            raise UsageError(
+                f"{name!r} is measured of registered pairs, always, and of no mask: `medmamba evaluate` a folder that "
+                "`medmamba register` wrote"
+            )
     return tuple(dict.fromkeys(_plain(name) for name in every))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medmamba.errors import UsageError
 from medmamba.evaluation.challenges import CHALLENGES
-from medmamba.evaluation.metrics import Metric, metric
+from medmamba.evaluation.metrics import OF_PAIRS, Metric, metric
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
 from medmamba.evaluation.statistics import (
     MEAN_OVER_LABELS,
@@ -43,6 +43,10 @@ Row = Sequence[str | float | None]
 SCHEMA = 3
 #: What `Report.save` writes, the last where lesions were told apart.
 REPORT_FILES = ("report.json", "report.csv", "lesions.csv")
+#: What it writes as well of registered pairs.
+PAIRS_FILE = "pairs.csv"
+#: What all of a registered pair is called, where a column needs the name of a structure.
+WHOLE_PAIR = "whole pair"
 #: The note of a case that has no prediction.
 NO_PREDICTION = "no prediction"
 
@@ -168,6 +172,46 @@ class Report:
         cases = tuple(replace(case, scores=tuple(map(cut, case.scores))) for case in self.cases)
         return replace(self, metrics=tuple(metrics), cases=cases)
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What is known of registered pairs as a whole, by name; none where this is about segmentations."""
+        return tuple(name for name in OF_PAIRS if any(name in case.figures for case in self.cases))
+
+    def of_labels(self, names: Collection[str]) -> Report:
+        """The same report with some of its structures."""
+        kept = tuple(label for label in self.labels.foreground if label.name in names)
+        if len(kept) == len(self.labels.foreground):
+            return self
+        order = tuple(
+            value
+            for label, value in zip(self.labels.foreground, self.labels.region_order, strict=False)
+            if label.name in names
+        )
+        cases = tuple(
+            replace(case, scores=tuple(score for score in case.scores if score.label in names)) for case in self.cases
+        )
+        return replace(self, labels=replace(self.labels, foreground=kept, region_order=order), cases=cases)
+
+    def whole(self, figures: Sequence[str]) -> Report:
+        """Registered pairs as a whole: means over structures of each metric, and some of the figures.
+
+        Undefined and infinite values are left out of a pair's mean, as whoever looks for them finds them in this
+        report.
+        """
+        metrics = [name for name in self.metrics if not metric(name).of_pair]
+
+        def of(case: CaseScore) -> tuple[LabelScore, ...]:
+            means = [_finite_mean([score.values[column] for score in case.scores]) for column in range(len(metrics))]
+            values = (*means, *(case.figures.get(name, math.nan) for name in figures))
+            return (LabelScore(label=WHOLE_PAIR, values=values),) if case.scores or case.figures else ()
+
+        return replace(
+            self,
+            labels=Labels(foreground=(Label(name=WHOLE_PAIR, values=(1,)),)),
+            metrics=(*metrics, *figures),
+            cases=tuple(replace(case, scores=of(case)) for case in self.cases),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON data: undefined values are null, infinite ones the string ``"inf"``."""
         return {
@@ -187,6 +231,7 @@ class Report:
             },
             "summary": [_summary_json(summary) for summary in self.summaries],
             "cases": [self._case_json(case) for case in self.cases],
+            **({"figures": {name: self._metric_json(metric(name)) for name in self.figures}} if self.figures else {}),
             "extra_predictions": list(self.extra_predictions),
             "seed": self.seed,
         }
@@ -215,20 +260,24 @@ class Report:
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write the report and its tables, and return their paths.
 
-        They are ``report.json``, ``report.csv`` with a line per case and label, and, where lesions were told apart,
-        ``lesions.csv`` with a line for each. A table of lesions that was left by another report is removed. In both
-        tables a name that a spreadsheet would compute, such as ``=1+1``, is preceded by an apostrophe.
+        They are ``report.json``, ``report.csv`` with a line per case and label, where lesions were told apart
+        ``lesions.csv`` with a line for each, and of registered pairs ``pairs.csv`` with a line for each. A table of
+        lesions that was left by another report is removed. In all tables a name that a spreadsheet would compute, such
+        as ``=1+1``, is preceded by an apostrophe.
         """
         json_path, csv_path, lesions_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)
         write_csv(self._rows(), csv_path)
+        pairs = (folder / PAIRS_FILE,) if self.figures else ()
+        for path in pairs:
+            write_csv(self._pair_rows(), path)
         lesions = self._lesion_rows()
         if len(lesions) > 1:
             write_csv(lesions, lesions_path)
-            return json_path, csv_path, lesions_path
+            return json_path, csv_path, lesions_path, *pairs
         if _begins_with(lesions_path, _line(LESION_COLUMNS)):
             lesions_path.unlink()
-        return json_path, csv_path
+        return json_path, csv_path, *pairs
 
     def _metric_json(self, row: Metric) -> dict[str, Any]:
         definition = " ".join(filter(None, (row.defined(self.policy), row.how)))
@@ -247,7 +296,8 @@ class Report:
             }
             for score in case.scores
         ]
-        return {"id": case.id, "status": _WRITTEN[case.status], "notes": list(case.notes), "scores": scores}
+        facts = {"id": case.id, "status": _WRITTEN[case.status], "notes": list(case.notes), "scores": scores}
+        return {**facts, "figures": plain(case.figures)} if case.figures else facts
 
     def _rows(self) -> list[Row]:
         undefined = (math.nan,) * len(self.metrics)
@@ -261,6 +311,15 @@ class Report:
                 )
         return rows
 
+    def _pair_rows(self) -> list[Row]:
+        whole = self.whole(self.figures)
+        rows: list[Row] = [("pair", "status", *whole.metrics, "notes")]
+        for case in whole.cases:
+            values = case.scores[0].values if case.scores else (math.nan,) * len(whole.metrics)
+            told = ["" if math.isnan(value) else value for value in values]
+            rows.append((case.id, _WRITTEN[case.status], *told, "; ".join(case.notes)))
+        return rows
+
     def _lesion_rows(self) -> list[Row]:
         return [
             LESION_COLUMNS,
@@ -271,6 +330,11 @@ class Report:
                 for number, lesion in enumerate(score.lesions, 1)
             ),
         ]
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
@@ -321,6 +385,7 @@ class _WrittenCase:
     status: Literal["scored", "failed", "skipped"]
     notes: tuple[str, ...]
     scores: tuple[dict[str, Any], ...]
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +431,7 @@ def _report(written: _Written, where: str) -> Report:
                 status="missing" if case.status == "failed" and case.notes[:1] == (NO_PREDICTION,) else case.status,
                 notes=case.notes,
                 scores=tuple(_score(row, metrics, f"{where}: case {case.id}") for row in case.scores),
+                figures={name: _number(value, f"{where}: case {case.id}") for name, value in case.figures.items()},
             )
             for case in written.cases
         ),

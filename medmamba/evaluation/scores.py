@@ -159,12 +159,15 @@ class CaseScore:
         status: see `Status`.
         notes: what a reader should know, the reason of a failure first.
         scores: one per label; empty when the case takes no part in the summary.
+        figures: of a registered pair, what is measured of it as a whole, by the names in
+            `medmamba.evaluation.metrics.OF_PAIRS`; empty for segmentations.
     """
 
     id: str
     status: Status
     notes: tuple[str, ...] = ()
     scores: tuple[LabelScore, ...] = ()
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 _EMPTY: dict[Empty, str] = {

@@ -11,6 +11,7 @@ from medmamba.case import Dataset
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import nnunet_summary
 from medmamba.evaluation.evaluate import evaluate_files
+from medmamba.evaluation.registered import BEFORE_FILE, is_registered
 from medmamba.evaluation.report import REPORT_FILES, Report
 from medmamba.evaluation.scores import LabelScore
 from medmamba.io.datasets import open_dataset
@@ -51,7 +52,8 @@ def read_reports(
 
     Returns:
         One report each, in order, with the metrics that all of them have, and with one's names for labels of the same
-        values: the first one's that has names other than those made of values.
+        values: the first one's that has names other than those made of values. Of registrations, the same pairs before
+        registration are first, once where they are equal for several methods.
 
     Raises:
         FileNotFoundError: if one does not exist.
@@ -73,9 +75,33 @@ def read_reports(
                 path, reference, labels=labels, metrics=asked, workers=workers, progress=progress
             )
         reports.append(report)
+    reports = _named(reports, paths, names)
+    reports = [*_before(reports, paths), *reports]
     named = next((report.labels for report in reports if not _made_up(report.labels)), reports[0].labels)
     alike = [_with_labels(report, named) for report in reports]
-    return _with_common_metrics(_named(alike, paths, names))
+    return _with_common_metrics(alike)
+
+
+def _before(reports: Sequence[Report], paths: Sequence[Path]) -> list[Report]:
+    """What `medmamba evaluate` left of registered pairs before their registration, each once."""
+    found: list[Report] = []
+    for report, path in zip(reports, paths, strict=True):
+        file = (path if path.is_dir() else path.parent) / BEFORE_FILE
+        if report.figures and file.is_file():
+            before = Report.load(file)
+            if not any(_same(before, other) for other in found):
+                found.append(replace(before, name=f"{before.name} ({report.name})") if found else before)
+    return found
+
+
+def _same(one: Report, other: Report) -> bool:
+    """Whether the pairs that both have scores for have the same ones."""
+    ours, theirs = (
+        {case["id"]: (case["scores"], case.get("figures")) for case in each.to_json()["cases"] if case["scores"]}
+        for each in (one, other)
+    )
+    both = ours.keys() & theirs.keys()
+    return bool(both) and all(ours[case] == theirs[case] for case in both)
 
 
 def _scores(path: Path, reference: Path | None) -> Report | None:
@@ -84,6 +110,8 @@ def _scores(path: Path, reference: Path | None) -> Report | None:
         raise FileNotFoundError(f"{path} does not exist")
     if (path / REPORT_FILES[0]).is_file():
         return _saved(path / REPORT_FILES[0])
+    if is_registered(path):
+        raise UsageError(f"{path} holds registrations without scores; `medmamba evaluate {path}` makes them")
     if summaries := nnunet_summary.find(path):
         return nnunet_summary.load(summaries)
     if path.is_file():

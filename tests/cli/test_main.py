@@ -103,6 +103,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "evaluate": {
         "--labels -l": None,
         "--metric": None,
+        "--least-ml": 0.0,
         "--empty": "undefined",
         "--missing": "fail",
         "--infinite": "keep",
@@ -149,6 +150,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--device": "auto",
         "--tfm": False,
         "--overwrite": False,
+    },
     "tre": {
         "--transform -t": None,
         "--fixed-image": None,

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from medmamba.case import Dataset
 from medmamba.evaluation.comparison import compare
-from medmamba.evaluation.page import context, numbers
+from medmamba.evaluation.page import context, numbers, registrations
 from medmamba.evaluation.page import groups as grouping
-from medmamba.evaluation.page.gallery import gather
+from medmamba.evaluation.page.gallery import Gallery, gather
 from medmamba.evaluation.page.parts import subjects
 from medmamba.evaluation.page.viewer import bundle
 from medmamba.evaluation.report import Report
@@ -67,13 +67,25 @@ def write(
     engine = bundle(viewer)
     about = subjects(reports)
     named = [model.report for model in about.models]
-    comparison = compare(named, seed=named[0].seed) if about.several else None
+    registered = registrations.gather(about, progress)
+    comparison = registered.comparison if registered else None
+    if about.several and not registered:
+        comparison = compare(named, seed=named[0].seed)
     grouped, words, broken_down = grouping.section(
         about, subgroups
     )  # before what takes long, as it may refuse the table
-    gallery = gather(about, images, progress)
-    made = context.page(about, gallery, title=title, comparison=comparison, groups=(grouped, words), niivue=engine)
-    numbers.write(about, path, comparison=comparison, groups=broken_down)
+    gallery = Gallery(cases={}) if registered else gather(about, images, progress)
+    made = context.page(
+        about,
+        gallery,
+        title=title,
+        comparison=comparison,
+        groups=(grouped, words),
+        niivue=engine,
+        registered=registered,
+    )
+    whole = registered.whole.models if registered else ()
+    numbers.write(about, path, comparison=comparison, groups=broken_down, whole=whole)
     # Names of files may hold what is no text: it is shown as an escape, and cannot hide.
     write_bytes(_render(made).encode("utf-8", "backslashreplace"), path)
     return path
@@ -94,5 +106,6 @@ def _render(made: context.Page) -> str:
         undefined=StrictUndefined,
     )
     parts = resources.files("medmamba.evaluation.page") / "templates"
-    style, *scripts = (Markup((parts / name).read_text("utf-8")) for name in ("style.css", "page.js", "viewer.js"))
+    names = ("style.css", "page.js", "layers.js" if made.registrations else "viewer.js")
+    style, *scripts = (Markup((parts / name).read_text("utf-8")) for name in names)
     return environment.get_template("report.html.j2").render(page=made, style=style, scripts=scripts)

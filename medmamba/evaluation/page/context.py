@@ -15,14 +15,15 @@ from medmamba.errors import UsageError
 from medmamba.evaluation import agreement, breakdown, subgroups
 from medmamba.evaluation.comparison import Comparison
 from medmamba.evaluation.metrics import metric
-from medmamba.evaluation.page import figures, tables, versus
+from medmamba.evaluation.page import figures, registrations, tables, versus
 from medmamba.evaluation.page.gallery import Gallery, Shown
 from medmamba.evaluation.page.parts import Figure, Head, Model, Section, Subjects, count, listed, without_paths
 from medmamba.evaluation.page.pictures import GHOST, PAINTS
+from medmamba.evaluation.page.registrations import Registrations
 from medmamba.evaluation.page.scene import FALSE, MISSED, OTHER, RIGHT
 from medmamba.evaluation.page.summary import sentences, value_words
 from medmamba.evaluation.page.viewer import Bundle
-from medmamba.evaluation.report import REPORT_FILES, SUMS
+from medmamba.evaluation.report import PAIRS_FILE, REPORT_FILES, SUMS
 
 #: What the colours of pictures are called, and what they mean.
 KINDS = (
@@ -30,6 +31,17 @@ KINDS = (
     (MISSED, "missed", "in the reference alone (false negative)"),
     (FALSE, "false", "in the prediction alone (false positive)"),
     (OTHER, "other label", "in both, under different labels"),
+)
+#: How pictures are to be read.
+_DISPLAY = "Radiological display: the patient's right is on the left of axial and coronal views."
+_CHOSEN = "Worst, median and best are by the mean over labels of the first metric, over all models together."
+SEGMENTED = (
+    f"{_DISPLAY} Each view shows the slice in which most voxels are wrong; slices follow the axes of the file.",
+    _CHOSEN,
+)
+REGISTERED = (
+    f"{_DISPLAY} Slices follow the axes of the fixed image, through the middle of what counts of it.",
+    _CHOSEN,
 )
 
 
@@ -66,6 +78,8 @@ class Page:
     methods: tuple[tuple[str, tuple[str | Markup, ...]], ...]
     provenance: tuple[tuple[Model, tuple[tuple[str, str], ...]], ...]
     niivue: Bundle | None
+    kind: str
+    registrations: Registrations | None
     script_data: dict[str, Any] = field(repr=False)
     volumes: tuple[tuple[int, dict[str, Any]], ...] = field(repr=False)
 
@@ -78,6 +92,7 @@ def page(
     comparison: Comparison | None,
     groups: tuple[Section | None, list[Markup]],
     niivue: Bundle | None,
+    registered: Registrations | None = None,
 ) -> Page:
     """Put the page together.
 
@@ -88,7 +103,10 @@ def page(
         comparison: of the models; None where there is one.
         groups: the section on groups of cases, and what to say of them at the top.
         niivue: for the viewer; None to do without.
+        registered: what there is of registrations, whose comparison stands for that of label maps.
     """
+    if registered:
+        return _of_registrations(about, registered, title=title, groups=groups)
     volumes = tuple(
         (about.numbers[case], each.volumes.to_json()) for case, each in gallery.cases.items() if each.volumes
     )
@@ -113,8 +131,46 @@ def page(
         methods=tuple(_methods(about, comparison, grouped)),
         provenance=tuple((model, tuple(_provenance(model))) for model in about.models),
         niivue=niivue if volumes else None,
+        kind="Evaluation report",
+        registrations=None,
         script_data=_script_data(about, [number for number, _ in volumes]),
         volumes=volumes,
+    )
+
+
+def _of_registrations(
+    about: Subjects, registered: Registrations, *, title: str, groups: tuple[Section | None, list[Markup]]
+) -> Page:
+    grouped, group_words = groups
+    whole, comparison = registered.whole, registered.comparison
+    known = dict.fromkeys((*about.metrics, *(name for model in about.models for name in model.report.figures)))
+    summary = tuple(
+        (model, (*sentences(about, model), *registrations.sentences(about, model))) for model in about.models
+    )
+    return Page(
+        title=title or registrations.named([model.report for model in about.models]),
+        date=_date(),
+        version=version("medmamba"),
+        facts=tuple(_facts(about)),
+        summary=summary,
+        group_words=tuple(group_words),
+        verdict=tuple(versus.verdict(whole, comparison)) if comparison else (),
+        forests=tuple(figures.forests(whole)),
+        legend=figures.legend(about),
+        sections=(*registrations.sections(about, registered), *([grouped] if grouped else [])),
+        pictures=(),
+        picture_notes=registered.notes,
+        picture_ground="",
+        kinds=(),
+        comparison=registrations.comparison_section(registered),
+        metric_heads=tuple((name, tables.metric_head(name)) for name in known),
+        methods=(("Registrations", registrations.METHODS), *_methods(about, comparison, grouped, pictures=REGISTERED)),
+        provenance=tuple((model, tuple(_provenance(model))) for model in about.models),
+        niivue=None,
+        kind="Registration report",
+        registrations=registered,
+        script_data=_script_data(about, []),
+        volumes=(),
     )
 
 
@@ -235,7 +291,7 @@ def _pictures(about: Subjects, gallery: Gallery) -> tuple[tuple[str, tuple[Pictu
 
 
 def _methods(
-    about: Subjects, comparison: Comparison | None, grouped: Section | None
+    about: Subjects, comparison: Comparison | None, grouped: Section | None, pictures: tuple[str, ...] = SEGMENTED
 ) -> Iterable[tuple[str, tuple[str | Markup, ...]]]:
     policies = [model.report.policy.sentences for model in about.models]
     if len(set(policies)) == 1:
@@ -248,25 +304,20 @@ def _methods(
         yield "Metrics that decide this themselves", (listed(own, len(own)),)
     seeds = sorted({model.report.seed for model in about.models})
     yield "Statistics", (*SUMS, f"Seed of the bootstrap: {', '.join(map(str, seeds))}.")
-    yield "Volume agreement", agreement.METHODS
+    if pictures is SEGMENTED:
+        yield "Volume agreement", agreement.METHODS
     if grouped:
         yield "Groups of cases and sizes of lesions", (*subgroups.METHODS, *breakdown.METHODS)
     if comparison:
         yield "Comparison of models", comparison.methods
-    yield (
-        "Pictures",
-        (
-            "Radiological display: the patient's right is on the left of axial and coronal views. Each view shows the "
-            "slice in which most voxels are wrong; slices follow the axes of the file.",
-            "Worst, median and best are by the mean over labels of the first metric, over all models together.",
-        ),
-    )
+    yield "Pictures", pictures
+    files = REPORT_FILES if pictures is SEGMENTED else (*REPORT_FILES[:2], PAIRS_FILE)
     yield (
         "Files beside this page",
         (
             "Numbers of this page in full precision, with p values raw and adjusted, effects, intervals, ranks, groups "
             "and agreement of volumes: in the files named like it and ending in .json and .csv.",
-            f"Scores of single cases in full precision: in {listed(REPORT_FILES)} of each report.",
+            f"Scores of single cases in full precision: in {listed(files)} of each report.",
         ),
     )
 

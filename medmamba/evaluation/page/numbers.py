@@ -39,7 +39,12 @@ def is_ours(path: Path) -> bool:
 
 
 def write(
-    about: Subjects, page: Path, *, comparison: Comparison | None, groups: Iterable[tuple[Model, Breakdown]]
+    about: Subjects,
+    page: Path,
+    *,
+    comparison: Comparison | None,
+    groups: Iterable[tuple[Model, Breakdown]],
+    whole: Sequence[Model] = (),
 ) -> None:
     """Write both files.
 
@@ -48,12 +53,13 @@ def write(
         page: that they are beside.
         comparison: of the models; None where there is one.
         groups: of cases, broken down for each model.
+        whole: of registrations, the same models with registered pairs as a whole.
 
     Raises:
         OSError: if one cannot be written.
     """
     tables = {
-        "summary": [_of(model, each) for model in about.models for each in model.report.summaries],
+        "summary": [_of(model, each) for model in (*about.models, *whole) for each in model.report.summaries],
         "subgroups": [
             _of(model, each) | {"groups": None, "group": one["group"]["name"], **one["summary"]}
             for model, each in groups

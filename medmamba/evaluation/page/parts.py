@@ -223,12 +223,13 @@ def value_text(value: float, name: str = "") -> str:
         return figure(value)
     if metric(name).count:
         return figure(value, 0 if float(value).is_integer() else 1)  # counts may be whole numbers
-    return figure(value, 3 if is_share(name) else 2)
+    return figure(value, 3 if is_share(name) or not metric(name).unit or metric(name).unit == "%" else 2)
 
 
 def is_share(name: str) -> bool:
     """Whether a metric lies between 0 and 1."""
-    return not metric(name).unit and not metric(name).count
+    known = metric(name)
+    return not known.unit and not known.count and not known.of_pair
 
 
 def percent(share: float) -> str:
