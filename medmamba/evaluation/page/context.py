@@ -151,7 +151,7 @@ def _of_registrations(
         title=title or registrations.named([model.report for model in about.models]),
         date=_date(),
         version=version("medmamba"),
-        facts=tuple(_facts(about)),
+        facts=tuple(_facts(about, "method", "pairs")),
         summary=summary,
         group_words=tuple(group_words),
         verdict=tuple(versus.verdict(whole, comparison)) if comparison else (),
@@ -235,11 +235,11 @@ def _swatch(colour: str, opacity: float) -> str:
     )
 
 
-def _facts(about: Subjects) -> Iterable[tuple[str, str | Markup]]:
+def _facts(about: Subjects, models: str = "model", cases: str = "cases") -> Iterable[tuple[str, str | Markup]]:
     names = [tables.model_mark(model) for model in about.models]
     if about.named:
-        yield "model" if len(names) == 1 else "models", listed(names, len(names))
-    yield "cases", str(len(about.numbers))
+        yield models if len(names) == 1 else f"{models}s", listed(names, len(names))
+    yield cases, str(len(about.numbers))
     yield "labels", listed(about.labels, 8)
     yield "metrics", listed([metric(name).title for name in about.metrics], 6)
 

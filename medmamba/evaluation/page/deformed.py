@@ -52,12 +52,14 @@ class Layers:
         width: in pixels, of each.
         height: likewise.
         slices: what is shown, such as ``axial k = 12``.
+        panels: where each view begins and ends, as shares of the width.
     """
 
     sources: dict[str, str]
     width: int
     height: int
     slices: str
+    panels: tuple[tuple[float, float], ...]
 
 
 def draw(pair: RegisteredPair) -> Layers:
@@ -84,12 +86,19 @@ def draw(pair: RegisteredPair) -> Layers:
         for name, picture in cut.pictures(fixed, moving, whole, windows).items():
             panels[name].append(picture)
     joined = {name: _beside(parts) for name, parts in panels.items()}
+    whole_px = joined["fixed"].width
+    starts = [0, *np.cumsum([panel.width + GAP for panel in panels["fixed"]]).tolist()]
+    shares = tuple(
+        (start / whole_px, (start + panel.width) / whole_px)
+        for start, panel in zip(starts, panels["fixed"], strict=False)
+    )
     names = (f"{view.name} {slice_name(fixed.geometry, view.through, at[view.through])}" for view in views)
     return Layers(
         sources={name: _data_url(picture) for name, picture in joined.items()},
-        width=joined["fixed"].width,
+        width=whole_px,
         height=joined["fixed"].height,
         slices=", ".join(names).replace(" = ", "\u00a0=\u00a0"),
+        panels=shares,
     )
 
 

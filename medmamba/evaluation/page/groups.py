@@ -44,7 +44,9 @@ def section(about: Subjects, table: Subgroups | None) -> tuple[Section | None, l
     Raises:
         DataError: if the table has none of the cases.
     """
-    columns = [*(table.columns(list(about.numbers)) if table else ()), *by_lesion_size(about.models[0].report)]
+    columns = [*(table.columns(list(about.numbers)) if table else ())]
+    if not any(model.report.figures for model in about.models):  # sizes of brains do not tell of registrations
+        columns += by_lesion_size(about.models[0].report)
     broken_down = break_down([model.report for model in about.models], columns)
     found = [(model, each) for model, own in zip(about.models, broken_down, strict=True) for each in own]
     if not found:

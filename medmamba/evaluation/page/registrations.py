@@ -136,7 +136,10 @@ def _gallery(about: Subjects, progress: Progress) -> tuple[tuple[tuple[str, tupl
     lost = sum(isinstance(outcome, Failure) for outcome in outcomes)
     notes = (f"{count(lost, 'picture')} could not be drawn, as files are not what they were.",) if lost else ()
     return tuple(
-        (name, tuple(Card(number=about.numbers[c], id=c, methods=tuple(drawn[c])) for c in cases if c in drawn))
+        (
+            name.replace("cases", "pairs"),
+            tuple(Card(number=about.numbers[c], id=c, methods=tuple(drawn[c])) for c in cases if c in drawn),
+        )
         for name, cases in chosen
     ), notes
 
@@ -281,4 +284,4 @@ def comparison_section(found: Registrations) -> Section | None:
 def named(reports: Sequence[Report]) -> str:
     """What such a page is called."""
     names = [report.name for report in reports if report.name and not _is_before(report)]
-    return f"Registration by {listed(names, 4)}" if names else "Registration report"
+    return f"Registration by {listed(names, 4).unescape()}" if names else "Registration report"

@@ -6,7 +6,10 @@ function layers(box) {
   const pictures = new Map([...box.querySelectorAll("img[data-layer]")].map((img) => [img.dataset.layer, img]));
   const [lower, upper] = [0, 1].map(() => element("img", { alt: "" }));
   const { width, height } = pictures.values().next().value;
-  const stage = element("div", { class: "stage", style: `aspect-ratio: ${width} / ${height}` }, lower, upper, element("i"));
+  // Each view has its border, all of them at the same share of its width.
+  const panels = JSON.parse(box.dataset.layers);
+  const lines = panels.map(() => element("i"));
+  const stage = element("div", { class: "stage", style: `aspect-ratio: ${width} / ${height}` }, lower, upper, ...lines);
   const border = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `Border between both pictures of ${box.getAttribute("aria-label")}` });
   const selects = FIRST.map((name, side) => {
     const select = element("select", { "aria-label": side ? "Right of the border" : "Left of the border" });
@@ -25,13 +28,23 @@ function layers(box) {
 
   function move(percent) {
     border.value = Math.max(0, Math.min(100, percent));
-    stage.style.setProperty("--border", `${border.value}%`);
+    const corners = panels.flatMap(([start, end], place) => {
+      const [left, right] = [100 * start, 100 * start + border.value * (end - start)];
+      lines[place].style.left = `${right}%`;
+      return [[left, 100], [left, 0], [right, 0], [right, 100]];
+    });
+    upper.style.clipPath = `polygon(${corners.map(([x, y]) => `${x}% ${y}%`).join(", ")})`;
     border.setAttribute("aria-valuetext", `${Math.round(border.value)} % ${selects[0].value}`);
   }
 
+  // The view in which the finger went down stays the one that is asked.
+  let held = 0;
   const drag = (event) => {
     const place = stage.getBoundingClientRect();
-    move(100 * (event.clientX - place.left) / place.width);
+    const share = (event.clientX - place.left) / place.width;
+    if (event.type === "pointerdown") held = Math.max(0, panels.findLastIndex(([start]) => start <= share));
+    const [start, end] = panels[held];
+    move(100 * (share - start) / (end - start));
   };
   stage.addEventListener("pointerdown", (event) => {
     stage.setPointerCapture(event.pointerId);
