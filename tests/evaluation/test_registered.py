@@ -173,6 +173,21 @@ def test_a_mask_says_where_the_field_counts(tmp_path: Path) -> None:
     assert evaluate_registrations(out)[0].cases[0].figures["displacement"] < 0.1
 
 
+def test_other_software_needs_no_more_than_the_documentation_says(tmp_path: Path) -> None:
+    out = write_folder(tmp_path / "out", tmp_path / "cases", 1)
+    text = (Path(__file__).parents[2] / "docs" / "registration.md").read_text()
+    overview, record = (json.loads(part.split("```")[0]) for part in text.split("```json")[1:])
+    name = "p0"
+    (out / "registration.json").write_text(json.dumps({"pairs": {name: overview["pairs"]["b_to_a"]}}))
+    known = json.loads((out / name / "run.json").read_text())
+    for side in ("fixed", "moving"):
+        record[side] = {key: known[side][key] for key in record[side]}
+    (out / name / "run.json").write_text(json.dumps(record))
+    [case] = evaluate_registrations(out)[0].cases
+    assert case.figures["seconds"] == 41.2
+    assert len(case.scores) == 3
+
+
 @pytest.mark.parametrize(
     ("overview", "words"),
     [({"pairs": {}}, "it is empty"), ({"pairs": ["p0"]}, "does not list 'pairs'"), ({}, "does not list 'pairs'")],
