@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.remedies import run
-from tests.registration_factory import write_folder
+from tests.registered_factory import write_folder
 
 
 @pytest.fixture

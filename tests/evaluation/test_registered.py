@@ -22,7 +22,7 @@ from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.sources import read_reports
 from medmamba.io.formats.transforms import write_transform
 from medmamba.transform import Field, Transform
-from tests.registration_factory import LANDMARKS, SHIFT, WORKING, field, write_folder, write_pair
+from tests.registered_factory import LANDMARKS, SHIFT, WORKING, field, write_folder, write_pair
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_mask_says_where_the_field_counts(tmp_path: Path) -> None:
     """In a corner that the waves do not reach nothing moves."""
     from medmamba import io
     from medmamba.volume import Volume
-    from tests.registration_factory import FIXED
+    from tests.registered_factory import FIXED
 
     out = tmp_path / "out"
     write_pair(out, tmp_path / "cases", "p0")

@@ -25,7 +25,7 @@ from medmamba.progress import silent
 from medmamba.transform import Affine, Field, Transform
 from medmamba.volume import Geometry, Volume
 from tests.evaluation.page.chromium import Chromium, find
-from tests.registration_factory import write_folder
+from tests.registered_factory import write_folder
 
 PAIRS = 12
 
