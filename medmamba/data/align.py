@@ -8,15 +8,15 @@ with a fixed seed, and one thread sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 
+from medmamba.data.working_grid import averaged
 from medmamba.errors import DataError
 from medmamba.intensity import measured
 from medmamba.plans.plan import AffineKind
@@ -180,18 +180,7 @@ def _evened(volume: Volume) -> Volume:
     array = np.clip((np.nan_to_num(array, nan=low, posinf=high, neginf=low) - low) / (high - low), 0, 1)
     target = max(n * s for n, s in zip(geometry.shape, geometry.spacing_mm, strict=True)) / EDGE_VOXELS
     factors = [max(1, math.floor(target / s + 0.1)) for s in geometry.spacing_mm]
-    return Volume(*_averaged(array, geometry, factors))
-
-
-def _averaged(array: NDArray[np.float32], geometry: Geometry, factors: Sequence[int]) -> tuple[Any, Geometry]:
-    """Means over blocks; what is left over at the end is left out."""
-    shape = [n // f for n, f in zip(array.shape, factors, strict=True)]
-    cut = array[tuple(slice(0, n * f) for n, f in zip(shape, factors, strict=True))]
-    blocks = cut.reshape([each for pair in zip(shape, factors, strict=True) for each in pair])
-    affine = geometry.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2)
-    affine[:3, :3] *= factors
-    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)[None], Geometry((shape[0], shape[1], shape[2]), affine)
+    return averaged(Volume(array[None], geometry), factors)
 
 
 def _upright(volume: Volume) -> Volume:

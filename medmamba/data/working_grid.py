@@ -41,7 +41,7 @@ def working_grid(fixed: Geometry, spacing_mm: Sequence[float], strides: Sequence
 
 
 def placed(volume: Volume, affine: Affine, grid: Geometry, mode: Mode = "linear", outside: float = 0.0) -> Volume:
-    """A moving image on the working grid, by one interpolation.
+    """A moving image on the working grid, by one interpolation; a finer one is averaged first.
 
     Args:
         volume: the image.
@@ -50,4 +50,25 @@ def placed(volume: Volume, affine: Affine, grid: Geometry, mode: Mode = "linear"
         mode: how values in between are found.
         outside: the value beyond the image.
     """
+    if mode == "linear":
+        axes, _ = closest_axes(volume.geometry)
+        factors = [1, 1, 1]
+        for axis, target in zip(axes, grid.spacing_mm, strict=True):
+            factors[axis] = max(1, math.floor(target / volume.geometry.spacing_mm[axis] + 0.1))
+        volume = averaged(volume, factors)
     return resample(volume, Transform((affine,)), grid, mode, outside)
+
+
+def averaged(volume: Volume, factors: Sequence[int]) -> Volume:
+    """Means over blocks of so many voxels along each axis; beyond the image the last voxel goes on."""
+    if max(factors) == 1:
+        return volume
+    shape = [math.ceil(n / f) for n, f in zip(volume.geometry.shape, factors, strict=True)]
+    lacking = [k * f - n for k, f, n in zip(shape, factors, volume.geometry.shape, strict=True)]
+    array = np.pad(volume.array, [(0, 0), *((0, n) for n in lacking)], mode="edge")
+    blocks = array.reshape(len(array), *(each for pair in zip(shape, factors, strict=True) for each in pair))
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2)
+    affine[:3, :3] *= factors
+    means = blocks.mean(axis=(2, 4, 6), dtype=np.float32)
+    return Volume(means, Geometry((shape[0], shape[1], shape[2]), affine))

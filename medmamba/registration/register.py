@@ -32,6 +32,7 @@ from medmamba.registration.refine import refine
 from medmamba.tasks.registration import MOST_FOLDED_PERCENT
 from medmamba.tasks.similarity import SIMILARITIES
 from medmamba.transform import (
+    Affine,
     Field,
     Inverse,
     Transform,
@@ -271,7 +272,7 @@ def _placed(
 
     images = (
         tensor(placed(normalised(moving, settings.channels[1]), aligned.affine, grid)),
-        tensor(resample(normalised(fixed, settings.channels[0]), Transform(), grid)),
+        tensor(placed(normalised(fixed, settings.channels[0]), Affine(np.eye(4)), grid)),
     )
     return images, None if fixed_mask is None else tensor(_marked(fixed_mask, grid))
 

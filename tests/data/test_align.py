@@ -91,3 +91,16 @@ def test_an_image_at_the_working_spacing_keeps_its_voxels() -> None:
     grid = working_grid(fixed.geometry, (4.0, 4.0, 4.0), (4, 4, 4))
     onto = placed(fixed, Affine(np.eye(4)), grid)
     assert set(np.unique(fixed.array)) <= set(np.unique(onto.array))
+
+
+def test_a_finer_image_is_averaged_onto_the_working_grid() -> None:
+    stripes = np.zeros((1, 24, 22, 20), np.float32)
+    stripes[:, ::2] = 100
+    fine = Volume(stripes, Geometry((24, 22, 20), np.diag([-1.0, 1.0, 1.0, 1.0])))
+    grid = working_grid(fine.geometry, (2.0, 2.0, 2.0), (1, 1, 1))
+    inside = placed(fine, Affine(np.eye(4)), grid).array[0, 3:-3, 3:-3, 3:-3]
+    np.testing.assert_allclose(inside, 50, atol=1e-4)
+    ramp = fine.with_array(np.broadcast_to(np.arange(22, dtype=np.float32)[:, None], (1, 24, 22, 20)).copy())
+    along = placed(ramp, Affine(np.eye(4)), grid).array[0, 5, 2:-2, 5]
+    mm = grid.affine[1, 1] * np.arange(2, grid.shape[1] - 2) + grid.affine[1, 3]
+    np.testing.assert_allclose(along, mm, atol=1e-4)
