@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -83,13 +84,16 @@ def register_pair(
         SelfCheckError: if SimpleITK makes another image of a file that was written.
         OSError: if the disk is full or does not allow it.
     """
+    begun = time.monotonic()
     digest = inputs_digest(pair)
     read = _read(pair)
     remarks = check_images(read.fixed, read.moving)
     notes = Annotations.read(pair, read.fixed.geometry, read.moving.geometry)
     settings, decisions, odd = _settings(pair, read, asked, model)
+    ready = time.monotonic()
     found = register(read.fixed, read.moving, settings, model=model, masks=read.masks, device=device, progress=progress)
     aligned = Transform((found.aligned.affine,))
+    done = time.monotonic()
     overlap, errors = notes.overlap(aligned, found.transform), notes.errors(aligned, found.transform)
     checked = _write_transforms(read, found, folder, pair, text=asked.text)
     _write_images(read, settings, found, notes, folder, pair)
@@ -108,7 +112,11 @@ def register_pair(
         ),
         measures={name: _known(value) for name, value in asdict(found.measures).items()}
         | {"loss_before": _known(found.losses[0]), "loss_after": _known(found.losses[1])},
-        seconds=found.seconds,
+        seconds={
+            "reading": round(ready - begun, 3),
+            **found.seconds,
+            "writing and checking": round(time.monotonic() - done, 3),
+        },
         peak_bytes=found.peak_bytes,
         checked=checked,
         files={path.name: content_digest([path]) for path in sorted(folder.iterdir())},
