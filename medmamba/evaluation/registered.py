@@ -36,7 +36,7 @@ from medmamba.evaluation.deformation import (
     tre_mm,
 )
 from medmamba.evaluation.evaluate import evaluate
-from medmamba.evaluation.matching import Match, Meaning, find_meaning, labels_in
+from medmamba.evaluation.matching import Match, find_meaning, labels_in
 from medmamba.evaluation.origin import versions
 from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.scores import CaseScore, Origin, Policy
@@ -192,22 +192,24 @@ def evaluate_registrations(
             pair.id: _Measured(notes=(outcome.reason,), failed=True) if isinstance(outcome, Failure) else outcome
             for pair, outcome in zip(pairs, outcomes, strict=True)
         } | {pair: _Measured(notes=(reason,), failed=True) for pair, reason in failed.items()}
-        made: list[Report | None] = []
-        for when in ("after", "before"):
-            matches = _matches(pairs, place / when)
-            if not matches:
-                made.append(None)
-                continue
-            meaning = _meaning(pairs, matches, labels, progress)
-            report = evaluate(
-                matches,
-                meaning.labels,
-                metrics=metrics or ("standard",),
-                policy=policy,
-                workers=workers,
-                progress=progress,
+        matches = {when: _matches(pairs, place / when) for when in ("after", "before")}
+        structures = _structures(pairs, matches["after"], labels, progress) if matches["after"] else None
+        made = [
+            _large(
+                evaluate(
+                    each,
+                    structures,
+                    metrics=metrics or ("standard",),
+                    policy=policy,
+                    workers=workers,
+                    progress=progress,
+                ),
+                least_ml,
             )
-            made.append(_large(report, least_ml))
+            if structures
+            else None
+            for each in matches.values()
+        ]
     model = _words(pairs)
     origin = Origin(prediction=folder.resolve(), model=model, versions=versions())
     aligned = any(isinstance(step, Affine) for step in pairs[0].read_transform().steps)
@@ -340,9 +342,11 @@ def _matches(pairs: Sequence[RegisteredPair], place: Path) -> list[Match]:
     return found
 
 
-def _meaning(pairs: Sequence[RegisteredPair], matches: Sequence[Match], labels: str, progress: Progress) -> Meaning:
-    first = next(pair.labels for pair in pairs if pair.labels is not None)
-    return find_meaning(first[1], first[0], labels) or Meaning(labels_in(_distinct(matches), progress))
+def _structures(pairs: Sequence[RegisteredPair], matches: Sequence[Match], labels: str, progress: Progress) -> Labels:
+    """What values mean, by what the user says or what lies beside the first label map, else every value there is."""
+    fixed, moving = next(pair.labels for pair in pairs if pair.labels is not None)
+    found = find_meaning(moving, fixed, labels)
+    return found.labels if found else labels_in(_distinct(matches), progress)
 
 
 def _distinct(matches: Sequence[Match]) -> list[Match]:

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: So many pairs are drawn at each end where several methods are on the page.
 FEW = 2
+#: Structures whose values are drawn, at most.
+MOST_STRUCTURES = 24
 METHODS = (
     "A transform takes points of the fixed image to the moving one. The moving label map is brought onto the grid of "
     "the fixed one by one interpolation, in which of the labels around a point the one with the largest share wins.",
@@ -182,12 +184,15 @@ def sections(about: Subjects, found: Registrations) -> Iterable[Section]:
         ),
         tables=(_pair_table(about),),
     )
-    words = (
+    words: tuple[str, ...] = (
         "Points are pairs and lead to their rows in the table of pairs; boxes are quartiles, diamonds means with their "
         "95 % interval.",
     )
     own = about.labels != whole.labels
-    drawn = [*(figures.distributions(about) if own else []), *_own_distributions(whole, own)]
+    shown = _largest(about)
+    if len(shown) < len(about.labels):
+        words += (f"The {len(shown)} largest of {len(about.labels)} structures; the table of structures has all.",)
+    drawn = [*(figures.distributions(replace(about, labels=shown)) if own else []), *_own_distributions(whole, own)]
     yield Section(id="distributions", title="Before and after", words=words, figures=tuple(drawn))
     if own:
         table = tables.case_table(about)
@@ -201,6 +206,15 @@ def sections(about: Subjects, found: Registrations) -> Iterable[Section]:
             title="Structures",
             tables=(replace(table, caption="Structures", heads=heads, lines=lines),),
         )
+
+
+def _largest(about: Subjects) -> tuple[str, ...]:
+    """The structures of most volume in the fixed label maps, in their order; all where they are few."""
+    volumes = dict.fromkeys(about.labels, 0.0)
+    for _, score in about.models[0].scores():
+        volumes[score.label] += score.reference_ml or 0.0
+    kept = sorted(about.labels, key=lambda label: -volumes[label])[:MOST_STRUCTURES]
+    return tuple(label for label in about.labels if label in kept)
 
 
 def _own_distributions(whole: Subjects, own: bool) -> list[Figure]:

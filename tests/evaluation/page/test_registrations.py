@@ -15,6 +15,7 @@ from PIL import Image
 
 from medmamba import io
 from medmamba.evaluation import page
+from medmamba.evaluation.page import registrations
 from medmamba.evaluation.page.deformed import GRID, LAYERS, draw
 from medmamba.evaluation.page.parts import subjects
 from medmamba.evaluation.page.registrations import gather
@@ -27,7 +28,7 @@ from medmamba.volume import Geometry, Volume
 from tests.evaluation.page.chromium import Chromium, find
 from tests.registered_factory import write_folder
 
-PAIRS = 12
+PAIRS = 9
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,18 @@ def test_without_files_there_are_numbers_and_no_pictures(reports: tuple[Report, 
     text = page.write([gone], tmp_path / "page.html").read_text()
     assert "No pictures: images and transforms are not where the report says any more." in text
     assert 'id="pairs-table"' in text
+
+
+def test_of_many_structures_the_largest_are_drawn(
+    reports: tuple[Report, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrations, "MOST_STRUCTURES", 1)
+    gone = replace(reports[1], origin=replace(reports[1].origin, prediction=tmp_path / "gone"))
+    text = page.write([gone], tmp_path / "page.html").read_text()
+    assert "The 1 largest of 3 structures; the table of structures has all." in text
+    drawn = text[text.index('id="distributions"') : text.index('id="structures"')]
+    assert "cortex" in drawn
+    assert "nucleus" not in drawn
 
 
 def test_pairs_without_labels_have_a_page_of_figures(reports: tuple[Report, ...], tmp_path: Path) -> None:
