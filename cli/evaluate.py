@@ -248,13 +248,13 @@ class _Asked:
     @property
     def registered(self) -> bool:
         """Whether these are registrations."""
-        from medmamba.evaluation.registered import is_registered
+        from medmamba.evaluation.registered_folder import is_registered
 
         return is_registered(self.prediction)
 
     def check(self, folder: Path, read: list[Path], *, summary_json: bool) -> None:
         """Refuse what does not go together, and a folder that is no place to write to."""
-        from medmamba.evaluation import nnunet_summary, registered
+        from medmamba.evaluation import nnunet_summary, registered_folder
         from medmamba.evaluation.report import PAIRS_FILE, REPORT_FILES
         from medmamba.io.places import check_output_folder
 
@@ -269,7 +269,7 @@ class _Asked:
                 f"{self.prediction} is no folder that `medmamba register` wrote: "
                 f"{'leave out --least-ml' if self.reference else 'name what it is to be compared with'}"
             )
-        extra = (PAIRS_FILE, registered.BEFORE_FILE) if self.registered else ()
+        extra = (PAIRS_FILE, registered_folder.BEFORE_FILE) if self.registered else ()
         written = (*REPORT_FILES, *extra, *([nnunet_summary.SUMMARY] if summary_json else []))
         check_output_folder(
             folder,
@@ -281,13 +281,14 @@ class _Asked:
     def evaluate(self) -> tuple[tuple[Report, ...], Matches | None]:
         """The report, with that of the same pairs before registration behind it, and what was compared with what."""
         from medmamba.evaluation.evaluate import evaluate_files
-        from medmamba.evaluation.registered import evaluate_registrations
 
         how: dict[str, Any] = {
             "labels": self.labels, "metrics": self.metrics, "policy": self.policy, "name": self.name,
             "workers": self.workers, "progress": track,
         }  # fmt: skip
         if self.reference is None:
+            from medmamba.evaluation.registered import evaluate_registrations  # with torch
+
             return evaluate_registrations(self.prediction, least_ml=self.least_ml, **how), None
         report, matches = evaluate_files(self.prediction, self.reference, **how)
         return (report,), matches
@@ -298,7 +299,7 @@ class _Asked:
         """Write everything but the page."""
         from medmamba.evaluation import nnunet_summary
         from medmamba.evaluation.matching import description_beside
-        from medmamba.evaluation.registered import save_before
+        from medmamba.evaluation.registered_folder import save_before
 
         paths = [*reports[0].save(folder)]
         paths += [save_before(before, folder) for before in reports[1:]]

@@ -41,7 +41,7 @@ WITHIN = {
     "evaluation": (
         "sources page",
         "registered",
-        "evaluate comparison breakdown subgroups nnunet_summary landmarks",
+        "evaluate comparison breakdown subgroups nnunet_summary landmarks registered_folder",
         "report probabilities maps meaning",
         "metrics",
         "masks",

@@ -1,13 +1,7 @@
 """Registrations held against label maps and landmarks, before and after, and what their transforms do to space.
 
-A folder is one that `medmamba register` wrote, or of any other software in the same form: ``registration.json`` with
-``{"pairs": {ID: {"status": "done"}}}``, and for each pair a folder with ``transform.h5`` (from the fixed to the moving
-image), ``inverse.h5`` where there is one, and ``run.json`` with the files of both sides::
-
-    {"fixed": {"image": PATH, "label": PATH, "points": PATH, "mask": PATH}, "moving": {...}, "seconds": {"all": 12.5}}
-
-Everything is measured anew from these: the moving label map is brought onto the grid of the fixed one, by one
-interpolation, with the whole transform and with its affine maps alone.
+Everything is measured anew from a folder of `medmamba.evaluation.registered_folder`: the moving label map is brought
+onto the grid of the fixed one, by one interpolation, with the whole transform and with its affine maps alone.
 """
 
 from __future__ import annotations
@@ -18,13 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medmamba import io
-from medmamba.case import some
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.deformation import (
@@ -38,6 +30,7 @@ from medmamba.evaluation.deformation import (
 from medmamba.evaluation.evaluate import evaluate
 from medmamba.evaluation.matching import Match, find_meaning, labels_in
 from medmamba.evaluation.origin import versions
+from medmamba.evaluation.registered_folder import MUCH_FOLDING, RegisteredPair, read_pairs
 from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.scores import CaseScore, Origin, Policy
 from medmamba.io.formats.transforms import read_transform
@@ -45,110 +38,18 @@ from medmamba.io.landmarks import matched_points
 from medmamba.io.sizes import largest_voxels
 from medmamba.labels import Label, Labels
 from medmamba.progress import Progress, silent
-from medmamba.records import RecordError, from_json, read_json, write_json
 from medmamba.transform import Affine, Field, Transform, resample
 from medmamba.volume import Geometry, Volume
 
-#: What the folder holds: the pairs, and of each what it was made of; transforms both ways.
-OVERVIEW, RECORD, TRANSFORM, INVERSE = "registration.json", "run.json", "transform.h5", "inverse.h5"
-#: The report of the same pairs before their fields, beside that of registration.
-BEFORE_FILE = "before.json"
 #: What a report calls the pairs aligned by affine maps alone, and as their headers have them where there are none.
 ALIGNED, UNTOUCHED = "affine alone", "before"
 #: A voxel is background up to this share of the range from the smallest value to the 99.5th percentile.
 BACKGROUND = 0.02
-#: More folding than this, in percent, and less displacement than this, in voxels, is worth a word.
-MUCH_FOLDING, LITTLE_VOXELS = 1.0, 0.02
+#: Less displacement than this, in voxels, is worth a word.
+LITTLE_VOXELS = 0.02
 #: Memory a voxel takes about while a pair is measured.
 VOXEL_BYTES = 160
 GIB = 2**30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """The files of one image, as a record has them."""
-
-    image: Path
-    id: str = ""
-    label: Path | None = None
-    points: Path | None = None
-    mask: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegisteredPair:
-    """A pair in a folder of registrations.
-
-    Args:
-        id: also the name of its folder.
-        folder: where its transforms are.
-        fixed: files of the fixed image.
-        moving: of the moving one.
-        seconds: that it took, by stage.
-        peak_bytes: memory.
-        warnings: what makes the result doubtful.
-        decisions: how it was done, by what it is about.
-    """
-
-    id: str
-    folder: Path
-    fixed: Side
-    moving: Side
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_bytes: int | None = None
-    warnings: tuple[str, ...] = ()
-    decisions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def labels(self) -> tuple[Path, Path] | None:
-        """Label maps of the fixed and the moving image, where both have one."""
-        return None if self.fixed.label is None or self.moving.label is None else (self.fixed.label, self.moving.label)
-
-    def read_transform(self) -> Transform:
-        """From the fixed to the moving image."""
-        return read_transform(self.folder / TRANSFORM)
-
-
-def is_registered(folder: Path) -> bool:
-    """Whether this is a folder of registrations."""
-    return (folder / OVERVIEW).is_file()
-
-
-def read_pairs(folder: Path) -> tuple[tuple[RegisteredPair, ...], dict[str, str]]:
-    """The pairs in a folder of registrations, sorted by id, and why others have no transform.
-
-    Raises:
-        DataError: if a record is damaged, or the folder holds no pair that is registered.
-    """
-    path = folder / OVERVIEW
-    overview = read_json(path)
-    if not isinstance(overview, dict) or not isinstance(overview.get("pairs"), dict):
-        raise RecordError(f"{path} does not list 'pairs', as a record of `medmamba register` does; give another folder")
-    found, failed = [], {}
-    for name in sorted(overview["pairs"]):
-        place = folder / name
-        if (place / RECORD).is_file() and (place / TRANSFORM).is_file():
-            found.append(_pair(name, place))
-        else:
-            told = overview["pairs"][name]
-            reason = told.get("message") if isinstance(told, dict) else ""
-            failed[name] = reason or f"there is no {TRANSFORM}"
-    if not found:
-        raise DataError(f"{folder} holds no pair that is registered; {some(list(failed.values()), 1) or 'it is empty'}")
-    return tuple(found), failed
-
-
-def _pair(name: str, place: Path) -> RegisteredPair:
-    facts, where = read_json(place / RECORD), str(place / RECORD)
-    if not isinstance(facts, dict) or not {"fixed", "moving"} <= facts.keys():
-        raise RecordError(f"{where} does not name the files of 'fixed' and 'moving', as that of a registered pair does")
-
-    def known(data: Any, names: Sequence[str]) -> Any:
-        return {key: data[key] for key in names if key in data} if isinstance(data, dict) else data
-
-    sides = {side: known(facts[side], ("image", "id", "label", "points", "mask")) for side in ("fixed", "moving")}
-    rest = known(facts, ("seconds", "peak_bytes", "warnings", "decisions"))
-    return from_json(RegisteredPair, {"id": name, "folder": str(place), **sides, **rest}, where)
 
 
 def evaluate_registrations(
@@ -212,19 +113,13 @@ def evaluate_registrations(
         ]
     model = _words(pairs)
     origin = Origin(prediction=folder.resolve(), model=model, versions=versions())
-    aligned = any(isinstance(step, Affine) for step in pairs[0].read_transform().steps)
+    aligned = any(isinstance(step, Affine) for step in read_transform(pairs[0].transform).steps)
     after = _with_figures(made[0], {pair: (known, known.after) for pair, known in measured.items()})
     after = replace(after, origin=origin, name=name or folder.resolve().name)
     if made[1] is None and not any(known.before for known in measured.values()):
         return (after,)
     before = _with_figures(made[1], {pair: (known, known.before) for pair, known in measured.items()}, after.metrics)
     return after, replace(before, origin=origin, name=ALIGNED if aligned else UNTOUCHED)
-
-
-def save_before(report: Report, folder: Path) -> Path:
-    """Write the report of pairs before registration beside that after it, for `medmamba report` to show both."""
-    write_json(report.to_json(), folder / BEFORE_FILE)
-    return folder / BEFORE_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +146,7 @@ def before_fields(transform: Transform) -> Transform:
 
 def _measure(pair: RegisteredPair, place: Path) -> _Measured:
     """Figures of a pair; its moving label map, moved both ways, is left in a folder."""
-    whole = pair.read_transform()
+    whole = read_transform(pair.transform)
     ways = {"after": whole, "before": before_fields(whole)}
     if pair.labels is not None:
         fixed, moving = io.read_geometry(pair.labels[0]), io.read_label(pair.labels[1])
@@ -280,8 +175,8 @@ def _figures(pair: RegisteredPair, whole: Transform) -> dict[str, float]:
         "min_jacobian": min_jacobian(determinants, mask),
         "displacement": _displacement_mm(whole, grid, mask),
     }
-    if (pair.folder / INVERSE).is_file():
-        errors = inverse_consistency_mm(whole, read_transform(pair.folder / INVERSE), grid, mask)
+    if pair.inverse.is_file():
+        errors = inverse_consistency_mm(whole, read_transform(pair.inverse), grid, mask)
         found |= {"inverse_consistency": float(errors.mean()), "inverse_consistency_max": float(errors.max())}
     if pair.seconds:
         found["seconds"] = math.fsum(pair.seconds.values())

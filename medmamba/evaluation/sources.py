@@ -11,7 +11,7 @@ from medmamba.case import Dataset
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation import nnunet_summary
 from medmamba.evaluation.evaluate import evaluate_files
-from medmamba.evaluation.registered import BEFORE_FILE, is_registered
+from medmamba.evaluation.registered_folder import BEFORE_FILE, is_registered
 from medmamba.evaluation.report import REPORT_FILES, Report
 from medmamba.evaluation.scores import LabelScore
 from medmamba.io.datasets import open_dataset

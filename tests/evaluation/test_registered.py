@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 
 from medmamba.errors import DataError, UsageError
-from medmamba.evaluation.registered import (
-    ALIGNED,
-    BEFORE_FILE,
-    UNTOUCHED,
-    evaluate_registrations,
-    read_pairs,
-    save_before,
-)
+from medmamba.evaluation.registered import ALIGNED, UNTOUCHED, evaluate_registrations
+from medmamba.evaluation.registered_folder import BEFORE_FILE, read_pairs, save_before
 from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.sources import read_reports
 from medmamba.io.formats.transforms import write_transform

@@ -16,7 +16,10 @@ from PIL import Image, ImageDraw
 from medmamba import io
 from medmamba.evaluation.deformation import jacobian
 from medmamba.evaluation.display import View, most_of_largest, ras_axes, reordered, slice_name, views_of, window_of
-from medmamba.evaluation.registered import RegisteredPair, before_fields, counted
+from medmamba.evaluation.page.layers import LAYERS, Layers
+from medmamba.evaluation.registered import before_fields, counted
+from medmamba.evaluation.registered_folder import RegisteredPair
+from medmamba.io.formats.transforms import read_transform
 from medmamba.transform import Transform, resample, voxels_of_field
 from medmamba.volume import Geometry, Volume
 
@@ -32,35 +35,6 @@ SHRUNK, GROWN, FOLDED, GRID = (33, 102, 172), (178, 24, 43), (240, 228, 66), (86
 #: Halved and doubled volumes, and beyond, have the full colour.
 FULL_LOG2 = 1.0
 
-#: What the pictures show, in their order: name, and words.
-LAYERS = {
-    "fixed": "the fixed image",
-    "before": "the moving image before its deformation, aligned by the affine map where there is one",
-    "after": "the moving image after registration",
-    "checkerboard": "squares of the fixed and of the registered image in turn: where they fit, edges go through",
-    "grid": "where the field takes a regular grid of the fixed image, the affine map left out",
-    "Jacobian": "how volumes change: blue shrinks, red grows, full colour at half and twice; yellow folds",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layers:
-    """Pictures of a pair.
-
-    Args:
-        sources: a data URL by name, of `LAYERS`.
-        width: in pixels, of each.
-        height: likewise.
-        slices: what is shown, such as ``axial k = 12``.
-        panels: where each view begins and ends, as shares of the width.
-    """
-
-    sources: dict[str, str]
-    width: int
-    height: int
-    slices: str
-    panels: tuple[tuple[float, float], ...]
-
 
 def draw(pair: RegisteredPair) -> Layers:
     """Read a pair and draw it through the middle of what counts of the fixed image.
@@ -69,7 +43,7 @@ def draw(pair: RegisteredPair) -> Layers:
         DataError: if a file cannot be read any more.
         OSError: if one is not there.
     """
-    fixed, moving, whole = io.read(pair.fixed.image), io.read(pair.moving.image), pair.read_transform()
+    fixed, moving, whole = io.read(pair.fixed.image), io.read(pair.moving.image), read_transform(pair.transform)
     order, flips = ras_axes(fixed.geometry)
     ground = reordered(counted(fixed, pair.fixed.mask)[None], order, flips)[0]
     at, views = most_of_largest(ground), views_of(ground.shape)

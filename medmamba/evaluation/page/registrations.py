@@ -15,8 +15,8 @@ from medmamba.errors import DataError
 from medmamba.evaluation.comparison import Comparison, compare
 from medmamba.evaluation.metrics import COMPARED, metric
 from medmamba.evaluation.page import figures, tables, versus
-from medmamba.evaluation.page.deformed import LAYERS, Layers, draw
 from medmamba.evaluation.page.gallery import VOXEL_BYTES, choose
+from medmamba.evaluation.page.layers import LAYERS, Layers
 from medmamba.evaluation.page.parts import (
     Figure,
     Head,
@@ -33,7 +33,7 @@ from medmamba.evaluation.page.parts import (
     without_paths,
 )
 from medmamba.evaluation.page.summary import order, say, value_words
-from medmamba.evaluation.registered import MUCH_FOLDING, RegisteredPair, is_registered, read_pairs
+from medmamba.evaluation.registered_folder import MUCH_FOLDING, RegisteredPair, is_registered, read_pairs
 from medmamba.evaluation.report import Report
 from medmamba.files import in_words
 from medmamba.io.sizes import largest_voxels
@@ -129,6 +129,8 @@ def _gallery(about: Subjects, progress: Progress) -> tuple[tuple[tuple[str, tupl
         return (), ("No pictures: images and transforms are not where the report says any more.",)
     voxels = largest_voxels([pair.fixed.image for _, pair in wanted])
     engine = suited(len(wanted), case_bytes=VOXEL_BYTES * voxels)
+    from medmamba.evaluation.page.deformed import draw  # with torch, which pages about segmentations do without
+
     pairs = [pair for _, pair in wanted]
     outcomes = map_cases(draw, pairs, engine, title="Drawing pairs", progress=progress)
     drawn: dict[str, list[tuple[Model, str, Layers]]] = {}

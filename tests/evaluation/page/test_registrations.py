@@ -16,10 +16,12 @@ from PIL import Image
 from medmamba import io
 from medmamba.evaluation import page
 from medmamba.evaluation.page import registrations
-from medmamba.evaluation.page.deformed import GRID, LAYERS, draw
+from medmamba.evaluation.page.deformed import GRID, draw
+from medmamba.evaluation.page.layers import LAYERS
 from medmamba.evaluation.page.parts import subjects
 from medmamba.evaluation.page.registrations import gather
-from medmamba.evaluation.registered import RegisteredPair, Side, evaluate_registrations
+from medmamba.evaluation.registered import evaluate_registrations
+from medmamba.evaluation.registered_folder import RegisteredPair, Side
 from medmamba.evaluation.report import Report
 from medmamba.io.formats.transforms import write_transform
 from medmamba.progress import silent

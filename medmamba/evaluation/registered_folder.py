@@ -1,0 +1,126 @@
+"""Folders of registrations: what lies in them, read without a library that is slow to load.
+
+Such a folder is one that `medmamba register` wrote, or of any other software in the same form: ``registration.json``
+with ``{"pairs": {ID: {"status": "done"}}}``, and for each pair a folder with ``transform.h5`` (from the fixed to the
+moving image), ``inverse.h5`` where there is one, and ``run.json`` with the files of both sides::
+
+    {"fixed": {"image": PATH, "label": PATH, "points": PATH, "mask": PATH}, "moving": {...}, "seconds": {"all": 12.5}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medmamba.case import some
+from medmamba.errors import DataError
+from medmamba.evaluation.report import Report
+from medmamba.records import RecordError, from_json, read_json, write_json
+
+#: What the folder holds: the pairs, and of each what it was made of; transforms both ways.
+OVERVIEW, RECORD, TRANSFORM, INVERSE = "registration.json", "run.json", "transform.h5", "inverse.h5"
+#: The report of the same pairs before their fields, beside that of registration.
+BEFORE_FILE = "before.json"
+#: More folding than this, in percent, is worth a word.
+MUCH_FOLDING = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """The files of one image, as a record has them."""
+
+    image: Path
+    id: str = ""
+    label: Path | None = None
+    points: Path | None = None
+    mask: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredPair:
+    """A pair in a folder of registrations.
+
+    Args:
+        id: also the name of its folder.
+        folder: where its transforms are.
+        fixed: files of the fixed image.
+        moving: of the moving one.
+        seconds: that it took, by stage.
+        peak_bytes: memory.
+        warnings: what makes the result doubtful.
+        decisions: how it was done, by what it is about.
+    """
+
+    id: str
+    folder: Path
+    fixed: Side
+    moving: Side
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+    decisions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[Path, Path] | None:
+        """Label maps of the fixed and the moving image, where both have one."""
+        return None if self.fixed.label is None or self.moving.label is None else (self.fixed.label, self.moving.label)
+
+    @property
+    def transform(self) -> Path:
+        """From the fixed to the moving image."""
+        return self.folder / TRANSFORM
+
+    @property
+    def inverse(self) -> Path:
+        """From the moving to the fixed image; need not be there."""
+        return self.folder / INVERSE
+
+
+def is_registered(folder: Path) -> bool:
+    """Whether this is a folder of registrations."""
+    return (folder / OVERVIEW).is_file()
+
+
+def read_pairs(folder: Path) -> tuple[tuple[RegisteredPair, ...], dict[str, str]]:
+    """The pairs in a folder of registrations, sorted by id, and why others have no transform.
+
+    Raises:
+        DataError: if a record is damaged, or the folder holds no pair that is registered.
+    """
+    path = folder / OVERVIEW
+    overview = read_json(path)
+    if not isinstance(overview, dict) or not isinstance(overview.get("pairs"), dict):
+        raise RecordError(f"{path} does not list 'pairs', as a record of `medmamba register` does; give another folder")
+    found, failed = [], {}
+    for name in sorted(overview["pairs"]):
+        place = folder / name
+        if (place / RECORD).is_file() and (place / TRANSFORM).is_file():
+            found.append(_pair(name, place))
+        else:
+            told = overview["pairs"][name]
+            reason = told.get("message") if isinstance(told, dict) else ""
+            failed[name] = reason or f"there is no {TRANSFORM}"
+    if not found:
+        raise DataError(f"{folder} holds no pair that is registered; {some(list(failed.values()), 1) or 'it is empty'}")
+    return tuple(found), failed
+
+
+def _pair(name: str, place: Path) -> RegisteredPair:
+    facts, where = read_json(place / RECORD), str(place / RECORD)
+    if not isinstance(facts, dict) or not {"fixed", "moving"} <= facts.keys():
+        raise RecordError(f"{where} does not name the files of 'fixed' and 'moving', as that of a registered pair does")
+
+    def known(data: Any, names: Sequence[str]) -> Any:
+        return {key: data[key] for key in names if key in data} if isinstance(data, dict) else data
+
+    sides = {side: known(facts[side], ("image", "id", "label", "points", "mask")) for side in ("fixed", "moving")}
+    rest = known(facts, ("seconds", "peak_bytes", "warnings", "decisions"))
+    return from_json(RegisteredPair, {"id": name, "folder": str(place), **sides, **rest}, where)
+
+
+def save_before(report: Report, folder: Path) -> Path:
+    """Write the report of pairs before registration beside that after it, for `medmamba report` to show both."""
+    write_json(report.to_json(), folder / BEFORE_FILE)
+    return folder / BEFORE_FILE
