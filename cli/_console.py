@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -71,7 +72,9 @@ def note(text: str, style: str | None = "yellow") -> None:
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str | Text]]) -> Table:
     """Cells that may hold names of files, to be printed where the table belongs."""
-    built = Table(*titles)
+    built = Table(*titles, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in built.columns:
+        column.overflow = "fold"  # what is cut off cannot be pasted into a command
     for row in rows:
         built.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return built

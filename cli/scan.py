@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from medmamba.plans.plan import Plan
 
 #: Titles of the table.
-_COLUMNS = ("", "modality", "description", "size", "spacing mm", "orientation", "slices")
+#: They are short, and nothing in them is long, so that they fit into 80 columns.
+_COLUMNS = ("", "study", "type", "description", "size", "mm", "facing", "slices")
 
 
 def scan(
@@ -40,10 +40,10 @@ def scan(
 ) -> None:
     """Show the series of an export in DICOM: what they are, and what is wrong with them.
 
-    Files are recognised by their content, and no pixels are read. There is a table for each study; patients and
-    studies are numbered. A series that holds several stacks, of two orientations or sizes, has a line for each. What
-    `medmamba predict` would refuse is told with positions in mm along the normal of the slices, and with the option to
-    go on. No names, dates of birth or accession numbers are shown.
+    Files are recognised by their content, and no pixels are read. Patients and studies are numbered. A series that
+    holds several stacks, of two orientations or sizes, has a line for each. What `medmamba predict` would refuse is
+    told with positions in mm along the normal of the slices, and with the option to go on. No names, dates of birth or
+    accession numbers are shown.
 
     The exit code is 4 where the system does not let files be read; the others are shown all the same.
 
@@ -85,23 +85,23 @@ def scan(
 
 
 def _show(export: Export, path: Path, plan: Plan | None) -> None:
-    """A table for each study; below it what its series are called, where they lie, and what is wrong with them."""
-    titles = (*_COLUMNS, *(["channels"] if plan is not None else []), "problems")
-    several = len({each.patient for each in export.series}) > 1
-    for (patient, study), members in groupby(
-        enumerate(export.series, start=1), key=lambda numbered: (numbered[1].patient, numbered[1].study)
-    ):
-        numbered = list(members)
-        say(f"{f'patient {patient}, ' if several else ''}study {study}: {numbered[0][1].study_uid}")
-        told = {number: _as_json(each, path, plan) for number, each in numbered}
-        out.print(table(titles, [_row(number, each, told[number]) for number, each in numbered]))
-        for number, each in numbered:
-            folder = told[number]["folder"]
-            say(f"{number}  {each.id}{'' if folder == '.' else f'  in {folder}'}")
-            for problem in each.problems:
-                way_out = f" (to go on: {problem.option})" if problem.option else ""
-                remark = "to be known, " if problem.is_remark else ""
-                say(f"   {remark}{problem.kind}: {problem.message}{way_out}", "yellow")
+    """The table of all series; below it what they are called, where they lie, and what is wrong with them."""
+    told = [_as_json(each, path, plan) for each in export.series]
+    if told:
+        titles = (*_COLUMNS, *(["channels"] if plan is not None else []), "problems")
+        rows = (_row(number, *each) for number, each in enumerate(zip(export.series, told, strict=True), start=1))
+        out.print(table(titles, rows))
+    several, study = len({each.patient for each in export.series}) > 1, 0
+    for number, (each, facts) in enumerate(zip(export.series, told, strict=True), start=1):
+        if each.study != study:
+            study = each.study
+            say(f"{f'patient {each.patient}, ' if several else ''}study {study}: {each.study_uid}")
+        place = "" if facts["folder"] == "." else f"  in {facts['folder']}"
+        say(f"{number:4}  {each.id}{place}")
+        for problem in each.problems:
+            way_out = f" (to go on: {problem.option})" if problem.option else ""
+            remark = "to be known, " if problem.is_remark else ""
+            say(f"      {remark}{problem.kind}: {problem.message}{way_out}", "yellow")
 
 
 def _row(number: int, series: Series, told: dict[str, Any]) -> list[str]:
@@ -111,6 +111,7 @@ def _row(number: int, series: Series, told: dict[str, Any]) -> list[str]:
     phases = f"{counts[0]} x {len(counts)}" if is_whole and len(counts) > 1 else " + ".join(counts)
     return [
         str(number),
+        str(series.study),
         series.modality,
         series.description,
         " x ".join(map(str, size[:2])),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medmamba.cli import _console
 from medmamba.files import WRITING
 from medmamba.plans.plan import Plan
 from tests import dicom_damage
@@ -30,8 +31,11 @@ def export(tmp_path: Path) -> tuple[Path, factory.Made, factory.Made]:
     return tmp_path / "export", good, bad
 
 
-def test_table_shows_series_and_what_is_wrong_with_them(export: tuple[Path, factory.Made, factory.Made]) -> None:
+def test_table_shows_series_and_what_is_wrong_with_them(
+    export: tuple[Path, factory.Made, factory.Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, good, bad = export
+    monkeypatch.setattr(_console.out, "width", 160)
     code, said = run("scan", path)
     assert code == 0
     for word in (good.uid, bad.uid, "T1 post GD", "Head", "1.4 x 1.8 x 3", "axial", "a tilt of 12.0 degrees"):

@@ -82,7 +82,8 @@ class Instance:
     Args:
         file: where it lies.
         uid: SOP instance UID.
-        patient: a digest, by which files of one patient are known; it means nothing outside of this process.
+        patient: a digest, by which files of one patient are known; it means nothing outside of this process. Empty
+            where the file tells of none.
         sop_class: UID of the kind of object.
         shape: rows, columns.
         series_uid: of its series; so are study, frame of reference, modality, description and number.
@@ -262,10 +263,12 @@ def _instance(path: Path, dataset: Dataset) -> Instance | Skipped:
 
 
 def _patient(dataset: Dataset) -> str:
-    told = [text_of(dataset, "PatientID"), text_of(dataset, "IssuerOfPatientID")]
+    """Digest of the id, or else of the name, in whatever case and with whatever blanks; empty without both."""
+    told = [text_of(dataset, keyword) for keyword in ("PatientID", "IssuerOfPatientID")]
     if not told[0]:
-        told.append(text_of(dataset, "PatientName"))
-    return hashlib.blake2b("\\".join(told).encode(), key=_KEY, digest_size=16).hexdigest()
+        told = [str(dataset.get("PatientName") or "").replace("^", " ")]
+    words = "\\".join(" ".join(each.casefold().split()) for each in told)
+    return hashlib.blake2b(words.encode(), key=_KEY, digest_size=16).hexdigest() if words.strip("\\") else ""
 
 
 def _kinds(dataset: Dataset) -> list[str]:

@@ -258,7 +258,7 @@ def without_duplicates(phases: Sequence[Phase], keep: str) -> tuple[Plane, ...]:
 
 def places_in_words(depths: Iterable[float]) -> str:
     """Places along the normal for people; of many the first and the last one."""
-    ordered = sorted(depths)
+    ordered = sorted({round(depth, 2) for depth in depths})
     return listed_places(ordered) if len(ordered) <= NAMED else f"{ordered[0]:.2f} to {ordered[-1]:.2f} mm"
 
 

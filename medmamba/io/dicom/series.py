@@ -75,32 +75,45 @@ def explore(files: Iterable[Path], progress: Progress = silent) -> Export:
     faulty = [each for each in read if isinstance(each, Skipped) and each.fault]
     grouped: dict[_Key, list[Instance]] = {}
     known = set[tuple[object, ...]]()
-    for each in read:
-        if isinstance(each, Instance):
-            key = (each.patient, each.study_uid, each.series_uid)
-            # With the places: careless anonymisers give one UID to many slices, which are no copies.
-            copy = (*key, each.uid, *((at.plane.position_mm, at.plane.row, at.plane.column) for at in each.slices))
-            skipped["copy of another file"] += copy in known
-            if copy not in known:
-                known.add(copy)
-                grouped.setdefault(key, []).append(each)
+    instances = [each for each in read if isinstance(each, Instance)]
+    owners = _owners(instances)
+    for each in instances:
+        own = owners[each.study_uid, each.series_uid]
+        key = (each.patient or (own[0] if len(own) == 1 else ""), each.study_uid, each.series_uid)
+        # With the places: careless anonymisers give one UID to many slices, which are no copies.
+        copy = (*key, each.uid, *((at.plane.position_mm, at.plane.row, at.plane.column) for at in each.slices))
+        skipped["copy of another file"] += copy in known
+        if copy not in known:
+            known.add(copy)
+            grouped.setdefault(key, []).append(each)
     patients = _numbers(patient for patient, _, _ in grouped)
     studies = _numbers((patient, study) for patient, study, _ in grouped)
     users = Counter(series for _, _, series in grouped)
     series = list[Series]()
-    for key, instances in grouped.items():
+    for key, members in grouped.items():
         found = replace(
-            _described(instances[0]),
+            _described(members[0]),
             patient=patients[key[0]],
             study=studies[key[:2]],
             is_shared=users[key[2]] > 1,
-            sources=tuple(each.file for each in instances),
+            sources=tuple(each.file for each in members),
         )
-        placed, problems = _placed(instances, skipped)
+        placed, problems = _placed(members, skipped)
         problems += _faults_beside(key, grouped, faulty) + _identities(found, placed, users[key[2]])
+        problems += _mixed(found, key, grouped)
         series += _stacks(found, placed, problems)
     series.sort(key=lambda each: (each.patient, each.study, each.number or 0, each.uid, each.part))
     return Export(series=tuple(series), skipped=tuple(sorted((+skipped).items())), faulty=tuple(faulty))
+
+
+def _owners(instances: Iterable[Instance]) -> dict[tuple[str, str], list[str]]:
+    """Which patients files of a series tell of, by study and series UID."""
+    owners: dict[tuple[str, str], list[str]] = {}
+    for each in instances:
+        own = owners.setdefault((each.study_uid, each.series_uid), [])
+        if each.patient and each.patient not in own:
+            own.append(each.patient)
+    return owners
 
 
 def _numbers(keys: Iterable[_Some]) -> dict[_Some, int]:
@@ -154,6 +167,22 @@ def _identities(series: Series, instances: Sequence[Instance], users: int) -> li
         )
         found.append(Problem(kind="identity", message=message, is_remark=True))
     return found
+
+
+def _mixed(series: Series, key: _Key, grouped: Mapping[_Key, Sequence[Instance]]) -> list[Problem]:
+    """That files of one study, series and frame of reference are of several patients: parts of one scan, or not."""
+
+    def frames(members: Sequence[Instance]) -> set[str]:
+        return {each.frame_of_reference_uid for each in members}
+
+    alike = [each for each in grouped if each[1:] == key[1:] and frames(grouped[each]) & frames(grouped[key])]
+    if len(alike) < 2:
+        return []
+    message = (
+        f"files of this study, series and frame of reference have the ids of {len(alike)} patients, so that it may be "
+        f"a part of one scan; correct the ids, or take it as it is with --series {series.whole_id}"
+    )
+    return [Problem(kind="identity", message=message, option=f"--series {series.whole_id}")]
 
 
 def _stacks(series: Series, instances: Sequence[Instance], problems: Sequence[Problem]) -> Iterator[Series]:
@@ -279,7 +308,7 @@ def settled(series: Series, choice: Choice, *, named: bool = False) -> Series:
         named: whether this part of a series was asked for by name.
     """
     phases, open_problems = series.phases, list[Problem]()
-    unread = {"position", "pixels", *(() if named else ("orientation", "size"))}
+    unread = {"position", "pixels", *(() if named else ("orientation", "size", "identity"))}
     if choice.uneven != "resample":
         unread.add("lost")
     for problem in series.problems:
@@ -305,13 +334,11 @@ def settled(series: Series, choice: Choice, *, named: bool = False) -> Series:
 
 
 def _chosen(phases: tuple[Phase, ...], problem: Problem, choice: Choice) -> Phase | None:
-    """The phase that was asked for, or all stacks that overlap in one."""
+    """All stacks that overlap in one, so that nothing is left out, or the phase that was asked for."""
+    if choice.duplicates != "refuse" and problem.option == "--duplicates first":
+        return Phase(name="", planes=without_duplicates(phases, choice.duplicates))
     named = [phase for number, phase in enumerate(phases, 1) if choice.phase in (str(number), phase.name)]
-    if len(named) == 1:
-        return named[0]
-    if choice.phase or choice.duplicates == "refuse" or problem.option != "--duplicates first":
-        return None
-    return Phase(name="", planes=without_duplicates(phases, choice.duplicates))
+    return named[0] if len(named) == 1 else None
 
 
 def needed(series: Series, choice: Choice, *, named: bool = False) -> Choice:

@@ -234,7 +234,8 @@ def test_slices_that_share_an_instance_uid_are_no_copies(tmp_path: Path) -> None
 
 def test_one_uid_of_two_patients_or_studies_is_two_series_with_a_word(tmp_path: Path) -> None:
     made = factory.series(tmp_path / "a", slices=3)
-    other = factory.series(tmp_path / "b", slices=3, attributes={"PatientID": "another"})
+    apart = {"PatientID": "another", "FrameOfReferenceUID": "1.2.4"}
+    other = factory.series(tmp_path / "b", slices=3, attributes=apart)
     third = factory.series(
         tmp_path / "c", slices=3, attributes={"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": made.uid}
     )
@@ -246,6 +247,37 @@ def test_one_uid_of_two_patients_or_studies_is_two_series_with_a_word(tmp_path: 
     for each in series:
         assert "3 studies or patients have series of this UID" in each.problems[0].message
         assert not settled(each, Choice()).problems
+
+
+@pytest.mark.parametrize("id_", ["", "  PID-1 ", "pid-1"])
+def test_patient_of_one_series_may_be_written_in_several_ways(tmp_path: Path, id_: str) -> None:
+    made = factory.series(tmp_path, slices=4, attributes={"PatientID": "PID-1", "PatientName": "Doe^Jane"})
+    edited(made, 3, lambda dataset: setattr(dataset, "PatientID", id_))
+    edited(made, 3, lambda dataset: setattr(dataset, "PatientName", ""))
+    assert len(only(tmp_path).planes) == 4
+
+
+def test_name_of_one_series_without_an_id_may_be_written_in_several_ways(tmp_path: Path) -> None:
+    made = factory.series(tmp_path, slices=4, attributes={"PatientID": "", "PatientName": "Doe^Jane"})
+    edited(made, 0, lambda dataset: setattr(dataset, "PatientName", "DOE^JANE^"))
+    assert len(only(tmp_path).planes) == 4
+
+
+def test_series_with_the_ids_of_two_patients_is_refused_until_it_is_named(tmp_path: Path) -> None:
+    made = factory.series(tmp_path, slices=5)
+    edited(made, 4, lambda dataset: setattr(dataset, "PatientID", "another"))
+    first, second = scan(tmp_path).series
+    assert [len(each.planes) for each in (first, second)] == [4, 1]
+    for each in (first, second):
+        [problem] = settled(each, Choice()).problems
+        assert "the ids of 2 patients" in problem.message
+        assert problem.option == f"--series {each.id}"
+        assert not settled(each, Choice(), named=True).problems
+
+
+def test_stacks_that_overlap_are_put_together_also_where_a_phase_of_others_is_asked_for(tmp_path: Path) -> None:
+    overlapping(tmp_path)
+    assert len(only(tmp_path, Choice(phase="1", duplicates="first")).planes) == 12
 
 
 @pytest.mark.parametrize(
