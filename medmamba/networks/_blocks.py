@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +22,42 @@ SLOPE = 0.01
 #: What reads and makes feature maps.
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-_CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class _SmallMaps(nn.Module):
+    """Convolution that reads maps no larger than its kernel in its weights' precision, whatever the autocast on a CPU.
+
+    oneDNN (3.12, jit_bf16:avx512_core_bf16) gives wrong gradients of the weights for such maps in bfloat16: values of
+    any size, mostly finite, so that nothing but a comparison notices; with strides it also writes where it must not,
+    and the process may end. Its float32 is right there for kernels of 3 and 5, and costs little on so few voxels.
+    """
+
+    kernel_size: tuple[int, ...]
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, *S) to (B, C_out, *S / stride), of the type that the autocast asks for."""
+        convolve = super().forward
+        axes = zip(x.shape[2:], self.kernel_size, strict=True)
+        if (
+            x.device.type != "cpu"
+            or not torch.is_autocast_enabled("cpu")
+            or all(size > reach for size, reach in axes if reach > 1)
+        ):
+            return cast(Tensor, convolve(x))
+        kind = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, convolve(x.to(self.weight.dtype))).to(kind)
+
+
+class _Conv2d(_SmallMaps, nn.Conv2d):
+    """`_SmallMaps` in two dimensions."""
+
+
+class _Conv3d(_SmallMaps, nn.Conv3d):
+    """`_SmallMaps` in three dimensions."""
+
+
+_CONV: dict[int, type[nn.Module]] = {2: _Conv2d, 3: _Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
