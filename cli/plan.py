@@ -143,10 +143,10 @@ def plan(
     tasks = {name: networks.describe(name).task for name in networks.names()}
     network = network or _USUAL[task or "segmentation"]
     if tasks.get(network) not in TASKS:
-        fault = f"there is no network {network!r}"
+        fault = f"there is no network {network!r} for {task or 'segmentation'}"
         if network in tasks:
             fault = f"network {network!r} is for {tasks[network]}, and training is for {', '.join(TASKS)}"
-        raise UsageError(f"{fault}; choose one of {', '.join(name for name in tasks if tasks[name] in TASKS)}")
+        raise UsageError(f"{fault}; choose one of {', '.join(networks.names(task or 'segmentation'))}")
     if task and tasks[network] != task:
         raise UsageError(f"network {network!r} is not for {task}; choose one of {', '.join(networks.names(task))}")
     is_registration = tasks[network] == "registration"

@@ -125,3 +125,12 @@ def test_networks_and_metrics_that_are_named_exist(planned: tuple[Path, Path, st
     for name in names.replace("nsd_<tolerance>mm such as ", "").split(", "):
         assert metric(name)
     assert groups.split(", ") == list(GROUPS)
+
+
+def test_networks_that_are_named_for_registration_register(planned: tuple[Path, Path, str]) -> None:
+    code, said = run("plan", planned[0], "--task", "registration", "--network", "voxelmorf")
+    assert code == 2
+    named = said.rpartition("choose one of ")[2].strip().split(", ")
+    assert "voxelmorph" in named
+    for name in named:
+        assert networks.describe(name).task == "registration"
