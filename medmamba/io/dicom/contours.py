@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medmamba.volume import FloatArray
+from medmamba.volume import FloatArray, marked_box
 
 #: Contours lie this share of a pixel inside the edge: readers that round corners to pixels then round to those within,
 #: and the area of a single pixel is 0.08 % too small.
@@ -35,9 +35,16 @@ def trace(mask: NDArray[np.bool_]) -> list[FloatArray]:
         Contours (N, 2) of rows and columns in pixels, centres of pixels at whole numbers; closed, the first point not
         repeated. None of an empty mask.
     """
-    edges = _edges(mask)
-    if not edges.any():
+    box = marked_box(mask)
+    if box is None:
         return []
+    first = np.array([side.start for side in box])
+    return [contour + first for contour in _traced(mask[box])]
+
+
+def _traced(mask: NDArray[np.bool_]) -> list[FloatArray]:
+    """The outlines of what fills its array from edge to edge."""
+    edges = _edges(mask)
     ids = np.cumsum(edges.ravel()).reshape(edges.shape) - 1
     way, row, column = (axis.astype(np.int64) for axis in np.nonzero(edges))
     following = _following(edges, ids, way, row, column)
@@ -70,6 +77,19 @@ def fill(contours: Sequence[FloatArray], shape: tuple[int, int]) -> NDArray[np.b
 
     scikit-image's ``polygon2mask`` fills the same, and takes 0.4 s where a contour has 1400 corners.
     """
+    filled = np.zeros(shape, bool)
+    if not contours:
+        return filled
+    every = np.concatenate(contours)
+    least = np.clip(np.floor(every.min(axis=0)), 0, shape).astype(np.int64)
+    most = np.clip(np.ceil(every.max(axis=0)) + 1, least, shape).astype(np.int64)
+    inside = tuple(slice(start, stop) for start, stop in zip(least, most, strict=True))
+    filled[inside] = _filled([contour - least for contour in contours], tuple(most - least))
+    return filled
+
+
+def _filled(contours: Sequence[FloatArray], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """As `fill`, on a grid that all contours lie in, as far as they lie in the image."""
     crossings = np.zeros((shape[0], shape[1] + 1), np.int64)
     for contour in contours:
         low, high = contour, np.roll(contour, -1, axis=0)
