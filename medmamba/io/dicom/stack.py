@@ -17,7 +17,6 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
-from scipy import ndimage
 
 from medmamba.io.dicom.instances import DAMAGED, damage, dataset_of, is_of_system, no_decoder, syntax_of
 from medmamba.io.dicom.order import EVEN_SHARE, UPRIGHT_PIXELS, base_step, is_even, shifts_pixels
@@ -153,6 +152,8 @@ def _resampled(slices: list[NDArray[Any]], depths: FloatArray, shifts: FloatArra
 
 def _placed(values: NDArray[Any], shift: FloatArray, grid: _Grid) -> NDArray[np.float32]:
     """A slice on the grid's rows and columns, NaN where it is not."""
+    from scipy import ndimage  # late: few series are resampled
+
     offset = (grid.first_pixels[1] - shift[1], grid.first_pixels[0] - shift[0])
     placed: NDArray[np.float32] = ndimage.affine_transform(
         values.astype(np.float32), (1, 1), offset, grid.size[1::-1], order=1, mode="constant", cval=np.nan
