@@ -35,6 +35,8 @@ class _Program(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # whoever read the output has seen enough, as `| head`: Typer ends it without a word
         except tuple(ENDS) as error:
             message, code = foreseen(error)
             trace = traceback.format_exc() if ctx.params["verbose"] else ""

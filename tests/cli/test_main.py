@@ -420,6 +420,18 @@ def test_foreseeable_error_is_one_paragraph_and_the_exit_code_of_its_kind(
     assert said.splitlines()[-1].startswith(words)
 
 
+def test_reader_that_has_seen_enough_ends_a_command_without_a_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", sys.stdout)  # Typer puts another in their place
+    monkeypatch.setattr("sys.stderr", sys.stderr)
+    monkeypatch.setattr("medmamba.networks.names", closed)
+    assert run(capsys, monkeypatch, "networks") == (1, "")
+
+
 def test_bug_shows_where_it_is_and_says_what_to_do(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
