@@ -42,7 +42,8 @@ def search(moving: Tensor, fixed: Tensor, *, spacing_mm: Sequence[float], reach_
     units = [n / k for n, k in zip(full, counts, strict=True)]  # voxels
     reach = [round(reach_mm / (unit * s)) if k > 1 else 0 for unit, s, k in zip(units, spacing_mm, counts, strict=True)]
     pool = F.adaptive_avg_pool3d if fixed.dim() == 5 else F.adaptive_avg_pool2d
-    features = [pool(mind_ssc(image, spacing_mm=spacing_mm), counts) for image in (moving, fixed)]  # type: ignore[arg-type]
+    described = (mind_ssc(image, spacing_mm=spacing_mm) for image in (moving, fixed))
+    features = [pool(each, counts) for each in described]  # type: ignore[arg-type]  # two or three counts
     shifts = list(product(*(range(-r, r + 1) for r in reach)))
     costs = _costs(features[0], features[1], shifts, reach)
     offsets = torch.tensor(shifts, dtype=costs.dtype, device=costs.device)
