@@ -2,12 +2,14 @@
 
 From coarse to fine, the field is composed with small smooth steps downhill. Every step moves a voxel by a part of a
 voxel and is smooth, so it is invertible, and so is the whole as far as interpolation allows. A step follows Adam's
-direction: the gradient of the similarity at each voxel, over its usual size there.
+direction: the gradient of the similarity at each voxel, over its usual size there. The gradient is that of moving one
+image one way and the other one the other way, so that it matters little which of them is called the fixed one.
 
 Fields are those of `medmamba.warp`: (1, dims, *S) voxels, pull.
 
 References:
     Avants et al., Medical Image Analysis 12 (2008), for composing smoothed gradients.
+    Vercauteren et al., NeuroImage 45 (2009), for forces of both images.
     Jena et al., "FireANTs: Adaptive Riemannian Optimization for Multi-Scale Diffeomorphic Matching", 2024, for Adam on
     them.
 """
@@ -176,19 +178,20 @@ def _descend(
     fast, slow = settings.betas
     losses: list[float] = []
     best = here
+    fixed, fixed_slopes = level.fixed.detach().requires_grad_(), _slopes(level.fixed)
     for step in progress(range(count + 1), title=title, total=count + 1):
         moved = warp(level.moving, here).requires_grad_()
-        loss = compare(moved, level.fixed, level.mask, spacing_mm=level.spacing_mm)
+        loss = compare(moved, fixed, level.mask, spacing_mm=level.spacing_mm)
         losses.append(float(loss.detach()))
         if not _finite(losses[-1]):
             break
-        if losses[-1] == min(losses):
+        if losses[-1] < min(losses[:-1], default=math.inf):
             best = here
         if step == count or _settled(losses, settings):
             break
-        (pull,) = torch.autograd.grad(loss, moved)
+        pull, push = torch.autograd.grad(loss, (moved, fixed))
         # Downhill for a step composed before the field, per length of the finest axis.
-        slope = pull * _slopes(moved.detach()) / relative
+        slope = (pull * _slopes(moved.detach()) - push * fixed_slopes) / relative
         slope = along_axes(slope, smooth)
         taken = step + 1
         first.lerp_(slope, 1 - fast)

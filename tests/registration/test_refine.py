@@ -70,6 +70,18 @@ def test_a_deformation_in_3d_of_anisotropic_voxels_is_found_and_always_the_same(
     assert found.losses == again.losses
 
 
+@pytest.mark.parametrize("similarity", ["lncc", "mse", "mi", "mind"])
+def test_a_step_leads_the_other_way_when_images_change_places(similarity: str) -> None:
+    moving, fixed, _ = pair((64, 64), 5.0)
+    one = RefineSettings(shrink=(1,), field_sigma=0)
+    there, back = (
+        refine(*images, spacing_mm=(1, 1), similarity=similarity, steps=1, settings=one).displacement
+        for images in ((moving, fixed), (fixed, moving))
+    )
+    assert lengths(there).max() > 0.01
+    assert lengths(there + back).max() < 0.05 * lengths(there).max()
+
+
 def test_mind_finds_it_when_contrast_is_another() -> None:
     moving, fixed, truth = pair((64, 64), 5.0)
     found = refine((3 - moving) ** 2, fixed, spacing_mm=(1, 1), similarity="mind", steps=30, settings=QUICK)
