@@ -1,8 +1,9 @@
 """Affine alignment of two images, before anything deformable: by SimpleITK, and an answer of its own.
 
 Centres of mass are brought together where that agrees better than the headers do, then mutual information (Mattes) is
-raised from coarse to fine, by a rigid and then by an affine map. The same images give the same map: samples are drawn
-with a fixed seed, and one thread sums.
+raised from coarse to fine, by a rigid and then by an affine map. That is done from either image, and the map halfway
+between both is taken, as its error is smaller and the order of the images does not matter then. The same images give
+the same map: samples are drawn with a fixed seed, and one thread sums.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ BINS = 32
 ITERATIONS = 100
 #: An affine map that changes volumes by more than this, either way, has lost its way.
 MOST_SCALING = 2.5
+#: What lies halfway between two maps is taken if it reaches this share of the better one's mutual information.
+AS_GOOD = 0.95
 #: Headers are doubted where the images have to be turned by more than this, in degrees, or where they would agree so
 #: much better mirrored. The halves of a head are too much alike for that: left and right of it cannot be told apart.
 MOST_TURNED = 45.0
@@ -106,12 +109,28 @@ def _searched(
     remarks: list[str],
     apart: bool,
 ) -> Aligned:
-    search = _Search(_evened(fixed), _evened(moving), *masks)
-    centres = np.eye(4)
-    centres[:3, 3] = _centre(search.moving) - _centre(search.fixed)
-    before, brought = search.score(np.eye(4)), search.score(centres)
+    images = _evened(fixed), _evened(moving)
+    there, back = _Search(*images, *masks), _Search(*images[::-1], *masks[::-1])
     if apart:
         remarks.append("the images do not overlap in space: their centres of mass were brought together")
+    best, odd = _one_way(there, how)
+    if how != "centres":
+        best = _either_way(there, back, best, _one_way(back, how)[0])
+    score = there.score(best.matrix)
+    if not math.isfinite(score):
+        raise AlignmentError(
+            "the images could not be brought to overlap: look at both, or give an affine alignment of your own and "
+            "leave this one out"
+        )
+    remarks += [*odd, *_doubts(there, best, score)]
+    return Aligned(affine=best, before=there.score(np.eye(4)), after=score, remarks=tuple(remarks))
+
+
+def _one_way(search: _Search, how: AffineKind) -> tuple[Affine, list[str]]:
+    """The map with the most mutual information on the fixed image's voxels, and what was odd on the way."""
+    centres, odd = np.eye(4), []
+    centres[:3, 3] = _centre(search.moving) - _centre(search.fixed)
+    before, brought = search.score(np.eye(4)), search.score(centres)
     start, score = (np.eye(4), before) if before >= brought else (centres, brought)
     if how == "centres":
         start, score = centres, brought
@@ -120,16 +139,29 @@ def _searched(
         found = search.improved(best, kind)
         scaling = abs(float(np.linalg.det(found.matrix[:3, :3])))
         if not 1 / MOST_SCALING < scaling < MOST_SCALING:
-            remarks.append(f"the {kind} map would change volumes {scaling:.2g}-fold, and was not taken")
+            odd.append(f"the {kind} map would change volumes {scaling:.2g}-fold, and was not taken")
         elif (reached := search.score(found.matrix)) >= score or not math.isfinite(score):
             best, score = found, reached
-    if not math.isfinite(score):
-        raise AlignmentError(
-            "the images could not be brought to overlap: look at both, or give an affine alignment of your own and "
-            "leave this one out"
-        )
-    remarks += _doubts(search, best, score)
-    return Aligned(affine=best, before=before, after=score, remarks=tuple(remarks))
+    return best, odd
+
+
+def _either_way(there: _Search, back: _Search, found: Affine, found_back: Affine) -> Affine:
+    """Halfway between what was found from either image, so that their order does not matter; one where they disagree.
+
+    Each search ends where its samples happen to fit best, and the errors of both are independent.
+    """
+    from scipy.linalg import expm, logm  # slow to load
+
+    ways = [found, found_back.inverse()]
+    logs = [logm(way.matrix) for way in ways]
+    if all(np.isrealobj(each) or np.abs(each.imag).max() < 1e-9 for each in logs):
+        middle = np.eye(4)
+        middle[:3] = expm(sum(each.real for each in logs) / 2)[:3]
+        ways.insert(0, Affine(middle))
+    scores = [there.score(way.matrix) + back.score(way.inverse().matrix) for way in ways]
+    best = max((score for score in scores if math.isfinite(score)), default=0.0)
+    enough = best * AS_GOOD if best > 0 else best
+    return next((way for way, score in zip(ways, scores, strict=True) if score >= enough), found)
 
 
 def _doubts(search: _Search, found: Affine, score: float) -> Iterator[str]:

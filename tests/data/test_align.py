@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medmamba.data import align as alignment
 from medmamba.data.align import align
 from medmamba.data.working_grid import placed, working_grid
 from medmamba.errors import DataError
+from medmamba.plans.plan import AffineKind
 from medmamba.transform import Affine, Transform, resample
 from medmamba.volume import Geometry, Volume
 
@@ -47,6 +49,28 @@ def test_a_known_motion_is_found_and_found_again_the_same() -> None:
     assert apart.mean() < before.mean() / 4
     assert found.after > found.before
     assert np.array_equal(align(fixed, moving, how="rigid").affine.matrix, found.affine.matrix)
+
+
+@pytest.mark.parametrize("how", ["rigid", "affine"])
+def test_the_order_of_the_images_does_not_matter(how: AffineKind) -> None:
+    fixed = head()
+    moving = moved(fixed, truth())
+    there, back = align(fixed, moving, how=how).affine, align(moving, fixed, how=how).affine
+    np.testing.assert_allclose(back.matrix @ there.matrix, np.eye(4), atol=1e-6)
+
+
+def test_a_search_that_went_astray_from_one_image_does_not_spoil_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = head()
+    moving = moved(fixed, truth())
+    far = np.eye(4)
+    far[:3, 3] = [60, 0, 0]
+    one_way, searches = alignment._one_way, iter(range(2))
+    monkeypatch.setattr(
+        alignment, "_one_way", lambda search, how: (Affine(far), []) if next(searches) else one_way(search, how)
+    )
+    found = align(fixed, moving, how="rigid").affine
+    points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
+    assert np.linalg.norm(found.points(points) - Affine(truth()).points(points), axis=1).mean() < 4.0
 
 
 def test_images_far_apart_are_brought_together_by_their_centres_and_it_is_said() -> None:
