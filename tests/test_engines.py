@@ -131,6 +131,15 @@ def test_libraries_have_one_thread_in_each_worker(work: Any, monkeypatch: pytest
     assert "MKL_NUM_THREADS" not in os.environ
 
 
+def test_worker_on_its_way_home_is_ended_without_a_word(
+    work: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries such as torch clear up when the interpreter ends, and may be met at it when the last case is done."""
+    fates = ("leaves slowly", "sees the other leave")
+    assert outcomes(work, Processes(2), *fates, folder=tmp_path) == ["case0 done", "case1 done"]
+    assert capfd.readouterr().err == ""
+
+
 def test_worker_that_cannot_begin_is_an_error_and_no_endless_loop(
     work: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

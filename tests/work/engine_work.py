@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
@@ -78,9 +79,30 @@ def work(item: Item) -> str:
         case "waits":
             item.marked("begun")
             time.sleep(600)
+        case "leaves slowly":
+            _wait_for(item, "case1.begun")
+            atexit.register(_clear_up, item)
+        case "sees the other leave":
+            item.marked("begun")
+            _wait_for(item, "case0.leaving")
         case "threads":
             return os.environ["OMP_NUM_THREADS"]
     return f"{item.id} done"
+
+
+def _wait_for(item: Item, mark: str) -> None:
+    """Until another item left a trace."""
+    assert item.folder is not None
+    until = time.monotonic() + 30
+    while not (item.folder / mark).exists():
+        assert time.monotonic() < until, mark
+        time.sleep(0.01)
+
+
+def _clear_up(item: Item) -> None:
+    """As libraries do when the interpreter ends."""
+    item.marked("leaving")
+    time.sleep(5)
 
 
 def process_of(item: Item) -> int:
