@@ -6,6 +6,7 @@ weights fit without renaming.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -49,6 +50,31 @@ class _SmallMaps(nn.Module):
             return cast(Tensor, convolve(x.to(self.weight.dtype))).to(kind)
 
 
+class _SeveralVoxels(nn.Module):
+    """Instance normalisation that says in our words what it cannot normalise: by itself one voxel would always be 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) to the same shape.
+
+        Raises:
+            DataError: if a map is a single voxel.
+        """
+        if math.prod(x.shape[2:]) == 1:
+            raise DataError(
+                "the network's strides leave a feature map of a single voxel, which cannot be normalised: the image, "
+                "or topology.patch_size in the plan, is too small for it; give a larger one, or plan with fewer stages"
+            )
+        return cast(Tensor, super().forward(x))
+
+
+class _Norm2d(_SeveralVoxels, nn.InstanceNorm2d):
+    """`_SeveralVoxels` in two dimensions."""
+
+
+class _Norm3d(_SeveralVoxels, nn.InstanceNorm3d):
+    """`_SeveralVoxels` in three dimensions."""
+
+
 class _Conv2d(_SmallMaps, nn.Conv2d):
     """`_SmallMaps` in two dimensions."""
 
@@ -59,7 +85,7 @@ class _Conv3d(_SmallMaps, nn.Conv3d):
 
 _CONV: dict[int, type[nn.Module]] = {2: _Conv2d, 3: _Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_NORM: dict[int, type[nn.Module]] = {2: _Norm2d, 3: _Norm3d}
 
 
 def conv(

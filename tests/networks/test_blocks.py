@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medmamba.networks._blocks import conv
+from medmamba.errors import DataError
+from medmamba.networks._blocks import conv, norm
 
 #: Kernel, stride and size of the map: thin ones, where oneDNN's bfloat16 kernels went wrong, and one as usual.
 MAPS = [
@@ -43,3 +44,11 @@ def test_bfloat16_gives_nearly_the_gradients_of_float32_however_thin_the_map(
     assert len(exact) == len(rounded) == 4
     for wanted, got in zip(exact, rounded, strict=True):
         assert (got - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_has_one_voxel_cannot_be_normalised_and_says_what_to_do(dims: int) -> None:
+    layer = norm(4, dims)
+    with pytest.raises(DataError, match=r"single voxel.*topology.patch_size.*fewer stages"):
+        layer(torch.ones(2, 4, *(1,) * dims))
+    assert layer(torch.ones(2, 4, *(1,) * (dims - 1), 2)).shape == (2, 4, *(1,) * (dims - 1), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import re
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medmamba import kernels, networks
+from medmamba.errors import DataError
 from medmamba.networks import _ssm, mamba
 from medmamba.networks._ssm import KeepsFloat32
 from medmamba.plans.plan import Topology
@@ -214,6 +216,12 @@ def test_indivisible_size_is_refused(name: str, topology: Topology) -> None:
     size = (*topology.patch_size[:-1], topology.patch_size[-1] - 2)
     with pytest.raises(ValueError, match=re.escape(str(size))):
         network(torch.zeros(1, IMAGE, *size))
+
+
+@each_network
+def test_map_of_a_single_voxel_is_taken_or_refused_in_our_own_words(name: str, topology: Topology) -> None:
+    with contextlib.suppress(DataError):
+        build(name, topology)(torch.zeros(1, IMAGE, *topology.total_stride))
 
 
 @pytest.mark.parametrize("dims", TINY)

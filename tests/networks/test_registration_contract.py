@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medmamba import kernels, networks
+from medmamba.errors import DataError
 from medmamba.networks import Registration
 from medmamba.networks._mixers import Mixer
 from medmamba.plans.plan import Topology
@@ -162,6 +164,13 @@ def test_every_scan_backend_gives_the_same(
         monkeypatch.setenv("MEDMAMBA_SCAN_BACKEND", backend)
         asked = network(*pair(topology)).displacement
     assert (asked - chosen).abs().max() < 1e-3 * chosen.abs().max()
+
+
+@each_network_and_topology
+def test_map_of_a_single_voxel_is_taken_or_refused_in_our_own_words(name: str, topology: Topology) -> None:
+    network, least = build(name, topology), torch.zeros(1, CHANNELS, *topology.total_stride)
+    with contextlib.suppress(DataError):
+        network(least, least)
 
 
 @each_network_and_topology
