@@ -32,6 +32,8 @@ Mode = Literal["linear", "nearest", "label"]
 #: Points are found back to within so many millimetres, where that is possible in so many steps.
 INVERSE_TOLERANCE_MM = 1e-3
 INVERSE_STEPS = 100
+#: Points that were found are set aside when so few of those at hand are left.
+FEWER = 0.8
 #: Values next to one another are looked up by torch, which converts all of a box of voxels, where its voxels are at
 #: most so many times the points.
 _SCATTERED = 8
@@ -61,7 +63,7 @@ class Affine:
 
     def points(self, mm: FloatArray) -> FloatArray:
         """Where points (N, 3) go."""
-        return np.asarray(mm @ self.matrix[:3, :3].T + self.matrix[:3, 3], dtype=np.float64)
+        return _mapped(mm, self.matrix)
 
     def inverse(self) -> Affine:
         """The way back."""
@@ -128,22 +130,29 @@ class Field:
         A step that misses by more than the one before it is taken back and halved, point by point: near y a whole
         step closes in where u changes by less than its way, smaller ones also where it stretches more.
         """
-        found, damping = np.array(mm, dtype=np.float64), np.ones(len(mm))
-        best, missed = found.copy(), np.full(len(mm), np.inf)
-        miss = np.zeros_like(found)
-        todo = np.arange(len(mm))
+        solved, where = np.empty((len(mm), 3)), np.arange(len(mm))
+        aim = at = best = np.asarray(mm, dtype=np.float64)
+        miss, missed, damping = np.zeros_like(aim), np.full(len(mm), np.inf), np.ones((len(mm), 1))
         for _ in range(INVERSE_STEPS):
-            at = found[todo]
-            off = at + _linear(self.vectors_mm, voxel_positions(self.geometry, at)).T - mm[todo]
-            length = np.linalg.norm(off, axis=1)
-            closer = length < missed[todo]
-            best[todo[closer]], missed[todo[closer]], miss[todo[closer]] = at[closer], length[closer], off[closer]
-            damping[todo[~closer]] /= 2
-            todo = todo[(missed[todo] > INVERSE_TOLERANCE_MM / 10)]
-            if not len(todo):
+            off = at + _linear(self.vectors_mm, voxel_positions(self.geometry, at)).T - aim
+            length = np.sqrt(np.einsum("ij,ij->i", off, off))
+            closer = length < missed
+            if closer.all():
+                best, missed, miss = at, length, off
+            else:
+                best, miss = (np.where(closer[:, None], *pair) for pair in ((at, best), (off, miss)))
+                missed = np.where(closer, length, missed)
+                damping[~closer] /= 2
+            todo = missed > INVERSE_TOLERANCE_MM / 10
+            if todo.sum() < FEWER * len(todo):  # to part with some at each step would take longer
+                solved[where[~todo]] = best[~todo]
+                where, missed = where[todo], missed[todo]
+                aim, best, miss, damping = (each[todo] for each in (aim, best, miss, damping))
+            if not todo.any():
                 break
-            found[todo] = best[todo] - damping[todo, None] * miss[todo]
-        return best
+            at = best - damping * miss
+        solved[where] = best
+        return solved
 
     def inverse(self) -> Field:
         """The field that leads back, on this grid and as much around it as its border moves.
@@ -308,8 +317,12 @@ def is_inside(index: FloatArray, geometry: Geometry) -> NDArray[np.bool_]:
 
 def voxel_positions(geometry: Geometry, mm: FloatArray) -> FloatArray:
     """Where points (N, 3) in RAS millimetres lie in a grid, in voxels along its axes."""
-    inverse = np.linalg.inv(geometry.affine)
-    return np.asarray(mm @ inverse[:3, :3].T + inverse[:3, 3], dtype=np.float64)
+    return _mapped(mm, np.asarray(np.linalg.inv(geometry.affine), dtype=np.float64))
+
+
+def _mapped(points: FloatArray, matrix: FloatArray) -> FloatArray:
+    """Points (N, 3) by a 4x4 matrix; not by BLAS, whose threads take longer to begin than three columns take."""
+    return np.asarray(np.einsum("nj,ij->ni", points, matrix[:3, :3]) + matrix[:3, 3], dtype=np.float64)
 
 
 def _chunks(mm: FloatArray) -> Iterator[FloatArray]:
@@ -325,7 +338,7 @@ def _blocks(grid: Geometry) -> Iterator[tuple[tuple[slice, slice, slice], FloatA
     for starts in product(*(range(0, size, edge) for size in grid.shape)):
         i, j, k = (slice(start, min(start + edge, size)) for start, size in zip(starts, grid.shape, strict=True))
         index = np.mgrid[i, j, k].reshape(3, -1).T.astype(np.float64)
-        yield (i, j, k), index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        yield (i, j, k), _mapped(index, grid.affine)
 
 
 def _sizes(block: tuple[slice, ...]) -> tuple[int, ...]:
@@ -335,8 +348,8 @@ def _sizes(block: tuple[slice, ...]) -> tuple[int, ...]:
 def _residual_mm(field: Field, back: Field) -> float:
     """How far the voxels of the way back are off after both, where they come from the field's grid."""
     worst = 0.0
-    for _, mm in _blocks(back.geometry):
-        origin = back.points(mm)
+    for block, mm in _blocks(back.geometry):
+        origin = mm + back.vectors_mm[(slice(None), *block)].reshape(3, -1).T
         inside = is_inside(voxel_positions(field.geometry, origin), field.geometry)
         if inside.any():
             worst = max(worst, float(np.linalg.norm(field.points(origin[inside]) - mm[inside], axis=1).max()))
