@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,15 @@ from typing import TypeVar
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -120,16 +129,17 @@ def foreseen(error: Exception | KeyboardInterrupt) -> tuple[str, Exit]:
 
 def track(items: Iterable[T], *, title: str, total: int) -> Iterator[T]:
     """A loop with a bar and the time left, on standard error (a `medmamba.progress.Progress`)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err) as progress:
+    with bars(MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()) as progress:
         yield from progress.track(items, total=total, description=title)
+
+
+def bars(*columns: ProgressColumn, hidden: bool = False) -> Progress:
+    """Bars on standard error with these columns behind them; the time left goes by all that was done.
+
+    Of rich itself it goes by the last 30 seconds, and so is never known of what takes longer for each.
+    """
+    begin = TextColumn("{task.description}"), BarColumn()
+    return Progress(*begin, *columns, console=err, disable=hidden, speed_estimate_period=math.inf)
 
 
 def set_up_logging(verbose: bool) -> None:

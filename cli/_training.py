@@ -6,9 +6,9 @@ import math
 import signal
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medmamba.cli._console import err, note
+from medmamba.cli._console import bars, err, note
 from medmamba.training.pace import KNOWN_AFTER, SideJob
 
 if TYPE_CHECKING:
@@ -37,16 +37,14 @@ class TrainingDisplay:
         self._first: StepReport | None = None
         self._picture = SideJob(PICTURE_SHARE)
         self._score = ""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
+        self._progress = bars(
             TextColumn("{task.percentage:>3.0f}% step {task.fields[step]} loss {task.fields[loss]}"),
             TextColumn("{task.fields[score]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
+            hidden=not err.is_terminal,
         )
-        self._progress = Progress(*columns, console=err, disable=not err.is_terminal)
         self._task = self._progress.add_task(title, total=1.0, step=0, loss="-", score="", start=False, visible=False)
 
     def __enter__(self) -> TrainingDisplay:

@@ -15,14 +15,13 @@ from rich.text import Text
 
 from medmamba.cli._console import EDITION, Exit, command, note, out, pairs, say, track
 from medmamba.cli._pairs import ATLAS, DIRECTION, MOVING, pairing_of
+from medmamba.cli._plans import SET, USUAL, changed
 from medmamba.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from medmamba.plans.plan import Configuration
     from medmamba.plans.workspace import PlannedResult
 
-#: The network of each task when none is named.
-_USUAL = {"segmentation": "umamba_bot", "registration": "mambamorph"}
 #: What nnU-Net's environment variables name.
 _NNUNET_FOLDERS = ("raw", "preprocessed", "results")
 
@@ -49,7 +48,7 @@ def plan(
             "--network",
             "-n",
             help="Network to train; a wrong name lists the right ones.",
-            show_default="umamba_bot, for registration mambamorph",
+            show_default=f"{USUAL['segmentation']}, for registration {USUAL['registration']}",
         ),
     ] = None,
     mixer: Annotated[
@@ -100,6 +99,7 @@ def plan(
     moving: MOVING = None,
     atlas: ATLAS = "",
     direction: DIRECTION = "to_atlas",
+    set_: SET = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a plan that is there and differs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -131,6 +131,8 @@ def plan(
         medmamba plan brains --task registration
 
         medmamba plan ct --task registration --moving mr --network voxelmorph
+
+        medmamba plan brains --task registration --set topology.features=[8,16,32] --set registration.affine=rigid
     """
     from medmamba import networks
     from medmamba.io import open_dataset, open_pairs
@@ -141,7 +143,7 @@ def plan(
     from medmamba.training.fold import TASKS
 
     tasks = {name: networks.describe(name).task for name in networks.names()}
-    network = network or _USUAL[task or "segmentation"]
+    network = network or USUAL[task or "segmentation"]
     if tasks.get(network) not in TASKS:
         fault = f"there is no network {network!r} for {task or 'segmentation'}"
         if network in tasks:
@@ -179,6 +181,7 @@ def plan(
             force=force,
             network_options=options,
             channel_rules=rules,
+            change=lambda plan: changed(plan, set_ or []),
             network_bytes=partial(networks.registration_bytes, network, options=options),
             progress=track,
         )

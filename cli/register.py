@@ -54,6 +54,19 @@ def register(
     ] = None,
     atlas: ATLAS = "",
     direction: DIRECTION = "to_atlas",
+    validation: Annotated[
+        bool,
+        typer.Option("--validation", help="With -m: the pairs that the fold did not learn from.", rich_help_panel=MANY),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="With --validation: where the images lie now, if they were moved.",
+            rich_help_panel=MANY,
+            show_default="where the plan says",
+        ),
+    ] = None,
     fixed_label: Annotated[
         Path | None, typer.Option(exists=True, help="Label map of it.", rich_help_panel=ONE, show_default=False)
     ] = None,
@@ -170,6 +183,8 @@ def register(
         medmamba register --fixed brains/ --atlas 1000 -o to_atlas -m RUN --refine 20
 
         medmamba register --pairs pairs.csv -o registered --affine rigid --similarity mind
+
+        medmamba register --validation -m RUN -o registered
     """
     from medmamba.device import choose_device
     from medmamba.registration.folder import register_pairs
@@ -180,7 +195,14 @@ def register(
         "points": (fixed_points, moving_points),
         "mask": (fixed_mask, moving_mask),
     }
-    found = _pairs(fixed, moving, pairs, beside, atlas, direction)
+    if data is not None and not validation:
+        raise UsageError("--data says where the images of --validation are; others are named by --fixed or --pairs")
+    if validation:
+        if fixed or moving or pairs or atlas or any(file for files in beside.values() for file in files):
+            raise UsageError("--validation names the pairs itself; leave out --fixed, --moving, --pairs and their like")
+        found = _validation_pairs(model, data)
+    else:
+        found = _pairs(fixed, moving, pairs, beside, atlas, direction)
     outcomes = register_pairs(
         found,
         output,
@@ -209,7 +231,7 @@ def _pairs(
     from medmamba.io.layouts.names import split_ending
 
     if (fixed is None) == (given is None) or (fixed is None and moving is not None):
-        raise UsageError("give either --fixed and --moving, or a table with --pairs")
+        raise UsageError("give either --fixed and --moving, a table with --pairs, or --validation with a model")
     one = fixed is not None and io.is_image(fixed)
     if not one and any(file for files in beside.values() for file in files):
         raise UsageError(
@@ -238,6 +260,22 @@ def _pairs(
         for side, image in enumerate((fixed, moving))
     ]
     return (Pair(id=f"{sides[1].id}_to_{sides[0].id}", fixed=sides[0], moving=sides[1]),)
+
+
+def _validation_pairs(model: Path | None, data: Path | None) -> tuple[Pair, ...]:
+    """Those that a fold did not learn from."""
+    from medmamba.plans.workspace import planned_dataset
+    from medmamba.training.fold import validation_pairs
+    from medmamba.training.run import Run
+
+    if model is None:
+        raise UsageError("--validation is of the pairs that a network did not learn from; name its run folder with -m")
+    run = Run(model)
+    if run.plan.registration is None:
+        raise UsageError(f"{model} was trained for {run.plan.task}, not for registration; give another run with -m")
+    if not run.info.split.held_out:
+        raise UsageError(f"{model} learned from all its images; name others with --fixed or --pairs")
+    return validation_pairs(run, planned_dataset(run.plan, data))
 
 
 def _tell(outcomes: tuple[Outcome, ...], output: Path) -> None:

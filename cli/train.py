@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medmamba.cli._console import EDITION, command, note, say, track
+from medmamba.cli._plans import SET, USUAL, changed
 from medmamba.cli._training import TrainingDisplay
-from medmamba.errors import DataError, UsageError
+from medmamba.errors import UsageError
 
 if TYPE_CHECKING:
-    from medmamba.plans.plan import Plan
     from medmamba.plans.workspace import PlannedResult
     from medmamba.training.run import Run
 
@@ -33,8 +33,12 @@ def train(
         str, typer.Option(help="Which of the five folds to leave out for validation, or `all` to leave out none.")
     ] = "0",
     network: Annotated[
-        str, typer.Option(help="Network to plan for when given a data set; see `medmamba networks`.")
-    ] = "umamba_bot",
+        str | None,
+        typer.Option(
+            help="Network to plan for when given a data set; see `medmamba networks`.",
+            show_default=f"{USUAL['segmentation']}, for a table of pairs {USUAL['registration']}",
+        ),
+    ] = None,
     configuration: Annotated[
         Literal["2d", "3d_fullres"] | None,
         typer.Option(help="When given a data set.", show_default="what suits the data"),
@@ -57,10 +61,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Go on with a run that is there, or set it aside and start over.")
     ] = True,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the plan, e.g. train.batch_size=4."),
-    ] = None,
+    set_: SET = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that prepare cases, and draw batches ahead; 0: none.")
     ] = None,
@@ -82,7 +83,8 @@ def train(
     plan, gets weights, a log and progress.png. Ctrl-C saves a checkpoint and stops; the same command goes on from
     there, also after a crash.
 
-    A plan for registration learns from pairs of images instead, which are aligned once and kept in the same way.
+    A plan for registration learns from pairs of images instead, which are aligned once and kept in the same way. A
+    folder is taken for one to segment unless --network is one for registration.
 
     Examples:
         medmamba train medmamba-work/Hippocampus/3d_fullres__umamba_bot/plan.json --fold 0
@@ -93,9 +95,10 @@ def train(
     """
     if steps is not None and budget is not None:
         raise UsageError("--steps and --budget both say how long to train; give one of them")
-    if data is not None and (source.is_dir() or source.suffix.lower() in (".csv", ".tsv")):
+    is_table = source.suffix.lower() in (".csv", ".tsv")
+    is_data = source.is_dir() or is_table
+    if data is not None and is_data:
         raise UsageError("--data is for a plan whose data set was moved; of a data set, give its folder alone")
-    is_data = source.is_dir() or source.suffix.lower() in (".csv", ".tsv")
     if edition and not is_data:
         raise UsageError(f"{source} is a plan, which holds the edition of its data set; leave out --edition")
     budget_s = None if budget is None else parse_time(budget)
@@ -111,6 +114,7 @@ def train(
     from medmamba.training.run import Schedule
 
     if is_data:
+        network = network or USUAL["registration" if is_table else "segmentation"]
         is_registration = networks.describe(network).task == "registration"
         dataset = open_pairs(source) if is_registration else open_dataset(source, edition=edition)
         check_output_folder(Workspace(work, dataset.name).folder, inputs=places_of(dataset))
@@ -125,13 +129,13 @@ def train(
     if data is not None:
         plan = replace(plan, dataset_root=str(dataset.root))
         plan.save(plan_path)
-    changed = _changed(plan, set_ or [])
+    wanted = changed(plan, set_ or [])
     folder = run_folder(plan_path.parent, fold)
     check_output_folder(folder.parent, inputs=places_of(dataset))
     if not resume and folder.exists():
         say(f"The run that was here is now {_set_aside(folder)}")
     request = FoldRequest(
-        plan=changed,
+        plan=wanted,
         dataset=dataset,
         prepared=_home(plan_path) / "preprocessed",
         folder=folder,
@@ -146,8 +150,7 @@ def train(
         run = train_fold(request, display, progress=track)
     Curves(task_of(run.plan)(run.plan).measures, run.read_log()).draw(run.folder / "progress.png", display.title)
     say(f"Finished: {run.folder}")
-    if run.plan.task == "segmentation":
-        say(f"Next: {_next_commands(run, dataset.root)}")
+    say(f"Next: {_next_commands(run, dataset.root)}")
 
 
 def _home(plan: Path) -> Path:
@@ -167,6 +170,8 @@ def _tell_kept(planned: PlannedResult) -> None:
 
 
 def _next_commands(run: Run, dataset: Path) -> str:
+    if run.plan.task == "registration":
+        return _next_for_pairs(run)
     if not run.info.split.held_out:
         return command("predict", "-m", run.folder, "-i", "IMAGES", "-o", "SEGMENTATIONS")
     # Beside the weights, so that the folds do not write into one another's folder.
@@ -177,6 +182,14 @@ def _next_commands(run: Run, dataset: Path) -> str:
     return f"{predict} && {command('evaluate', predictions, dataset, *edition)}"
 
 
+def _next_for_pairs(run: Run) -> str:
+    if not run.info.split.held_out:
+        return command("register", "-m", run.folder, "--fixed", "FIXED", "--moving", "MOVING", "-o", "REGISTERED")
+    registered = run.folder / "registered"
+    register = command("register", "-m", run.folder, "--validation", "-o", registered)
+    return f"{register} && {command('evaluate', registered)}"
+
+
 def parse_time(text: str) -> float:
     """Seconds of a time such as ``90s``, ``20m``, ``1h30m`` or ``2d``."""
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -185,29 +198,6 @@ def parse_time(text: str) -> float:
     if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
         raise UsageError(f"--budget must be a time such as 90s, 20m, 1h30m or 2d, got {text!r}")
     return seconds
-
-
-def _changed(plan: Plan, overrides: list[str]) -> Plan:
-    """The plan with what ``--set`` says."""
-    for text in overrides:
-        key, value = _parse_override(text)
-        try:
-            plan = plan.override(key, value)
-        except DataError as error:
-            raise UsageError(f"--set {key}: {error}") from error
-    return plan
-
-
-def _parse_override(text: str) -> tuple[str, Any]:
-    import json
-
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set needs KEY=VALUE, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except (ValueError, RecursionError):
-        return key, value  # a word needs no quotes
 
 
 def _set_aside(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medmamba import networks
-from medmamba.case import Case, Dataset, Split, some
+from medmamba.case import Case, Dataset, Pair, Split, some
 from medmamba.device import Precision, choose_precision
 from medmamba.errors import UsageError
 from medmamba.io import DatasetError
@@ -145,10 +145,24 @@ def validation_cases(run: Run, dataset: Dataset) -> list[Case]:
     if missing:
         raise DatasetError(
             f"{dataset.root} no longer has {len(missing)} of the cases that {run.folder} is to be judged on: "
-            f"{some(missing)}; put them back, give the images that are left with -i, or say with --data PATH where the "
-            "data set lies that it was trained with"
+            f"{some(missing)}; put them back, name the images that are left instead of --validation, or say with "
+            "--data PATH where the data set lies that it was trained with"
         )
     return [cases[case] for case in sorted(run.info.split.held_out)]
+
+
+def validation_pairs(run: Run, dataset: Dataset) -> tuple[Pair, ...]:
+    """The pairs that a fold for registration did not learn from; their atlas, where they have one, is in others too.
+
+    Args:
+        run: of the fold.
+        dataset: that it was trained with.
+
+    Raises:
+        DatasetError: if the data set lacks images of the fold.
+    """
+    validation_cases(run, dataset)
+    return splits.pairs_among(dataset, run.info.split.validation)
 
 
 def _start(request: FoldRequest, split: Split) -> Run:

@@ -19,6 +19,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from medmamba.cli._console import bars
 from medmamba.cli.main import app, main
 from medmamba.cli.train import parse_time
 from medmamba.errors import DataError, MachineError, StoppedError, UsageError
@@ -61,10 +62,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--moving": None,
         "--atlas": "",
         "--direction": "to_atlas",
+        "--set": None,
     },
     "train": {
         "--fold": "0",
-        "--network": "umamba_bot",
+        "--network": None,
         "--configuration": None,
         "--steps": None,
         "--budget": None,
@@ -137,6 +139,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--pairs": None,
         "--atlas": "",
         "--direction": "to_atlas",
+        "--validation": False,
+        "--data": None,
         "--fixed-label": None,
         "--moving-label": None,
         "--fixed-points": None,
@@ -354,6 +358,18 @@ def test_bad_input_is_named_by_check_and_stops_training_in_one_paragraph(
     assert FAULTS[kind][0] in lines[0]
     assert not list(tmp_path.glob("work/**/fold_*"))
     assert not list(tmp_path.glob("work/**/*.tmp"))
+
+
+def test_time_left_is_known_of_what_takes_minutes_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    progress = bars()
+    monkeypatch.setattr(progress, "get_time", lambda: now[0])
+    progress.add_task("Registering", total=10)
+    [task] = progress.tasks
+    for _ in range(3):
+        now[0] += 150
+        progress.advance(task.id)
+    assert task.time_remaining == 7 * 150
 
 
 def test_wrong_usage_has_its_own_exit_code(tmp_path: Path) -> None:

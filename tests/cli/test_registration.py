@@ -6,6 +6,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from medmamba.cli.main import app
+from medmamba.plans.plan import Plan
+from tests.cli.remedies import follow, line, run
 from tests.pairs_factory import write_modalities, write_subjects
 
 runner = CliRunner()
@@ -29,7 +31,14 @@ def test_pairs_are_checked_planned_and_trained_on_from_the_command_line(tmp_path
     assert (run / "final.safetensors").is_file()
     assert (run / "progress.png").is_file()
     assert "Dice before" in trained.output
-    assert "Finished" in runner.invoke(app, command).output
+    told = runner.invoke(app, command).output
+    assert "Finished" in told
+    assert "affine alone" in follow(line(told, "Next:"))
+    noted = json.loads((run / "registered" / "registration.json").read_text())["pairs"]
+    split = json.loads((run / "run.json").read_text())["split"]
+    assert sorted(noted) == sorted(f"{a}_to_{b}" for a in split["validation"] for b in split["validation"] if a != b)
+    assert {each["status"] for each in noted.values()} == {"done"}
+    assert (run / "registered" / "report.json").is_file()
 
 
 def test_options_of_one_task_are_refused_for_the_other(tmp_path: Path) -> None:
@@ -44,3 +53,25 @@ def test_options_of_one_task_are_refused_for_the_other(tmp_path: Path) -> None:
         result = runner.invoke(app, ["plan", table, *options, "--work", str(tmp_path / "work")])
         assert result.exit_code != 0
         assert words in str(result.exception) + result.output
+
+
+def test_what_is_asked_for_stands_in_the_plan_whatever_was_decided(tmp_path: Path) -> None:
+    table, work = str(write_modalities(tmp_path / "pairs", 2)), tmp_path / "work"
+    asked = ["--set", "topology.features=[4,8,8]", "--set", "registration.affine=rigid"]
+    code, said = run("plan", table, "--task", "registration", "--network", "voxelmorph", "--work", work, *asked)
+    assert code == 0, said
+    assert "registration.affine: affine, new rigid" in said
+    [path] = work.glob("*/*/plan.json")
+    plan = Plan.load(path)
+    assert (plan.topology.features, plan.registration and plan.registration.affine) == ((4, 8, 8), "rigid")
+    code, said = run("plan", table, "--task", "registration", "--work", work, "--set", "registration.rigid=1")
+    assert code == 2
+    assert "--set registration.rigid: the plan has no field" in said
+
+
+def test_a_table_of_pairs_is_planned_for_registration_when_no_network_is_named(tmp_path: Path) -> None:
+    table, work = write_modalities(tmp_path / "pairs", 2), tmp_path / "work"
+    code, said = run("train", table, "--work", work, "--set", "nonsense=1")
+    assert code == 2
+    assert "--set nonsense: the plan has no field" in said
+    assert [path.parent.name for path in work.glob("*/*/plan.json")] == ["3d_fullres__mambamorph"]
