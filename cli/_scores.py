@@ -176,7 +176,9 @@ def complain(report: Report) -> None:
     from medmamba.case import some
 
     without = report.without_prediction
-    if without:
+    if report.figures:
+        _complain_of_pairs(report)
+    elif without:
         fate = "left out" if without[0].status == "skipped" else "counted as failed (--missing skip leaves them out)"
         names = some([case.id for case in without])
         note(f"{len(without)} of {len(report.cases)} references have no prediction, {fate}: {names}")
@@ -192,6 +194,23 @@ def complain(report: Report) -> None:
         names = some(report.extra_predictions)
         have = "prediction has" if len(report.extra_predictions) == 1 else "predictions have"
         note(f"{len(report.extra_predictions)} {have} no reference and cannot be scored: {names}")
+
+
+def _complain_of_pairs(report: Report) -> None:
+    """How many registrations failed, and what that does to the means."""
+    from medmamba.case import some
+
+    for cases, fate in (
+        (
+            [case for case in report.failed if case.scores],
+            "count with the worst values (--missing skip leaves them out)",
+        ),
+        ([case for case in report.failed if not case.scores], "take no part, as their label maps are not known"),
+        ([case for case in report.cases if case.status == "skipped"], "are left out"),
+    ):
+        if cases:
+            names = some([case.id for case in cases])
+            note(f"{len(cases)} of {len(report.cases)} pairs were not registered and {fate}: {names}", "red")
 
 
 def _define(names: Sequence[str], policy: Policy) -> None:

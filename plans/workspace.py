@@ -258,6 +258,7 @@ def plan_dataset(
     network_options: dict[str, Any] | None = None,
     channel_rules: Mapping[str, str] | None = None,
     network_bytes: NetworkBytes | None = None,
+    change: Callable[[Plan], Plan] | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> PlannedResult:
@@ -274,6 +275,7 @@ def plan_dataset(
         network_options: passed on to the network.
         channel_rules: see `medmamba.plans.plan.Plan`; None: those of the plan that is there.
         network_bytes: of a network for registration, see `medmamba.plans.registration.make_registration_plan`.
+        change: of what was decided, as somebody asks for; nothing else is decided anew.
         force: replace a plan that differs.
         progress: told about each case that is measured.
 
@@ -304,6 +306,9 @@ def plan_dataset(
             gpu_memory_gb=gpu_memory_gb,
             network_options=network_options,
         )
+    decided = plan
+    plan = change(decided) if change else decided
+    decisions += tuple(Decision("asked for", line, "whatever was decided") for line in differences(decided, plan))
     plan = replace(plan, channel_rules=dict(channel_rules or {}))
     path = _place(workspace, plan, gpu_memory_gb)
     plan, outcome, changes = _store(plan, path, force)

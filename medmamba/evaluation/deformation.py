@@ -13,9 +13,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medmamba.transform import Affine, Transform, voxels_of_field
-from medmamba.volume import FloatArray, Geometry
+from medmamba.errors import DataError
+from medmamba.transform import Affine, Transform, resample, voxels_of_field
+from medmamba.volume import FloatArray, Geometry, Volume
 from medmamba.warp import jacobian_determinant
+
+#: A voxel is background up to this share of the range from the smallest value to the 99.5th percentile.
+BACKGROUND = 0.02
+
+
+def counted(image: Volume, mask: Volume | None = None) -> NDArray[np.bool_]:
+    """In which voxels of a fixed image a transform is measured: in its mask, else in those that are not background.
+
+    Args:
+        image: (1, I, J, K) the fixed image, as it was read: whatever registered it, the same voxels count.
+        mask: on any grid; not 0 is in it.
+
+    Returns:
+        (I, J, K); all where nothing is above the background.
+
+    Raises:
+        DataError: if the mask marks nothing of the image.
+    """
+    if mask is None:
+        array = image.array[0]
+        low, high = float(array.min()), float(np.percentile(array, 99.5))
+        inside = np.asarray(array > low + BACKGROUND * (high - low))
+        return inside if inside.any() else np.ones(array.shape, dtype=bool)
+    inside = marked(mask, image.geometry)
+    if not inside.any():
+        raise DataError("the mask of the fixed image marks nothing of it; look at both, or leave the mask out")
+    return inside
+
+
+def marked(mask: Volume, grid: Geometry) -> NDArray[np.bool_]:
+    """(I, J, K) which voxels of a grid a mask on another grid marks: those of which the nearest voxel is not 0."""
+    ones = mask.with_array((mask.array[:1] != 0).astype(np.uint8))
+    return np.asarray(resample(ones, Transform(), grid, "nearest").array[0] > 0)
 
 
 def jacobian(transform: Transform, grid: Geometry) -> NDArray[np.float32]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
-from medmamba.errors import DataError, UsageError
+from medmamba.errors import UsageError
 from medmamba.evaluation.deformation import (
+    counted,
     folding_percent,
     inverse_consistency_mm,
     jacobian,
@@ -30,7 +31,7 @@ from medmamba.evaluation.deformation import (
 from medmamba.evaluation.evaluate import evaluate
 from medmamba.evaluation.matching import Match, find_meaning, labels_in
 from medmamba.evaluation.origin import versions
-from medmamba.evaluation.registered_folder import MUCH_FOLDING, RegisteredPair, read_pairs
+from medmamba.evaluation.registered_folder import MUCH_FOLDING, RegisteredPair, Unregistered, read_pairs
 from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.scores import CaseScore, Origin, Policy
 from medmamba.io.formats.transforms import read_transform
@@ -43,12 +44,10 @@ from medmamba.volume import Geometry, Volume
 
 #: What a report calls the pairs aligned by affine maps alone, and as their headers have them where there are none.
 ALIGNED, UNTOUCHED = "affine alone", "before"
-#: A voxel is background up to this share of the range from the smallest value to the 99.5th percentile.
-BACKGROUND = 0.02
 #: Less displacement than this, in voxels, is worth a word.
 LITTLE_VOXELS = 0.02
-#: Memory a voxel takes about while a pair is measured.
-VOXEL_BYTES = 160
+#: Memory a voxel takes about while a pair is measured, where all voxels count; a head in air takes three quarters.
+VOXEL_BYTES = 210
 GIB = 2**30
 
 
@@ -69,7 +68,7 @@ def evaluate_registrations(
         folder: see above.
         labels: as for `medmamba.evaluation.evaluate.evaluate_files`.
         metrics: of label maps, as for `medmamba.evaluation.evaluate.evaluate`; with none, the group ``standard``.
-        policy: likewise.
+        policy: likewise; a pair that failed is a missing prediction.
         least_ml: structures of less volume than this in the mean of the fixed label maps are left out.
         name: of the method; with none, the folder's.
         workers: pairs worked on at the same time; each needs memory for images and fields.
@@ -92,8 +91,8 @@ def evaluate_registrations(
         measured = {
             pair.id: _Measured(notes=(outcome.reason,), failed=True) if isinstance(outcome, Failure) else outcome
             for pair, outcome in zip(pairs, outcomes, strict=True)
-        } | {pair: _Measured(notes=(reason,), failed=True) for pair, reason in failed.items()}
-        matches = {when: _matches(pairs, place / when) for when in ("after", "before")}
+        } | {each.id: _Measured(notes=(each.reason,), failed=True) for each in failed}
+        matches = {when: _matches(pairs, failed, place / when) for when in ("after", "before")}
         structures = _structures(pairs, matches["after"], labels, progress) if matches["after"] else None
         made = [
             _large(
@@ -167,7 +166,7 @@ def _measure(pair: RegisteredPair, place: Path) -> _Measured:
 
 def _figures(pair: RegisteredPair, whole: Transform) -> dict[str, float]:
     image = io.read(pair.fixed.image)
-    grid, mask = image.geometry, counted(image, pair.fixed.mask)
+    grid, mask = image.geometry, counted_of(pair, image)
     determinants = jacobian(whole, grid)
     found = {
         "folding": folding_percent(determinants, mask),
@@ -185,23 +184,14 @@ def _figures(pair: RegisteredPair, whole: Transform) -> dict[str, float]:
     return found
 
 
-def counted(image: Volume, mask: Path | None) -> NDArray[np.bool_]:
-    """(I, J, K) which voxels of the fixed image count: those in its mask, or those that are not background.
+def counted_of(pair: RegisteredPair, image: Volume) -> NDArray[np.bool_]:
+    """(I, J, K) which voxels of a pair's fixed image count, see `medmamba.evaluation.deformation.counted`.
 
     Raises:
-        DataError: if the mask lies on another grid, or marks nothing.
+        DataError: if its mask cannot be read, or marks nothing.
     """
-    array = image.array[0]
-    if mask is None:
-        low, high = float(array.min()), float(np.percentile(array, 99.5))
-        inside = np.asarray(array > low + BACKGROUND * (high - low))
-        return inside if inside.any() else np.ones(array.shape, dtype=bool)
-    volume = io.read_label(mask, within=image.geometry)
-    marked = resample(Volume((volume.array != 0).astype(np.uint8), volume.geometry), Transform(), image.geometry,
-                      "nearest").array[0] > 0  # fmt: skip
-    if not marked.any():
-        raise DataError(f"{mask} marks nothing of the fixed image; look at both")
-    return np.asarray(marked)
+    mask = pair.fixed.mask
+    return counted(image, None if mask is None else io.read_label(mask, within=image.geometry))
 
 
 def _displacement_mm(whole: Transform, grid: Geometry, mask: NDArray[np.bool_]) -> float:
@@ -227,14 +217,15 @@ def _doubts(pair: RegisteredPair, whole: Transform, figures: dict[str, float]) -
     return doubts
 
 
-def _matches(pairs: Sequence[RegisteredPair], place: Path) -> list[Match]:
-    """The moved label map of each pair that has two, against the fixed one."""
+def _matches(pairs: Sequence[RegisteredPair], failed: Sequence[Unregistered], place: Path) -> list[Match]:
+    """The moved label map of each pair that has two, against the fixed one; of pairs that failed there is none."""
     found = []
     for pair in pairs:
         if pair.labels is not None:
             moved = place / f"{pair.id}.nii.gz"
             found.append(Match(id=pair.id, reference=pair.labels[0], prediction=moved if moved.is_file() else None))
-    return found
+    lost = [Match(id=each.id, reference=each.label, prediction=None) for each in failed if each.label is not None]
+    return sorted((*found, *lost), key=lambda match: match.id)
 
 
 def _structures(pairs: Sequence[RegisteredPair], matches: Sequence[Match], labels: str, progress: Progress) -> Labels:
@@ -276,6 +267,8 @@ def _with_figures(
     cases = []
     for pair, (known, figures) in sorted(measured.items()):
         case = scored.get(pair, CaseScore(id=pair, status="failed" if known.failed else "scored"))
+        if known.failed:  # for a reason that is known, other than a prediction that was never made
+            case = replace(case, status="skipped" if case.status == "skipped" else "failed", notes=())
         notes = dict.fromkeys((*known.notes, *case.notes))
         cases.append(replace(case, figures=figures, notes=tuple(notes)))
     if report is not None:

@@ -1,10 +1,12 @@
 """Folders of registrations: what lies in them, read without a library that is slow to load.
 
 Such a folder is one that `medmamba register` wrote, or of any other software in the same form: ``registration.json``
-with ``{"pairs": {ID: {"status": "done"}}}``, and for each pair a folder with ``transform.h5`` (from the fixed to the
-moving image), ``inverse.h5`` where there is one, and ``run.json`` with the files of both sides::
+with ``{"pairs": {ID: {"status": "done"}}}``, and for each pair that is done a folder with ``transform.h5`` (from the
+fixed to the moving image), ``inverse.h5`` where there is one, and ``run.json`` with the files of both sides::
 
     {"fixed": {"image": PATH, "label": PATH, "points": PATH, "mask": PATH}, "moving": {...}, "seconds": {"all": 12.5}}
+
+A pair that failed has the status ``failed`` and the same ``fixed`` and ``moving`` beside it, where these are known.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ OVERVIEW, RECORD, TRANSFORM, INVERSE = "registration.json", "run.json", "transfo
 BEFORE_FILE = "before.json"
 #: More folding than this, in percent, is worth a word.
 MUCH_FOLDING = 1.0
+#: What a record says of a side.
+_FILES = ("image", "id", "label", "points", "mask")
+#: States of pairs without a transform of the last command, and what to say of them.
+_WITHOUT = {"failed": "", "waiting": "not registered yet: the command that was to do it was stopped, and goes on"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +84,30 @@ class RegisteredPair:
         return self.folder / INVERSE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unregistered:
+    """A pair that was asked for and has no transform.
+
+    Args:
+        id: of the pair.
+        reason: why, for people.
+        label: label map of the fixed image, where both have one.
+    """
+
+    id: str
+    reason: str
+    label: Path | None = None
+
+
 def is_registered(folder: Path) -> bool:
     """Whether this is a folder of registrations."""
     return (folder / OVERVIEW).is_file()
 
 
-def read_pairs(folder: Path) -> tuple[tuple[RegisteredPair, ...], dict[str, str]]:
-    """The pairs in a folder of registrations, sorted by id, and why others have no transform.
+def read_pairs(folder: Path) -> tuple[tuple[RegisteredPair, ...], tuple[Unregistered, ...]]:
+    """The pairs in a folder of registrations, sorted by id, and those that have no transform.
+
+    What a command left that failed or was stopped is of an earlier one, with other options or images, and not taken.
 
     Raises:
         DataError: if a record is damaged, or the folder holds no pair that is registered.
@@ -93,18 +116,28 @@ def read_pairs(folder: Path) -> tuple[tuple[RegisteredPair, ...], dict[str, str]
     overview = read_json(path)
     if not isinstance(overview, dict) or not isinstance(overview.get("pairs"), dict):
         raise RecordError(f"{path} does not list 'pairs', as a record of `medmamba register` does; give another folder")
-    found, failed = [], {}
+    found, failed = [], []
     for name in sorted(overview["pairs"]):
-        place = folder / name
-        if (place / RECORD).is_file() and (place / TRANSFORM).is_file():
+        place, told = folder / name, overview["pairs"][name]
+        facts = told if isinstance(told, dict) else {}
+        there = (place / RECORD).is_file() and (place / TRANSFORM).is_file()
+        if there and facts.get("status") not in _WITHOUT:
             found.append(_pair(name, place))
         else:
-            told = overview["pairs"][name]
-            reason = told.get("message") if isinstance(told, dict) else ""
-            failed[name] = reason or f"there is no {TRANSFORM}"
+            failed.append(_without(name, facts, f"{path}: {name}"))
     if not found:
-        raise DataError(f"{folder} holds no pair that is registered; {some(list(failed.values()), 1) or 'it is empty'}")
-    return tuple(found), failed
+        reason = some([each.reason for each in failed], 1) if failed else "it is empty"
+        raise DataError(f"{folder} holds no pair that is registered; {reason}")
+    return tuple(found), tuple(failed)
+
+
+def _without(name: str, facts: dict[str, Any], where: str) -> Unregistered:
+    """What is known of a pair that was not registered."""
+    known = [from_json(Side, _known(facts[side], _FILES), where) for side in ("fixed", "moving") if facts.get(side)]
+    labels = [side.label for side in known if side.label is not None]
+    words = _WITHOUT.get(str(facts.get("status")), "")
+    reason = "; ".join(filter(None, (words, facts.get("message")))) or f"there is no {TRANSFORM}"
+    return Unregistered(id=name, reason=reason, label=labels[0] if len(labels) == 2 else None)
 
 
 def _pair(name: str, place: Path) -> RegisteredPair:
@@ -112,12 +145,13 @@ def _pair(name: str, place: Path) -> RegisteredPair:
     if not isinstance(facts, dict) or not {"fixed", "moving"} <= facts.keys():
         raise RecordError(f"{where} does not name the files of 'fixed' and 'moving', as that of a registered pair does")
 
-    def known(data: Any, names: Sequence[str]) -> Any:
-        return {key: data[key] for key in names if key in data} if isinstance(data, dict) else data
-
-    sides = {side: known(facts[side], ("image", "id", "label", "points", "mask")) for side in ("fixed", "moving")}
-    rest = known(facts, ("seconds", "peak_bytes", "warnings", "decisions"))
+    sides = {side: _known(facts[side], _FILES) for side in ("fixed", "moving")}
+    rest = _known(facts, ("seconds", "peak_bytes", "warnings", "decisions"))
     return from_json(RegisteredPair, {"id": name, "folder": str(place), **sides, **rest}, where)
+
+
+def _known(data: Any, names: Sequence[str]) -> Any:
+    return {key: data[key] for key in names if key in data} if isinstance(data, dict) else data
 
 
 def save_before(report: Report, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """A folder of registrations: which pairs are finished, which have to be done again, and what is somebody else's.
 
-Each pair has a folder, which is there whole or not at all, with a record of what made its files. So the same command
+Each pair has a folder, which is there whole or not at all, with a record of what made its files, and is noted in the
+record of all pairs as soon as it is done. So the same command
 goes on where it was stopped, and one with other options or an exchanged image does its pairs anew; what is not known,
 or was edited since, is never replaced unless that is asked for.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 
 import medmamba
 from medmamba.case import Pair, some
-from medmamba.engines import Engine, Failure, Here, map_cases, suited
+from medmamba.engines import Engine, Failure, Here, suited
 from medmamba.errors import DataError, UsageError
 from medmamba.files import WRITING, OutputError, content_digest, replacing_all
 from medmamba.io.places import check_output_folder
@@ -29,7 +30,7 @@ from medmamba.progress import Progress, silent
 from medmamba.records import RecordError
 from medmamba.registration.model import Model
 from medmamba.registration.pair import inputs_digest, register_pair
-from medmamba.registration.records import RECORD, Asked, Outcome, Overview, PairRecord
+from medmamba.registration.records import RECORD, Asked, Outcome, Overview, PairRecord, SideRecord
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,14 @@ def register_pairs(
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         overview = Overview.load(folder)
-        found = {pair.id: _standing(pair, folder / pair.id, asked, overwrite=overwrite) for pair in pairs}
+        found = {
+            pair.id: replace(
+                _standing(pair, folder / pair.id, asked, overwrite=overwrite),
+                fixed=SideRecord.of(pair.fixed),
+                moving=SideRecord.of(pair.moving),
+            )
+            for pair in pairs
+        }
         _note(folder, overview, found.values())
         todo = [pair for pair in pairs if found[pair.id].status == "waiting"]
         single = len(todo) == 1
@@ -86,13 +94,16 @@ def register_pairs(
             device=str(device),
             progress=progress if single else silent,
         )
-        engine = _engine(todo, single=single, device=device)
-        outcomes = map_cases(work, todo, engine, title="Registering", progress=silent if single else progress)
-        for pair, outcome in zip(todo, outcomes, strict=True):
-            failed = isinstance(outcome, Failure)
-            message = outcome.reason if isinstance(outcome, Failure) else found[pair.id].message
-            found[pair.id] = Outcome(pair=pair.id, status="failed" if failed else "done", message=message)
-        _note(folder, overview, found.values())
+        told = silent if single else progress
+        with closing(_engine(todo, single=single, device=device).run(work, todo)) as outcomes:
+            for number, outcome in told(outcomes, title="Registering", total=len(todo)):
+                before = found[todo[number].id]
+                found[before.pair] = (
+                    replace(before, status="failed", message=outcome.reason)
+                    if isinstance(outcome, Failure)
+                    else replace(before, status="done")
+                )
+                _note(folder, overview, found.values())
     return tuple(found[pair.id] for pair in pairs)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from medmamba import io
 from medmamba.case import Case, Pair
 from medmamba.data.pairs import normalised
 from medmamba.errors import DataError
+from medmamba.evaluation.deformation import marked
 from medmamba.files import content_digest
 from medmamba.io.formats.resampled import resampled_by_simpleitk
 from medmamba.io.formats.transforms import write_transform
 from medmamba.io.points import Points, read_points, write_points
 from medmamba.memory import check_reading
-from medmamba.plans.pairs_fingerprint import image_fingerprint
+from medmamba.plans.pairs_fingerprint import ImageFingerprint, image_fingerprint
 from medmamba.plans.registration import channel_of, similarity_of
 from medmamba.progress import Progress, silent
 from medmamba.registration.measures import Annotations
@@ -87,11 +90,15 @@ def register_pair(
     begun = time.monotonic()
     digest = inputs_digest(pair)
     read = _read(pair)
-    remarks = check_images(read.fixed, read.moving)
+    with _naming(pair):
+        remarks = check_images(read.fixed, read.moving)
     notes = Annotations.read(pair, read.fixed.geometry, read.moving.geometry)
     settings, decisions, odd = _settings(pair, read, asked, model)
     ready = time.monotonic()
-    found = register(read.fixed, read.moving, settings, model=model, masks=read.masks, device=device, progress=progress)
+    with _naming(pair):
+        found = register(
+            read.fixed, read.moving, settings, model=model, masks=read.masks, device=device, progress=progress
+        )
     aligned = Transform((found.aligned.affine,))
     done = time.monotonic()
     overlap, errors = notes.overlap(aligned, found.transform), notes.errors(aligned, found.transform)
@@ -133,24 +140,50 @@ def _files(case: Case, path: Path) -> tuple[Path, ...]:
     return (path,) if path == case.points else io.files(path)
 
 
+@contextmanager
+def _naming(pair: Pair) -> Iterator[None]:
+    """What is wrong with two images is said with the names of their files."""
+    try:
+        yield
+    except DataError as error:
+        files = f"fixed image {pair.fixed.images[0]}, moving image {pair.moving.images[0]}"
+        raise DataError(f"{error} ({files})") from error
+
+
 def _read(pair: Pair) -> _Read:
     for case in pair.cases:
         channels = io.read_channels(case.images[0])
         if channels == 1:  # others are refused in words when both are read
             check_reading(io.read_geometry(case.images[0]), channels)
     fixed, moving = (io.read_case(case) for case in pair.cases)
-    masks = [None if case.mask is None else io.read_label(case.mask) for case in pair.cases]
+    masks = [_mask(case, image.geometry) for case, image in zip(pair.cases, (fixed, moving), strict=True)]
     return _Read(fixed, moving, (masks[0], masks[1]))
+
+
+def _mask(case: Case, grid: Geometry) -> Volume | None:
+    if case.mask is None:
+        return None
+    mask = io.read_label(case.mask)
+    if not marked(mask, grid).any():
+        raise DataError(
+            f"{case.mask} marks nothing of {case.images[0]}, so nothing of it would count; look at both, or leave the "
+            "mask out"
+        )
+    return mask
+
+
+def _fingerprint(case: Case, volume: Volume) -> ImageFingerprint:
+    try:
+        return image_fingerprint(replace(case, label=None), volume)
+    except DataError as error:
+        raise DataError(f"{case.images[0]}: {error}") from error
 
 
 def _settings(
     pair: Pair, read: _Read, asked: Asked, model: Model | None
 ) -> tuple[Settings, dict[str, str], tuple[str, ...]]:
     """How this pair is registered, why, and what is doubtful about that."""
-    images = [
-        image_fingerprint(replace(case, label=None), volume)
-        for case, volume in zip(pair.cases, (read.fixed, read.moving), strict=True)
-    ]
+    images = [_fingerprint(case, volume) for case, volume in zip(pair.cases, (read.fixed, read.moving), strict=True)]
     refine = asked.refine if asked.refine is not None else 0 if model else REFINE
     odd: list[str] = []
     if model:

@@ -51,9 +51,11 @@ class SideRecord:
 
     @classmethod
     def of(cls, case: Case) -> SideRecord:
-        """Of a case."""
-        label, points, mask = (None if path is None else str(path) for path in (case.label, case.points, case.mask))
-        return cls(id=case.id, image=str(case.images[0]), label=label, points=points, mask=mask)
+        """Of a case; paths from the root on, so that they mean the same wherever they are read."""
+        label, points, mask = (
+            None if path is None else str(path.absolute()) for path in (case.label, case.points, case.mask)
+        )
+        return cls(id=case.id, image=str(case.images[0].absolute()), label=label, points=points, mask=mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +164,15 @@ class Outcome:
         pair: its id.
         status: see above.
         message: why it failed, or was done again.
+        fixed: files of the fixed image, for whoever counts pairs that failed; None in folders of earlier versions.
+        moving: of the moving one.
     """
 
     pair: str
     status: Literal["done", "skipped", "failed", "waiting"]
     message: str = ""
+    fixed: SideRecord | None = None
+    moving: SideRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

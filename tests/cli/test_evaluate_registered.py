@@ -64,3 +64,18 @@ def test_what_does_not_go_together_is_refused(folder: Path, options: tuple[str, 
     code, said = run("evaluate", *(option.format(folder=folder, labels=labels) for option in options))
     assert code == 2, said
     assert words in said
+
+
+def test_pairs_that_failed_are_counted_and_said_loudly(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "registered", tmp_path / "cases", 2, failed=("lost",))
+    overview = json.loads((folder / "registration.json").read_text())
+    record = json.loads((folder / "p0" / "run.json").read_text())
+    overview["pairs"]["lost"] |= {side: record[side] for side in ("fixed", "moving")}
+    (folder / "registration.json").write_text(json.dumps(overview))
+    code, said = run("evaluate", folder)
+    assert code == 3
+    assert "1 of 3 pairs were not registered and count with the worst values" in said
+    assert "failed lost: no overlap" in said
+    code, said = run("evaluate", folder, "--missing", "skip")
+    assert code == 0
+    assert "1 of 3 pairs were not registered and are left out: lost" in said

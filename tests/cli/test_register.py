@@ -11,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medmamba import io
 from medmamba.registration.records import PairRecord
+from medmamba.volume import Geometry, Volume
 from tests import dicom_factory as factory
 from tests.cli.remedies import run
 from tests.pairs_factory import subject, write_modalities, write_shifted, write_subjects
@@ -114,13 +115,123 @@ def test_a_trained_network_deforms_and_what_it_did_not_learn_from_is_told(tmp_pa
     assert "the moving image looks like CT, and the model learned from" in said
 
 
+def _altered(name: str, folder: Path) -> Path:
+    """An image that something is wrong with, or odd about, in a file of that name."""
+    image, label = subject(0 if name == "mirrored" else 1)
+    affine, array = image.geometry.affine.copy(), image.array.copy()
+    match name:
+        case "elsewhere":
+            affine[:3, 3] += 500
+        case "mirrored":
+            affine[1] *= -1
+        case "slice":
+            array = array[..., 6:7]
+        case "series":
+            array = np.repeat(array, 3, axis=0)
+        case "flat":
+            array[:] = 7
+        case "holes":
+            array[0, 3, 3, 3] = np.nan
+        case "values":
+            array = np.where(label.array == 2, 7, label.array).astype(np.uint8)
+        case "corner" | "other corner":
+            array = np.zeros_like(label.array)
+            array[:, -1 if name == "corner" else 0, -1, -1 if name == "corner" else 0] = 1
+        case "empty":
+            array = np.zeros_like(label.array)
+    volume = Volume(array, Geometry(array.shape[1:], affine))
+    io.write(volume, folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("elsewhere", "the images do not overlap in space: their centres of mass were brought together"),
+        ("mirrored", "one of the headers seems to be mirrored, and no registration can make up for that"),
+    ],
+)
+def test_what_is_odd_about_images_is_told_and_they_are_registered(tmp_path: Path, name: str, told: str) -> None:
+    fixed, odd = write_subjects(tmp_path / "in", 1) / "s0_t1.nii.gz", _altered(name, tmp_path)
+    code, said = run("register", "--fixed", fixed, "--moving", odd, "-o", tmp_path / "out", "--refine", "0")
+    assert code == 0, said
+    assert told in said
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("slice", "the moving image is a single slice of 14 x 13 x 1 voxels; give the whole series"),
+        ("series", "the moving one has 3 channels or time points; write the one to register to a file of its own"),
+        ("flat", "the image is the same everywhere"),
+        ("holes", "1 of 2184 intensities (0.046 %) are NaN or infinite; replace them"),
+    ],
+)
+def test_images_that_cannot_be_registered_are_refused_by_name(tmp_path: Path, name: str, words: str) -> None:
+    fixed, wrong = write_subjects(tmp_path / "in", 1) / "s0_t1.nii.gz", _altered(name, tmp_path)
+    code, said = run("register", "--fixed", fixed, "--moving", wrong, "-o", tmp_path / "out", *QUICK)
+    assert code == 3
+    assert words in said
+    assert str(wrong) in said
+    assert not (tmp_path / "out" / f"{name}_to_s0_t1").exists()
+
+
+def test_masks_that_nothing_can_be_aligned_by_are_refused(tmp_path: Path) -> None:
+    brains = write_subjects(tmp_path / "in", 2)
+    sides = ("register", "--fixed", brains / "s0_t1.nii.gz", "--moving", brains / "s1_t1.nii.gz", "--refine", "0")
+    corner, other, empty = (_altered(name, tmp_path) for name in ("corner", "other corner", "empty"))
+    code, said = run(*sides, "--fixed-mask", corner, "--moving-mask", other, "-o", tmp_path / "apart")
+    assert code == 3
+    assert "the images could not be brought to overlap" in said
+    assert f"fixed image {brains / 's0_t1.nii.gz'}, moving image {brains / 's1_t1.nii.gz'}" in said
+    for side in ("fixed", "moving"):
+        code, said = run(*sides, f"--{side}-mask", empty, "-o", tmp_path / side)
+        assert code == 3
+        assert f"{empty} marks nothing of" in said
+        assert "leave the mask out" in said
+
+
+def test_label_maps_with_other_structures_are_told(tmp_path: Path) -> None:
+    brains = write_subjects(tmp_path / "in", 2)
+    code, said = run(
+        "register", "--fixed", brains / "s0_t1.nii.gz", "--moving", brains / "s1_t1.nii.gz", "-o", tmp_path / "out",
+        "--fixed-label", brains / "s0_labels.nii.gz", "--moving-label", _altered("values", tmp_path), *QUICK,
+    )  # fmt: skip
+    assert code == 0, said
+    assert "structures in one of the label maps alone, left out of the Dice: 2, 7" in said
+
+
+def test_a_record_names_files_from_the_root_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is evaluated wherever one is, of files that were given as seen from elsewhere."""
+    brains = write_subjects(tmp_path / "in", 2)
+    monkeypatch.chdir(brains)
+    code, said = run("register", "--fixed", "s0_t1.nii.gz", "--moving", "s1_t1.nii.gz", "-o", tmp_path / "out", *QUICK)
+    assert code == 0, said
+    monkeypatch.chdir(tmp_path)
+    code, said = run("evaluate", "out")
+    assert code == 0, said
+
+
+def test_pairs_that_a_network_did_not_learn_from_are_those_of_its_fold(tmp_path: Path, trained: Path) -> None:
+    for options, words in (
+        ((), "name its run folder with -m"),
+        (("-m", trained, "--fixed", trained), "names the pairs itself"),
+    ):
+        code, said = run("register", "--validation", "-o", tmp_path / "out", *options)
+        assert code == 2
+        assert words in said
+    code, said = run("register", "--fixed", trained, "--data", trained, "-o", tmp_path / "out")
+    assert code == 2
+    assert "--data says where the images of --validation are" in said
+
+
 def test_options_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
     brains = write_subjects(tmp_path / "brains", 2)
     image, table = brains / "s0_t1.nii.gz", tmp_path / "t.csv"
     table.write_text("fixed,moving\nbrains/s0_t1.nii.gz,brains/s1_t1.nii.gz\n")
     for options, words in (
-        ((), "give either --fixed and --moving, or a table"),
-        (("--fixed", image, "--pairs", table), "give either --fixed and --moving, or a table"),
+        ((), "give either --fixed and --moving, a table"),
+        (("--fixed", image, "--pairs", table), "give either --fixed and --moving, a table"),
         (("--fixed", image), "so --moving must name one too"),
         (("--fixed", image, "--moving", brains), "so --moving must name one too"),
         (("--fixed", brains, "--moving", image), "give two images or two folders"),

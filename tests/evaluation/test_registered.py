@@ -13,6 +13,7 @@ from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.registered import ALIGNED, UNTOUCHED, evaluate_registrations
 from medmamba.evaluation.registered_folder import BEFORE_FILE, read_pairs, save_before
 from medmamba.evaluation.report import WHOLE_PAIR, Report
+from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.sources import read_reports
 from medmamba.io.formats.transforms import write_transform
 from medmamba.transform import Field, Transform
@@ -66,6 +67,31 @@ def test_a_pair_without_a_transform_is_a_failed_case_with_its_reason(reports: tu
     lost = reports[0].cases[0]
     assert (lost.id, lost.status, lost.notes, lost.scores) == ("lost", "failed", ("no overlap",), ())
     assert [case.id for case in reports[0].failed] == ["lost"]
+
+
+def test_a_pair_that_failed_counts_with_the_worst_values_unless_it_is_to_be_left_out(tmp_path: Path) -> None:
+    out = write_folder(tmp_path / "out", tmp_path / "cases", 1, failed=("lost", "waits"))
+    overview = json.loads((out / "registration.json").read_text())
+    sides = {side: json.loads((out / "p0" / "run.json").read_text())[side] for side in ("fixed", "moving")}
+    overview["pairs"]["lost"] |= sides
+    overview["pairs"]["waits"] |= {"status": "waiting", "message": "options changed", **sides}
+    (out / "registration.json").write_text(json.dumps(overview))
+    (out / "waits").symlink_to(out / "p0")  # of an earlier command, with other options
+    for report in evaluate_registrations(out):
+        lost, p0, waits = report.cases
+        assert [case.status for case in report.cases] == ["failed", "scored", "failed"]
+        assert lost.notes == ("no overlap",)
+        assert waits.notes[0].startswith("not registered yet: the command that was to do it was stopped")
+        assert waits.notes[0].endswith("; options changed")
+        assert [score.values for score in (*lost.scores, *waits.scores)] == [(0.0, math.inf)] * 6
+        mean = report.summaries[0]
+        assert (mean.metric, mean.label, mean.n) == ("dice", "cortex", 3)
+        assert mean.finite_mean == pytest.approx(p0.scores[0].values[0] / 3)
+    left = evaluate_registrations(out, policy=Policy(missing="skip"))[0]
+    assert [(case.status, case.scores == ()) for case in left.cases] == [
+        ("skipped", True), ("scored", False), ("skipped", True)
+    ]  # fmt: skip
+    assert left.cases[0].notes == ("no overlap",)
 
 
 def test_reports_are_saved_and_read_with_their_figures(reports: tuple[Report, Report], tmp_path: Path) -> None:

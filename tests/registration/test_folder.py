@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from medmamba.registration.records import Asked, Outcome, Overview, PairRecord
 from medmamba.volume import Geometry, Volume
 from tests.pairs_factory import write_subjects
 
+T = TypeVar("T")
 QUICK = Asked(refine=0, affine="centres")
 
 
@@ -75,6 +78,26 @@ def test_a_pair_that_fails_leaves_nothing_and_the_others_are_done(tmp_path: Path
     assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == ["registration.json", "s2_to_s0"]
     overview = Overview.load(out)
     assert {name: each.status for name, each in overview.pairs.items()} == {"s1_to_s0": "failed", "s2_to_s0": "done"}
+
+
+def test_each_pair_is_noted_as_soon_as_it_is_done(tmp_path: Path) -> None:
+    """So that a command that is killed leaves a record that is true."""
+    asked, out = pairs(tmp_path / "in", 2), tmp_path / "out"
+    seen = []
+
+    def watched(items: Iterable[T], *, title: str, total: int) -> Iterator[T]:
+        for item in items:
+            yield item
+            seen.append([(name, each.status) for name, each in Overview.load(out).pairs.items()])
+
+    register_pairs(asked, out, QUICK, progress=watched)
+    assert seen == [
+        [("s1_to_s0", "done"), ("s2_to_s0", "waiting")],
+        [("s1_to_s0", "done"), ("s2_to_s0", "done")],
+    ]
+    sides = Overview.load(out).pairs["s1_to_s0"]
+    assert sides.fixed is not None
+    assert sides.fixed.image == str(asked[0].fixed.images[0])
 
 
 KILLED = """

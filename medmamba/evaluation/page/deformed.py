@@ -17,7 +17,7 @@ from medmamba import io
 from medmamba.evaluation.deformation import jacobian
 from medmamba.evaluation.display import View, most_of_largest, ras_axes, reordered, slice_name, views_of, window_of
 from medmamba.evaluation.page.layers import LAYERS, Layers
-from medmamba.evaluation.registered import before_fields, counted
+from medmamba.evaluation.registered import before_fields, counted_of
 from medmamba.evaluation.registered_folder import RegisteredPair
 from medmamba.io.formats.transforms import read_transform
 from medmamba.transform import Transform, resample, voxels_of_field
@@ -45,7 +45,7 @@ def draw(pair: RegisteredPair) -> Layers:
     """
     fixed, moving, whole = io.read(pair.fixed.image), io.read(pair.moving.image), read_transform(pair.transform)
     order, flips = ras_axes(fixed.geometry)
-    ground = reordered(counted(fixed, pair.fixed.mask)[None], order, flips)[0]
+    ground = reordered(counted_of(pair, fixed)[None], order, flips)[0]
     at, views = most_of_largest(ground), views_of(ground.shape)
     size_mm = [count * fixed.geometry.spacing_mm[axis] for count, axis in zip(ground.shape, order, strict=True)]
     scale = min(
