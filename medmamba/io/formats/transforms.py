@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from SimpleITK import _SimpleITK
 
 from medmamba.files import replacing_all
 from medmamba.io.errors import ImageFileError, TransformFileError
@@ -173,7 +174,7 @@ class _Heard(sitk.LoggerBase):  # type: ignore[misc]  # SimpleITK has no types
 def _read_itk(path: Path) -> list[Affine | Field]:
     try:
         with plain_name(path) as name, _Heard() as heard:
-            found = sitk.ReadTransform(name)
+            found = _SimpleITK.ReadTransform(name)
     except RuntimeError as error:
         raise TransformFileError(path, f"ITK cannot read it as a transform ({last_line(error)})") from error
     if "more than one transform" in heard.words:
@@ -188,22 +189,28 @@ def _read_itk(path: Path) -> list[Affine | Field]:
 
 
 def _steps(path: Path, transform: Any) -> list[Affine | Field]:
-    """The steps of a transform of ITK, composites in composites made flat."""
-    transform = transform.Downcast()
-    if isinstance(transform, sitk.CompositeTransform):
-        numbers = reversed(range(transform.GetNumberOfTransforms()))
-        return [step for number in numbers for step in _steps(path, transform.GetNthTransform(number))]
+    """The steps of a transform of ITK, composites in composites made flat.
+
+    What SimpleITK has no class for it applies, but gives out neither alone nor as a part, such as the centred affine
+    maps of uniGradICON; underneath its own classes it does.
+    """
+    kind = transform.GetTransformEnum()
+    if kind == sitk.sitkComposite:
+        parts = sitk.CompositeTransform(transform)
+        numbers = reversed(range(parts.GetNumberOfTransforms()))
+        nth = _SimpleITK.CompositeTransform_GetNthTransform
+        return [step for number in numbers for step in _steps(path, nth(parts, number))]
     try:
-        if isinstance(transform, sitk.DisplacementFieldTransform):
-            return [_field_of_image(transform.GetDisplacementField())]
+        if kind == sitk.sitkDisplacementField:
+            return [_field_of_image(sitk.DisplacementFieldTransform(transform).GetDisplacementField())]
         if transform.IsLinear():
             return [_affine_of(transform)]
     except ValueError as error:
         raise TransformFileError(path, f"{error}; it is of no use for images") from error
     raise TransformFileError(
         path,
-        f"it holds a {transform.GetName()}, which has no inverse in closed form; make a field of it, in SimpleITK by "
-        "TransformToDisplacementField on the fixed image's grid",
+        f"it holds a {str(transform).split()[1]}, which has no inverse in closed form; make a field of it, in "
+        "SimpleITK by TransformToDisplacementField on the fixed image's grid",
     )
 
 

@@ -77,6 +77,34 @@ def test_linear_transforms_of_all_kinds_are_read(tmp_path: Path, theirs: Any) ->
     np.testing.assert_allclose(read_transform(tmp_path / "t.tfm").points(PLACES), there, atol=1e-9)
 
 
+CENTRED = """Transform: CenteredAffineTransform_double_3_3
+Parameters: 0.9 0.2 0 -0.1 1.1 0.1 0 0 1.05 5 6 7 1 2 3
+FixedParameters: 0 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        (CENTRED, 1),
+        (
+            f"Transform: CompositeTransform_double_3_3\n#Transform 1\n{CENTRED}#Transform 2\n"
+            "Transform: TranslationTransform_double_3_3\nParameters: 4 5 6\nFixedParameters:\n",
+            2,
+        ),
+    ],
+    ids=["alone", "in a composite"],
+)
+def test_linear_transforms_that_simpleitk_has_no_class_for_are_read(tmp_path: Path, text: str, steps: int) -> None:
+    (tmp_path / "t.tfm").write_text(f"#Insight Transform File V1.0\n#Transform 0\n{text}")
+    read = read_transform(tmp_path / "t.tfm")
+    assert len(read.steps) == steps
+    matrix, centre = np.array([[0.9, 0.2, 0], [-0.1, 1.1, 0.1], [0, 0, 1.05]]), np.array([5, 6, 7])
+    first = np.array([4, 5, 6]) if steps == 2 else 0
+    there = (PLACES @ FLIP + first - centre) @ matrix.T + centre + [1, 2, 3]
+    np.testing.assert_allclose(read.points(PLACES), there @ FLIP, atol=1e-9)
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd"])
 def test_fields_as_images_of_itk_are_read(tmp_path: Path, suffix: str) -> None:
     image = to_sitk(Volume(np.einsum("xy,yijk->xijk", FLIP, FIELD.vectors_mm), FIELD.geometry))
