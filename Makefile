@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # tests/conftest.py says how many workers fit; an idle one takes over tests of another.
 SIDE_BY_SIDE := --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-slow test-all test-dicom check wheel clean
+.PHONY: demo test test-slow test-all test-dicom test-transforms check wheel clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,12 @@ test-dicom: $(VENV)/.dev $(READERS:%=$(READERS_IN)/%/.installed)
 	PATH="$$PATH:/usr/sbin$(subst $() ,,$(READERS:%=:$(abspath $(READERS_IN))/%/bin))" \
 		$(BIN)/python -m pytest $(SIDE_BY_SIDE) -rs tests/io/dicom tests/io/formats tests/cli/test_dicom_in.py \
 		tests/cli/test_dicom_out.py tests/cli/test_damaged_dicom.py
+
+# Software that resamples by our transforms; programs are Debian's: apt install plastimatch connectome-workbench mrtrix3.
+WARPERS := antspyx nitransforms fslpy itk-elastix picsl_c3d picsl_greedy slicer-core
+
+test-transforms: $(VENV)/.dev $(WARPERS:%=$(READERS_IN)/%/.installed)
+	MEDMAMBA_READERS=$(abspath $(READERS_IN)) $(BIN)/python -m pytest -rs tests/io/formats/test_transforms_elsewhere.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

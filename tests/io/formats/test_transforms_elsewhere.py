@@ -1,10 +1,16 @@
-"""One pair, askew in every way, through the transforms that we write: by us, SimpleITK, ANTs and NiTransforms.
+"""One pair, askew in every way, through the transforms that we write: by us, SimpleITK, and all that is there to ask.
 
-``pip install antspyx nitransforms``; each is asked where it can be imported, and nothing of ours depends on them.
+`make test-transforms` installs the packages of Python. ANTs and NiTransforms are asked where they can be imported,
+those that come with libraries of their own in a process each, programs where they are on the path. Nothing of ours
+depends on them.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import site
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,11 @@ MOVING = oblique((29, 33, 25), 2, axes="kIj", spacing=1.7)
 FIELD = smooth_field(oblique((20, 17, 15), 5, axes="Jki", spacing=4.5), 4, mm=5)
 WHOLE = Transform((FIELD, tilt()))
 OUTSIDE = -1000.0
+
+#: A folder of environments, each with one package and under its name.
+READERS = Path(os.environ.get("MEDMAMBA_READERS", ".readers")).absolute()
+for packages in sorted(READERS.glob("antspyx/lib/*/site-packages")) + sorted(READERS.glob("nitransforms/lib/*/site-*")):
+    site.addsitedir(str(packages))  # behind our own
 
 
 def smooth(geometry: Geometry) -> Volume:
@@ -173,3 +184,134 @@ def test_nitransforms_takes_points_to_the_same_places(folder: Path) -> None:
     worst = float(np.linalg.norm(chain.map(inside) - WHOLE.points(inside), axis=1).max())
     print(f"worst point: {worst:.3g} mm of {len(inside)}")
     assert worst < 1e-3
+
+
+#: By programs: field.nii.gz of a pair, as `medmamba register` writes it, into out.nii.gz.
+COMMANDS = {
+    "plastimatch": "plastimatch warp --input moving.nii.gz --fixed fixed.nii.gz --xf FIELD --output-img out.nii.gz "
+    "--output-type float",
+    "wb_command": "wb_command -convert-warpfield -from-itk FIELD -to-world world.nii.gz && wb_command "
+    "-volume-warpfield-resample moving.nii.gz world.nii.gz fixed.nii.gz TRILINEAR out.nii.gz",
+    "mrtransform": "mrconvert -quiet FIELD -axes 0,1,2,4 lps.mif && "
+    "mrcalc -quiet lps.mif -1 -mult - | mrconvert -quiet - -coord 3 0:1 xy.mif && "
+    "mrconvert -quiet lps.mif -coord 3 2 z.mif && mrcat -quiet xy.mif z.mif -axis 3 ras.mif && "
+    "warpconvert -quiet ras.mif displacement2deformation warp.mif && "
+    "mrtransform -quiet moving.nii.gz -warp warp.mif -interp linear out.nii.gz",
+}
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_programs_make_the_same_image(folder: Path, ours: np.ndarray, tmp_path: Path, program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"no {program} on the path (apt install plastimatch connectome-workbench mrtrix3) to ask")
+    for name in ("fixed", "moving"):
+        shutil.copy(folder / f"{name}.nii.gz", tmp_path)
+    command = COMMANDS[program].replace("FIELD", str(folder / "whole_at_voxels.nii.gz"))
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    check(ours, on_fixed_axes(tmp_path / "out.nii.gz"))
+
+
+def on_fixed_axes(path: Path) -> np.ndarray:
+    """An image of the fixed grid, which some programs store with its axes in another order."""
+    found, orientation = nibabel.load(path), nibabel.orientations.io_orientation
+    turn = nibabel.orientations.ornt_transform(orientation(found.affine), orientation(FIXED.affine))
+    turned = found.as_reoriented(turn)
+    np.testing.assert_allclose(turned.affine, FIXED.affine, atol=1e-5)
+    return np.asarray(turned.get_fdata().squeeze())
+
+
+#: By packages of Python, each in its own environment. The first argument is the folder, to be read only.
+SCRIPTS = {
+    "fslpy": """
+import nibabel
+from fsl.data.image import Image
+from fsl.transform.fnirt import readFnirt, toFnirt
+from fsl.transform.nonlinear import DeformationField, applyDeformation
+
+field = nibabel.load(f"{folder}/whole_at_voxels.nii.gz")
+fixed, moving = Image(f"{folder}/fixed.nii.gz"), Image(f"{folder}/moving.nii.gz")
+ras = (field.get_fdata()[:, :, :, 0] * [-1, -1, 1]).astype("float32")
+spaces = {"srcSpace": "world", "refSpace": "world", "defType": "relative"}
+toFnirt(DeformationField(ras, xform=field.affine, src=moving, ref=fixed, **spaces)).save("warp.nii.gz")
+moved = applyDeformation(moving, readFnirt("warp.nii.gz", moving, fixed), ref=fixed, order=1, mode="constant")
+nibabel.save(nibabel.Nifti1Image(moved.astype("float32"), fixed.voxToWorldMat), "out.nii.gz")
+""",
+    "picsl_c3d": """
+from picsl_c3d import Convert3D
+
+Convert3D().execute(
+    f"{folder}/fixed.nii.gz -popas F -mcs {folder}/whole_at_voxels.nii.gz -popas Z -popas Y -popas X "
+    f"-push F -push X -push Y -push Z {folder}/moving.nii.gz -warp -o out.nii.gz"
+)
+""",
+    "picsl_greedy": """
+from picsl_greedy import Greedy3D
+
+Greedy3D().execute(
+    f"-threads 1 -rf {folder}/fixed.nii.gz -ri LINEAR -rm {folder}/moving.nii.gz out.nii.gz "
+    f"-r {folder}/field.nii.gz {folder}/affine.tfm"
+)
+""",
+    "itk-elastix": """
+import itk
+
+fixed, moving = (itk.imread(f"{folder}/{name}.nii.gz", itk.F) for name in ("fixed", "moving"))
+settings = itk.ParameterObject.New()
+stage = settings.GetDefaultParameterMap("translation")
+stage["MaximumNumberOfIterations"], stage["NumberOfResolutions"] = ["0"], ["1"]
+stage["AutomaticTransformInitialization"] = ["false"]
+stage["ResampleInterpolator"] = ["FinalLinearInterpolator"]
+settings.AddParameterMap(stage)
+elastix = itk.ElastixRegistrationMethod[type(fixed), type(moving)].New()
+elastix.SetFixedImage(fixed)
+elastix.SetMovingImage(moving)
+elastix.SetParameterObject(settings)
+elastix.SetExternalInitialTransform(itk.transformread(f"{folder}/whole.h5")[0])
+elastix.LogToConsoleOff()
+elastix.UpdateLargestPossibleRegion()
+itk.imwrite(elastix.GetOutput(), "out.nii.gz")
+""",
+}
+
+
+@pytest.mark.parametrize("package", SCRIPTS)
+def test_packages_make_the_same_image(folder: Path, ours: np.ndarray, tmp_path: Path, package: str) -> None:
+    run_in(package, SCRIPTS[package], folder, tmp_path)
+    check(ours, on_fixed_axes(tmp_path / "out.nii.gz"))
+
+
+def run_in(package: str, script: str, folder: Path, at: Path) -> None:
+    python = READERS / package / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no {package} in {READERS} (make test-transforms) to ask")
+    script = f"folder = {str(folder)!r}\n{script}"
+    ran = subprocess.run([python, "-c", script], cwd=at, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+SLICER = """
+import numpy as np
+import slicer
+import vtk
+
+scene, node, storage = slicer.vtkMRMLScene(), slicer.vtkMRMLTransformNode(), slicer.vtkMRMLTransformStorageNode()
+scene.AddNode(node)
+scene.AddNode(storage)
+storage.SetFileName(f"{folder}/whole_at_voxels.nii.gz")
+assert storage.ReadData(node)
+for name in ("From", "To"):
+    transform = vtk.vtkGeneralTransform()
+    getattr(node, f"GetTransform{name}World")(transform)
+    np.save(f"{name}.npy", [transform.TransformPoint(point) for point in np.load(f"points_{name}.npy")])
+"""
+
+
+def test_slicer_takes_points_to_the_same_places_and_back(folder: Path, tmp_path: Path) -> None:
+    """Forwards at voxels of the field, between which Slicer bends it by cubic splines; back as well as it inverts."""
+    inside = positions(FIXED)[well_inside().ravel()][::17]
+    there = WHOLE.points(inside)
+    np.save(tmp_path / "points_From.npy", inside)
+    np.save(tmp_path / "points_To.npy", there)
+    run_in("slicer-core", SLICER, folder, tmp_path)
+    assert np.linalg.norm(np.load(tmp_path / "From.npy") - there, axis=1).max() < 1e-4
+    assert np.linalg.norm(np.load(tmp_path / "To.npy") - inside, axis=1).max() < 0.05
