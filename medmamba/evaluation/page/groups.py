@@ -74,7 +74,7 @@ def _table(about: Subjects, found: Sequence[tuple[Model, Breakdown]]) -> Table:
         Head(text="group", choices=True),
         *((Head(text="label", choices=True),) if len(about.labels) > 1 else ()),
         Head(text="metric", choices=True),
-        *((Head(text="model", choices=True),) if about.several else ()),
+        *((Head(text=about.model, choices=True),) if about.several else ()),
         Head(text="mean", title="Infinite where a value is; then that of the finite ones is beside it.", numeric=True),
         Head(text="95 % interval", numeric=True),
         Head(text="median", numeric=True),

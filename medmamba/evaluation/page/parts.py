@@ -147,6 +147,16 @@ class Subjects:
         return len(self.models) > 1
 
     @property
+    def case(self) -> str:
+        """What is scored: a case, or a pair of images that were registered."""
+        return "pair" if any(model.report.figures for model in self.models) else "case"
+
+    @property
+    def model(self) -> str:
+        """What is compared: models, or methods of registration, of which few are models."""
+        return "method" if self.case == "pair" else "model"
+
+    @property
     def named(self) -> bool:
         """Whether anything is known of what made the predictions."""
         return self.several or not self.models[0].name.startswith(f"{UNNAMED} ")

@@ -36,14 +36,16 @@ def _how_good(about: Subjects, model: Model) -> Iterator[Markup]:
     report = model.report
     scored = len(report.table)
     if not scored:
-        yield say("None of {} could be scored; the table of cases says why.", count(len(report.cases), "case"))
+        yield say(
+            "None of {} could be scored; the table of {}s says why.", count(len(report.cases), about.case), about.case
+        )
         return
     for name in report.metrics[:2]:
         yield _level(about, model, _overall(model, name), name)
     if scored < MINIMUM_FOR_INTERVAL:
         yield say(
             "<strong>Only {}:</strong> the figures describe these and nothing is claimed about others; that takes at "
-            "least {}.", count(scored, "case"), MINIMUM_FOR_INTERVAL,
+            "least {}.", count(scored, about.case), MINIMUM_FOR_INTERVAL,
         )  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def _level(about: Subjects, model: Model, summary: Summary, name: str) -> Markup
     where = f"of {summary.label}" if summary.label != MEAN_OVER_LABELS else f"over {count(len(about.labels), 'label')}"
     unit = f" {known.unit}" if known.unit else ""
     if not summary.finite and not summary.infinite:
-        return say("{} {}: undefined in all of {}{}.", known.title, where, count(len(model.report.table), "case"),
+        return say("{} {}: undefined in all of {}{}.", known.title, where, count(len(model.report.table), about.case),
                    ", as both masks are empty" if _nothing(model, "prediction_ml", "reference_ml") else "")  # fmt: skip
     if summary.infinite:
         finite = f"; mean of the {summary.finite} finite ones {value_text(summary.finite_mean, name)}{unit}"
@@ -69,12 +71,12 @@ def _level(about: Subjects, model: Model, summary: Summary, name: str) -> Markup
     left_out = f", {count(summary.undefined, 'undefined value')} left out" if summary.undefined else ""
     sure = f" (95 % interval {spread(summary.interval, name)})" if summary.interval else ""
     if summary.n >= MINIMUM_FOR_INTERVAL and not sure:
-        sure = f" in each of {summary.n} cases, which tells nothing of how others spread"
+        sure = f" in each of {summary.n} {about.case}s, which tells nothing of how others spread"
         return say("{} {}: <strong>{}{}</strong>{}.", known.title, where, value_text(summary.mean, name), unit, sure)
     return say(
         "Mean {} {}: <strong>{}{}</strong>{}, from {}{}; median {}{}.",
         known.title, where, value_text(summary.mean, name), unit, sure,
-        count(summary.n, "case"), left_out, value_text(summary.median, name), unit,
+        count(summary.n, about.case), left_out, value_text(summary.median, name), unit,
     )  # fmt: skip
 
 
@@ -103,11 +105,13 @@ def _where(about: Subjects, model: Model) -> Iterator[Markup]:
         names = listed([about.link(case.id) for case in report.failed], NAMED)
         scored = [case for case in report.failed if case.scores]
         fate = "count with the worst values" if scored else "take no part"
-        yield say("<strong>{}</strong> without a usable prediction or reference {}: {}.",
-                  count(len(report.failed), "case"), fate, names)  # fmt: skip
+        lost = "that {} not registered" if about.case == "pair" else "without a usable prediction or reference"
+        yield say("<strong>{}</strong> {} {}: {}.", count(len(report.failed), about.case),
+                  lost.format("was" if len(report.failed) == 1 else "were"), fate, names)  # fmt: skip
     skipped = [case for case in report.cases if case.status == "skipped"]
     if skipped:
-        yield say("{} without a prediction, left out on request.", count(len(skipped), "case"))
+        without = "registration" if about.case == "pair" else "prediction"
+        yield say("{} without a {}, left out on request.", count(len(skipped), about.case), without)
     yield from _weakest_label(model)
     yield from _worst_cases(about, model)
     yield from _lesions(about, model)

@@ -29,7 +29,7 @@ def metric_head(name: str) -> Head:
 
 
 def _model_head(about: Subjects) -> tuple[Head, ...]:
-    return (Head(text="model", choices=True),) if about.several else ()
+    return (Head(text=about.model, choices=True),) if about.several else ()
 
 
 def _model_cell(about: Subjects, model: Model) -> tuple[Markup, ...]:
@@ -48,13 +48,17 @@ def summary_table(about: Subjects) -> Table:
         Head(text="label", choices=len(about.labels) > 1),
         *_model_head(about),
         Head(text="mean", title="Infinite where a value is; then that of the finite ones is beside it.", numeric=True),
-        Head(text="95 % interval", title="Bootstrap (BCa) of the mean over cases, or why there is none.", numeric=True),
+        Head(
+            text="95 % interval",
+            title=f"Bootstrap (BCa) of the mean over {about.case}s, or why there is none.",
+            numeric=True,
+        ),
         Head(text="median", title="Over finite and infinite values.", numeric=True),
-        Head(text="SD", title="Sample standard deviation over cases.", numeric=True),
-        Head(text="n", title="Cases with a finite value.", numeric=True),
+        Head(text="SD", title=f"Sample standard deviation over {about.case}s.", numeric=True),
+        Head(text="n", title=f"{about.case.capitalize()}s with a finite value.", numeric=True),
         Head(text="infinite", title="Distances to something that is not there.", numeric=True, droppable=True),
         Head(text="undefined", title="Values that are undefined and left out.", numeric=True, droppable=True),
-        Head(text="not scored", title="Values of cases that take no part.", numeric=True, droppable=True),
+        Head(text="not scored", title=f"Values of {about.case}s that take no part.", numeric=True, droppable=True),
         Head(text="definition by"),
     )
     labels = [*about.labels, *{each.label: 0 for model in about.models for each in model.report.summaries}]
@@ -66,7 +70,7 @@ def summary_table(about: Subjects) -> Table:
         for summary in model.report.summaries
         if (summary.metric, summary.label) == (name, label)
     ]
-    return telling(Table(id="sums", caption="Sums over cases", heads=heads, lines=tuple(lines)))
+    return telling(Table(id="sums", caption=f"Sums over {about.case}s", heads=heads, lines=tuple(lines)))
 
 
 def telling(table: Table) -> Table:

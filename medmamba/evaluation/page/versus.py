@@ -32,6 +32,8 @@ from medmamba.evaluation.page.parts import (
 from medmamba.evaluation.page.plots import Dot, figure
 from medmamba.evaluation.page.summary import say
 from medmamba.evaluation.page.tables import metric_head, model_mark, telling
+from medmamba.evaluation.paired import PairedTest
+from medmamba.evaluation.ranking import Ranking
 from medmamba.evaluation.statistics import Estimate
 
 #: Pairs of models, metrics and labels that are plotted at most.
@@ -41,31 +43,32 @@ MOST_PLOTS = 8
 def section(about: Subjects, comparison: Comparison) -> Section:
     """All about which model is better."""
     words: list[str | Markup] = [
-        say("Over the {} that all models have scores for.", count(len(comparison.cases), "case"))
+        say("Over the {} that all {}s have scores for.", count(len(comparison.cases), about.case), about.model)
     ]
-    words += _filled(comparison)
+    words += _filled(about, comparison)
     if comparison.left_out:
         names = listed([about.link(each.case) for each in comparison.left_out], 5)
         words.append(say("Left out of all comparisons: {}.", names))
     words.append(_family(comparison))
     return Section(
         id="comparison",
-        title="Models side by side",
+        title=f"{about.model.capitalize()}s side by side",
         words=tuple(words),
         tables=(_contrasts(about, comparison), _standings(about, comparison)),
         figures=tuple(_scatters(about))[:MOST_PLOTS],
     )
 
 
-def _filled(comparison: Comparison) -> list[Markup]:
+def _filled(about: Subjects, comparison: Comparison) -> list[Markup]:
     """What wins against the worst values are worth, where these stand for predictions."""
     if not comparison.filled:
         return []
     both, every = len(comparison.cases) - len(comparison.filled), len(comparison.cases)
     return [
-        say("<strong>Only {} of {} were predicted by all models.</strong> In the others the worst values stand for "
-            "predictions that are missing or unusable, and wins against these are counted.",
-            both, count(every, "case"))
+        say("<strong>Only {} of {} were {}ed by all {}s.</strong> In the others the worst values stand for "
+            "{}ions that are missing or unusable, and wins against these are counted.",
+            both, count(every, about.case), *(("register", about.model, "registrat") if about.case == "pair"
+                                              else ("predict", about.model, "predict")))
     ]  # fmt: skip
 
 
@@ -81,19 +84,20 @@ def verdict(about: Subjects, comparison: Comparison) -> Iterator[Markup]:
     names = {model.name: model_mark(model) for model in about.models}
     overall = comparison.overall
     if overall.reason:
-        yield say("Nothing is claimed about which is better: {}.", overall.reason)
+        yield say("Nothing is claimed about which is better: {}.", _reason(about, overall))
         return
-    yield from _filled(comparison)
+    yield from _filled(about, comparison)
     if all(contrast.same for contrast in comparison.contrasts):
         yield say("{} have <strong>identical scores</strong> in every metric and label on all {}.",
-                  listed(list(names.values()), len(names)), count(len(comparison.cases), "case"))  # fmt: skip
+                  listed(list(names.values()), len(names)), count(len(comparison.cases), about.case))  # fmt: skip
         return
     if len(about.models) > 2:
         first = [name for name, place in zip(comparison.names, overall.places, strict=True) if place == 1]
         stable = [share[0] for share, place in zip(overall.shares, overall.places, strict=True) if place == 1]
         yield say(
             "<strong>{}</strong> has the best mean rank over all labels and metrics, and keeps it in {} of draws with "
-            "replacement from these same cases.", listed([names[name] for name in first]), percent(max(stable)),
+            "replacement from these same {}s.", listed([names[name] for name in first]), percent(max(stable)),
+            about.case,
         )  # fmt: skip
     for contrast in comparison.contrasts:
         if contrast.metric in about.metrics[:2] and len(about.models) <= 3:
@@ -105,45 +109,51 @@ def _judged(about: Subjects, contrast: Contrast, names: dict[str, Markup]) -> Ma
     where = f"{title} of {contrast.label}" if len(about.labels) > 1 else title
     first, second = names[contrast.first], names[contrast.second]
     if contrast.same:
-        return say("{}: <strong>identical</strong> on all {}.", where, count(test.n, "case"))
+        return say("{}: <strong>identical</strong> on all {}.", where, count(test.n, about.case))
     if test.p_value is None:
-        return say("{}: {}.", where, test.reason or "nothing is claimed")
+        return say("{}: {}.", where, _reason(about, test) or "nothing is claimed")
     if contrast.better:
         unit = f" {metric(contrast.metric).unit}" if metric(contrast.metric).unit else ""
         by = ""
         if test.shift and math.isfinite(test.shift.value):
             by = f", typically by {value_text(abs(test.shift.value), contrast.metric)}{unit}"
         return say("{}: <strong>{} is better</strong>{}, more than chance explains (adjusted {}; {}).", where,
-                   names[contrast.better], by, p_words(contrast.p_holm), _record(contrast))  # fmt: skip
+                   names[contrast.better], by, p_words(contrast.p_holm), _record(about, contrast))  # fmt: skip
     if not contrast.could_tell:
         least = "the smallest p that {} can have{} is {}".format(
             count(test.wins + test.losses, "differing pair"),
             "" if contrast.least_p_holm is None else " after adjustment",
             p_text(_least(contrast)),
         )
-        return say("{}: <strong>too few cases to tell</strong> {} and {} apart ({}); {}.", where, first, second,
-                   _record(contrast), least)  # fmt: skip
+        return say("{}: <strong>too few {}s to tell</strong> {} and {} apart ({}); {}.", where, about.case, first,
+                   second, _record(about, contrast), least)  # fmt: skip
     return say("{}: <strong>no difference shown</strong> between {} and {} (adjusted {}; {}), which does not mean "
-               "that there is none.", where, first, second, p_words(contrast.p_holm), _record(contrast))  # fmt: skip
+               "that there is none.", where, first, second, p_words(contrast.p_holm),
+               _record(about, contrast))  # fmt: skip
 
 
-def _record(contrast: Contrast) -> str:
+def _record(about: Subjects, contrast: Contrast) -> str:
     """Wins, ties and losses of the better model, of the first where neither is."""
     test = contrast.test
     wins, losses = (test.losses, test.wins) if contrast.better == contrast.second else (test.wins, test.losses)
-    return f"of {count(test.n, 'case')} {wins} won, {test.ties} tied, {losses} lost"
+    return f"of {count(test.n, about.case)} {wins} won, {test.ties} tied, {losses} lost"
 
 
 def _contrasts(about: Subjects, comparison: Comparison) -> Table:
     heads = (
         Head(text="metric", choices=True),
         Head(text="label", choices=True),
-        Head(text="first model", choices=True),
-        Head(text="second model", choices=True),
-        Head(text="won", title="Cases where the first model is better.", numeric=True),
+        Head(text=f"first {about.model}", choices=True),
+        Head(text=f"second {about.model}", choices=True),
+        Head(text="won", title=f"{about.case.capitalize()}s where the first {about.model} is better.", numeric=True),
         Head(text="tied", numeric=True),
-        Head(text="lost", title="Cases where the second model is better.", numeric=True),
-        Head(text="undefined", title="Cases left out, undefined for either.", numeric=True, droppable=True),
+        Head(text="lost", title=f"{about.case.capitalize()}s where the second {about.model} is better.", numeric=True),
+        Head(
+            text="undefined",
+            title=f"{about.case.capitalize()}s left out, undefined for either.",
+            numeric=True,
+            droppable=True,
+        ),
         Head(text="typical gain", title="Hodges-Lehmann estimate; positive: the first is better.", numeric=True),
         Head(text="95 % interval", numeric=True),
         Head(text="effect", title="Rank-biserial correlation, −1 to 1; positive: the first is better.", numeric=True),
@@ -153,11 +163,11 @@ def _contrasts(about: Subjects, comparison: Comparison) -> Table:
         Head(text="remark", droppable=True),
     )
     marks = {model.name: model_mark(model) for model in about.models}
-    lines = tuple(Line(cells=_contrast_cells(contrast, marks)) for contrast in comparison.contrasts)
+    lines = tuple(Line(cells=_contrast_cells(about, contrast, marks)) for contrast in comparison.contrasts)
     return telling(Table(id="contrasts", caption="Paired comparison", heads=heads, lines=lines))
 
 
-def _contrast_cells(contrast: Contrast, marks: dict[str, Markup]) -> tuple[str | Markup, ...]:
+def _contrast_cells(about: Subjects, contrast: Contrast, marks: dict[str, Markup]) -> tuple[str | Markup, ...]:
     test, head = contrast.test, metric_head(contrast.metric)
     return (
         head.text,
@@ -171,15 +181,21 @@ def _contrast_cells(contrast: Contrast, marks: dict[str, Markup]) -> tuple[str |
         p_text(test.p_value),
         p_text(contrast.p_holm),
         marks[contrast.better] if contrast.better else "same" if contrast.same else "not known",
-        _remark(contrast),
+        _remark(about, contrast),
     )
 
 
-def _remark(contrast: Contrast) -> str:
+def _reason(about: Subjects, found: PairedTest | Ranking) -> str:
+    """Why nothing is claimed, of what is scored here."""
+    return found.reason.replace("cases", f"{about.case}s")
+
+
+def _remark(about: Subjects, contrast: Contrast) -> str:
     test = contrast.test
     if test.reason or test.p_value is None or contrast.same or contrast.could_tell:
-        return test.reason
-    return f"too few cases to tell: p {'(Holm) ' if test.telling else ''}cannot be below {p_text(_least(contrast))}"
+        return _reason(about, test)
+    adjusted = "(Holm) " if test.telling else ""
+    return f"too few {about.case}s to tell: p {adjusted}cannot be below {p_text(_least(contrast))}"
 
 
 def _least(contrast: Contrast) -> float:
@@ -193,17 +209,21 @@ def _value(estimate: Estimate | None, name: str) -> str:
 
 def _standings(about: Subjects, comparison: Comparison) -> Table:
     places = tuple(
-        Head(text=f"place {place}", title="Share of draws from these cases in which it takes this place.", numeric=True)
+        Head(
+            text=f"place {place}",
+            title=f"Share of draws from these {about.case}s in which it takes this place.",
+            numeric=True,
+        )
         for place in range(1, min(len(about.models), 5) + 1)
     )
     heads = (
         Head(text="metric", choices=True),
         Head(text="label", choices=True),
-        Head(text="model", choices=True),
-        Head(text="mean rank", title="Mean over cases of the rank on each; 1 is best.", numeric=True),
+        Head(text=about.model, choices=True),
+        Head(text="mean rank", title=f"Mean over {about.case}s of the rank on each; 1 is best.", numeric=True),
         Head(text="95 % interval", numeric=True),
         *places,
-        Head(text="cases", numeric=True),
+        Head(text=f"{about.case}s", numeric=True),
         Head(text="remark", droppable=True),
     )
     overall = Standing(metric="", label="", ranking=comparison.overall)
@@ -225,7 +245,7 @@ def _standing(about: Subjects, standing: Standing, places: int) -> Iterator[Line
                 _rank_interval(each.mean_ranks[number]) if known else "–",
                 *((percent(share) for share in each.shares[number][:places]) if known else ["–"] * places),
                 str(each.n),
-                each.reason,
+                _reason(about, each),
             )
         )
 
@@ -273,7 +293,8 @@ def _scatter(about: Subjects, name: str, label: str, first: Model, second: Model
     more = f" {left_out} without two finite values are not drawn." if left_out else ""
     where = f"{metric(name).title} of {label}" if len(about.labels) > 1 else metric(name).title
     return Figure(
-        svg=svg, caption=f"{where}: each point a case in the colour of the better model, grey for ties.{more}"
+        svg=svg,
+        caption=f"{where}: each point a {about.case} in the colour of the better {about.model}, grey for ties.{more}",
     )
 
 

@@ -79,6 +79,14 @@ def test_the_page_has_everything_and_asks_nobody(written: Path) -> None:
     assert "whole pair" in written.with_name("page.html.csv").read_text()
 
 
+@pytest.mark.parametrize("part", ["results", "pairs", "comparison"])
+def test_words_are_those_of_registration(written: Path, part: str) -> None:
+    text = written.read_text()
+    shown = text[text.index(f'id="{part}"') :].split("</section>")[0]
+    said = [*re.findall(r'title="([^"]*)"', shown), re.sub(r"<[^>]*>", " ", shown)]
+    assert not re.findall(r"(?i)\b(?:cases?|models?|predict\w*|segment\w*)\b", " ".join(said))
+
+
 def test_without_files_there_are_numbers_and_no_pictures(reports: tuple[Report, ...], tmp_path: Path) -> None:
     gone = replace(reports[1], origin=replace(reports[1].origin, prediction=tmp_path / "gone"))
     text = page.write([gone], tmp_path / "page.html").read_text()
