@@ -102,9 +102,12 @@ def warp(
         medmamba warp -t transform.h5 -i moving_points.csv --inverse -o points_on_fixed.csv
     """
     from medmamba.io.formats.transforms import read_transform
+    from medmamba.io.places import check_output_files
     from medmamba.io.points import is_points
     from medmamba.transform import Transform
 
+    check_output_files([out], inputs=[given, *transform, *([like] if like else [])])
+    out.parent.mkdir(parents=True, exist_ok=True)
     whole = Transform(tuple(step for path in transform for step in read_transform(path).steps))
     if is_points(given):
         _points(whole, given, out, like, inverse)

@@ -125,6 +125,23 @@ def test_several_transforms_act_in_the_order_of_ants(pair: Path) -> None:
     np.testing.assert_allclose(read_points(pair / "q.csv").mm, WHOLE.points(read_points(pair / "p.csv").mm), atol=1e-4)
 
 
+@pytest.mark.parametrize("written", ["moving.nii.gz", "fixed.nii.gz", "t.h5"])
+def test_nothing_that_is_read_is_written_over(pair: Path, written: str) -> None:
+    before = (pair / written).read_bytes()
+    code, said = warp(pair, "-i", "moving.nii.gz", "--like", "fixed.nii.gz", "-o", written)
+    assert code == 2, said
+    assert written in said
+    assert (pair / written).read_bytes() == before
+
+
+def test_a_folder_for_the_result_is_made(pair: Path) -> None:
+    code, said = warp(pair, "-i", "moving.nii.gz", "--like", "fixed.nii.gz", "-o", "new/o.nii.gz")
+    assert code == 0, said
+    write_points(Points(("a",), np.zeros((1, 3)), "LPS"), pair / "p.csv")
+    code, said = warp(pair, "-i", "p.csv", "-o", "newer/p.csv")
+    assert code == 0, said
+
+
 def test_a_series_in_dicom_comes_along(tmp_path: Path) -> None:
     scan = tmp_path / "scan"
     factory.series(scan, modality="CT", slices=8)
