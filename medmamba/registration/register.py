@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmamba.data.align import Aligned, align
-from medmamba.data.pairs import BACKGROUND, normalised
+from medmamba.data.pairs import normalised
 from medmamba.data.working_grid import placed, working_grid
 from medmamba.errors import DataError
 from medmamba.evaluation import deformation
@@ -72,7 +72,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """Numbers about the field, without its affine map, at voxels of the fixed image: in its mask, or not background.
+    """Numbers about the field, without its affine map, at the fixed image's voxels of `deformation.counted`.
 
     Args:
         folding_percent: voxels that fold; this and the next two by `medmamba.evaluation.deformation`.
@@ -204,7 +204,7 @@ def register(
     """
     clock = _Clock()
     remarks = [*check_images(fixed, moving)]
-    counted = _counted(fixed, masks[0], settings.channels[0])
+    counted = deformation.counted(fixed, masks[0])
     with clock.stage("affine"):
         aligned = align(fixed, moving, how=settings.affine, fixed_mask=masks[0], moving_mask=masks[1])
     remarks += aligned.remarks
@@ -280,16 +280,6 @@ def _placed(
 def _marked(mask: Volume, grid: Geometry) -> Volume:
     """A mask on another grid, 0 and 1."""
     return resample(mask.with_array((mask.array[:1] != 0).astype(np.uint8)), Transform(), grid, "nearest")
-
-
-def _counted(fixed: Volume, mask: Volume | None, channel: ChannelPlan) -> NDArray[np.bool_]:
-    """(I, J, K) voxels of the fixed image in which its field is measured."""
-    if mask is None:
-        return np.asarray(normalised(fixed, channel).array[0] > BACKGROUND)
-    counted = _marked(mask, fixed.geometry).array[0] > 0
-    if not counted.any():
-        raise DataError("the mask of the fixed image marks nothing of it; look at both, or leave the mask out")
-    return np.asarray(counted)
 
 
 def _measures(

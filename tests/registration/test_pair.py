@@ -14,6 +14,7 @@ from torch import Tensor
 from medmamba import io
 from medmamba.case import Case, Pair
 from medmamba.errors import DataError
+from medmamba.evaluation.registered import evaluate_registrations
 from medmamba.io.points import Points, read_points, write_points
 from medmamba.plans.plan import ChannelPlan, IntensityStatistics
 from medmamba.registration import pair as pair_module
@@ -43,6 +44,18 @@ def of_files(folder: Path, moving: str = "moving_t1", **beside: str) -> Pair:
 def registered(tmp_path: Path, pair: Pair, asked: Asked = QUICK, **more: Any) -> PairRecord:
     (tmp_path / "out").mkdir()
     return register_pair(pair, tmp_path / "out", asked, **more)
+
+
+def test_the_record_and_the_evaluation_measure_the_same_voxels(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    place = tmp_path / "folder" / "moving_to_fixed"
+    place.mkdir(parents=True)
+    measures = register_pair(of_files(tmp_path), place, QUICK).measures
+    (tmp_path / "folder" / "registration.json").write_text('{"pairs": {"moving_to_fixed": {"status": "done"}}}')
+    figures = evaluate_registrations(tmp_path / "folder")[0].cases[0].figures
+    assert measures["sd_log_jacobian"] == pytest.approx(figures["sd_log_jacobian"], rel=1e-4)
+    assert measures["min_jacobian"] == pytest.approx(figures["min_jacobian"], rel=1e-4)
+    assert measures["folding_percent"] == figures["folding"]
 
 
 @pytest.mark.parametrize("moving", ["moving_t1", "moving_ct"])
