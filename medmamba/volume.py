@@ -118,6 +118,12 @@ class Geometry:
         index = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij")).reshape(3, -1)
         return np.asarray((self.affine[:3, :3] @ index).T + self.affine[:3, 3], dtype=np.float64)
 
+    @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        """Length of the image along its axes."""
+        x, y, z = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return x, y, z
+
     def overlaps(self, other: Geometry) -> bool:
         """Whether the boxes along R, A, S around both grids share some space."""
         first, second = self.corners_mm(), other.corners_mm()

@@ -41,6 +41,10 @@ AS_GOOD = 0.95
 #: much better mirrored. The halves of a head are too much alike for that: left and right of it cannot be told apart.
 MOST_TURNED = 45.0
 MIRRORED_BETTER = 1.05
+#: Mutual information in nats below which nothing can be said about orientation.
+TELLING = 0.02
+#: An image this many times as long as the other makes one doubt its voxel size.
+MUCH_LONGER = 4.0
 
 
 class AlignmentError(DataError):
@@ -173,6 +177,16 @@ def _doubts(search: _Search, found: Affine, score: float) -> Iterator[str]:
             f"the images were turned by {turned:.0f} degrees against one another: see whether one of the headers has "
             "a wrong orientation"
         )
+    sizes = [image.geometry.extent_mm for image in (search.fixed, search.moving)]
+    if max(map(max, sizes)) > MUCH_LONGER * min(map(max, sizes)):
+        told = [" x ".join(f"{mm:.3g}" for mm in size) for size in sizes]
+        yield (
+            f"the fixed image spans {told[0]} mm and the moving one {told[1]} mm: see whether the voxel size in one of "
+            "the headers is wrong"
+        )
+        return
+    if score < TELLING:
+        return
     centre = _centre(search.fixed)
     for axis, directions in enumerate(("left and right", "front and back", "head and foot")):
         mirror = np.eye(4)
@@ -210,7 +224,7 @@ def _evened(volume: Volume) -> Volume:
     if not high > low:
         raise DataError("an image is the same everywhere: there is nothing to register; look at it")
     array = np.clip((np.nan_to_num(array, nan=low, posinf=high, neginf=low) - low) / (high - low), 0, 1)
-    target = max(n * s for n, s in zip(geometry.shape, geometry.spacing_mm, strict=True)) / EDGE_VOXELS
+    target = max(geometry.extent_mm) / EDGE_VOXELS
     factors = [max(1, math.floor(target / s + 0.1)) for s in geometry.spacing_mm]
     return averaged(Volume(array[None], geometry), factors)
 

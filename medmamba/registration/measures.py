@@ -86,6 +86,12 @@ class Annotations:
         beyond = [name for name, out in zip(fixed.names, whole.beyond(fixed.mm), strict=True) if out]
         if beyond and len(whole.steps) > 1:
             self.remarks.append(f"landmarks beyond the field, which does not move them: {some(beyond)}")
+        if np.mean(after) > np.mean(before):
+            self.remarks.append(
+                f"landmarks are further apart after registration, {np.mean(before):.3g} to {np.mean(after):.3g} mm in "
+                "the mean: see that both files are of these images, in the space they name and in the same order, and "
+                "look at the warped image"
+            )
         return PointErrors(names=fixed.names, before=before, aligned=middle, after=after)
 
     def _label(self, name: str, case: Case, grid: Geometry) -> Volume | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medmamba.data.pairs import BACKGROUND
 from medmamba.errors import UsageError
 from medmamba.memory import memory_errors
 from medmamba.plans.plan import Plan, RegistrationPlan
 from medmamba.tasks.registration import RegistrationTask
 from medmamba.training.run import Run, Weights
 from medmamba.training.weights import weights_digest
+from medmamba.volume import marked_box
 
 
 class Model:
@@ -60,11 +66,32 @@ class Model:
 
     @torch.inference_mode()
     def displacement(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """The field of a pair, both (1, 1, *S) normalised as the plan says, on a working grid: (1, 3, *S) voxels."""
+        """The field of a pair, both (1, 1, *S) normalised as the plan says, on a working grid: (1, 3, *S) voxels.
+
+        The network is shown what is not background, as in training; beyond, the field goes on as it is at the border.
+        """
+        box = self._box((torch.maximum(moving, fixed)[0, 0] > BACKGROUND).cpu().numpy())
         with memory_errors():
-            found = self.network(moving.to(self.device), fixed.to(self.device))
+            found = self.network(*(image[:, :, box[0], box[1], box[2]].to(self.device) for image in (moving, fixed)))
         displacement: Tensor = found.displacement.float()
-        return displacement
+        beyond = [
+            voxels
+            for part, size in zip(reversed(box), reversed(moving.shape[2:]), strict=True)
+            for voxels in (part.start, size - part.stop)
+        ]
+        return F.pad(displacement, beyond, mode="replicate")
+
+    def _box(self, body: NDArray[np.bool_]) -> tuple[slice, ...]:
+        """Around a body (*S), as large as in training or larger, of sizes that the network takes."""
+        box = []
+        marked = marked_box(body) or tuple(slice(0, size) for size in body.shape)
+        for part, size, trained, stride in zip(
+            marked, body.shape, self.plan.topology.patch_size, self.strides, strict=True
+        ):
+            wanted = min(size, max(trained, math.ceil((part.stop - part.start) / stride) * stride))
+            start = min(max(0, (part.start + part.stop - wanted) // 2), size - wanted)
+            box.append(slice(start, start + wanted))
+        return tuple(box)
 
 
 def _settings(plan: Plan, where: str) -> RegistrationPlan:

@@ -128,3 +128,15 @@ def test_a_finer_image_is_averaged_onto_the_working_grid() -> None:
     along = placed(ramp, Affine(np.eye(4)), grid).array[0, 5, 2:-2, 5]
     mm = grid.affine[1, 1] * np.arange(2, grid.shape[1] - 2) + grid.affine[1, 3]
     np.testing.assert_allclose(along, mm, atol=1e-4)
+
+
+def test_a_size_that_cannot_be_is_told_and_no_guess_made_about_orientation() -> None:
+    fixed = head((20, 22, 18), 8.0)
+    affine = fixed.geometry.affine.copy()
+    affine[:3, :3] /= 10
+    small = Volume(fixed.array, Geometry(fixed.geometry.shape, affine))
+    (remark,) = (each for each in align(fixed, small, how="centres").remarks if "voxel size" in each)
+    assert "160 x 176 x 144 mm" in remark
+    assert "16 x 17.6 x 14.4 mm" in remark
+    noise = Volume(np.random.default_rng(0).random(fixed.array.shape, dtype=np.float32), fixed.geometry)
+    assert not [each for each in align(fixed, noise, how="centres").remarks if "mirrored" in each]
