@@ -280,6 +280,10 @@ class RegistrationPlan:
         dice_weight: of the Dice of warped labels.
         features_weight: of MambaMorph's contrastive loss of features, for networks that give some.
         inverse_weight: of how far forth and back lead past the start.
+        synthetic_mm: how far moving images are deformed in training, at most, by smooth fields that are made up; 0: not
+            at all. It is for pairs that lie on one another already, of which the network then learns to find such
+            fields.
+        synthetic_weight: of the distance from such a field, in mm, where there is one.
         structures_per_step: of the labels, so many are drawn for the Dice of a step.
         affine: alignment of images before the network: none, by centres of mass, rigid or affine by mutual information.
         reference: id of the subject that all images are brought to; empty where each moving image is brought to its own
@@ -295,17 +299,25 @@ class RegistrationPlan:
     dice_weight: float = 0.0
     features_weight: float = 0.0
     inverse_weight: float = 0.0
+    synthetic_mm: float = 0.0
+    synthetic_weight: float = 1.0
     structures_per_step: int = 16
     affine: AffineKind = "affine"
     reference: str = ""
     pairing: Pairing = field(default_factory=Pairing)
 
     def __post_init__(self) -> None:
-        weights = ("similarity", "smoothness", "jacobian", "dice", "features", "inverse")
-        _check(self, **dict.fromkeys((f"{name}_weight" for name in weights), _COUNT), structures_per_step=_SOME)
-        if not (self.similarity_weight or self.dice_weight):
+        weights = ("similarity", "smoothness", "jacobian", "dice", "features", "inverse", "synthetic")
+        _check(
+            self,
+            **dict.fromkeys((f"{name}_weight" for name in weights), _COUNT),
+            synthetic_mm=_COUNT,
+            structures_per_step=_SOME,
+        )
+        if not (self.similarity_weight or self.dice_weight or (self.synthetic_mm and self.synthetic_weight)):
             raise DataError(
-                "a registration needs a similarity_weight or a dice_weight above 0: nothing pulls otherwise"
+                "a registration needs a similarity_weight or a dice_weight above 0, or synthetic_mm and "
+                "synthetic_weight: nothing pulls otherwise"
             )
 
 

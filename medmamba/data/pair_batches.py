@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medmamba.case import Pair
+from medmamba.data.deformations import made_up
 from medmamba.data.pairs import Image, PairCache
 from medmamba.plans.plan import Plan
+from medmamba.warp import integrate, warp
 
 #: Contrast: intensities from 0 to 1 are raised to a power between these, each image by itself, every other time.
 GAMMA = (0.8, 1.25)
@@ -33,6 +35,7 @@ class PairBatch:
         moving_label: (B, *S) int16, values by their place among the plan's labels; None unless all have maps.
         fixed_label: the same.
         mask: (B, 1, *S) float32, where the fixed image counts; None unless all have one.
+        truth: (B, dims, *S) float32, voxels: the field that moving images were deformed by; None if they were not.
     """
 
     moving: Tensor
@@ -40,6 +43,7 @@ class PairBatch:
     moving_label: Tensor | None = None
     fixed_label: Tensor | None = None
     mask: Tensor | None = None
+    truth: Tensor | None = None
 
     def to(self, device: torch.device) -> PairBatch:
         """The same on a device."""
@@ -54,7 +58,8 @@ class PairSampler:
         cache: of prepared pairs.
         pairs: of one side of the fold.
         plan: training size, batch size and seed.
-        vary: mirror pairs, change contrasts and move the cut a little.
+        vary: mirror pairs, change contrasts and move the cut a little. Made-up deformations, where the plan has some,
+            are put on moving images in either case.
     """
 
     def __init__(self, cache: PairCache, pairs: Sequence[Pair], plan: Plan, *, vary: bool) -> None:
@@ -69,7 +74,7 @@ class PairSampler:
         """The batch of a step: a function of seed and step alone."""
         size = self.plan.train.batch_size
         parts = [self._pair(step * size + number) for number in range(size)]
-        moving, fixed, moving_label, fixed_label, mask = map(_stacked, zip(*parts, strict=True))
+        moving, fixed, moving_label, fixed_label, mask, truth = map(_stacked, zip(*parts, strict=True))
         assert moving is not None
         assert fixed is not None
         is_labelled = moving_label is not None and fixed_label is not None
@@ -79,6 +84,7 @@ class PairSampler:
             moving_label if is_labelled else None,
             fixed_label if is_labelled else None,
             None if mask is None else mask[:, None].float(),
+            truth,
         )
 
     def _pair(self, number: int) -> tuple[NDArray[Any] | None, ...]:
@@ -96,7 +102,24 @@ class PairSampler:
             self.cache.mask(fixed, box),
         ]
         flips = [axis for axis in self.plan.train.mirror_axes if self.vary and random.random() < 0.5]
-        return tuple(None if array is None else self._fitted(np.flip(array, tuple(flips))) for array in arrays)
+        arrays = [None if array is None else self._fitted(np.flip(array, tuple(flips))) for array in arrays]
+        return (*self._deformed(arrays, random),) if self._longest_mm else (*arrays, None)
+
+    @property
+    def _longest_mm(self) -> float:
+        return 0.0 if self.plan.registration is None else self.plan.registration.synthetic_mm
+
+    def _deformed(self, arrays: list[NDArray[Any] | None], random: np.random.Generator) -> list[NDArray[Any] | None]:
+        """With the moving image and its labels moved by a field that is made up, and that field at the end."""
+        moving, fixed, label, *rest = arrays
+        assert moving is not None
+        velocity = made_up(moving.shape, self.plan.spacing_mm, self._longest_mm, random)
+        away = integrate(-velocity)
+        moving = warp(torch.from_numpy(moving)[None, None], away)[0, 0].numpy()
+        if label is not None:
+            labels = torch.from_numpy(label)[None, None].float()
+            label = warp(labels, away, "nearest")[0, 0].numpy().astype(label.dtype)
+        return [moving, fixed, label, *rest, integrate(velocity)[0].numpy()]
 
     def _box(self, fixed: Image, moving: Image, random: np.random.Generator) -> tuple[slice, ...]:
         """Around what is not background: all of it where the training size holds it, else a part."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medmamba import networks
 from medmamba.case import Case, Pair, Split
 from medmamba.data.pair_batches import PairBatch, PairSampler
-from medmamba.data.pairs import PairCache, prepare_pairs
+from medmamba.data.pairs import BACKGROUND, PairCache, prepare_pairs
 from medmamba.plans.plan import Plan
 from medmamba.progress import Progress
 from medmamba.tasks import Forward, Loss, Measure, Part, Scores
@@ -71,7 +71,12 @@ class RegistrationTask:
             if self.has_labels
             else Measure(name="similarity", title=f"{self.settings.similarity} loss", higher_is_better=False)
         )
+        known = (
+            Measure(name="error_mm", title="distance from the made-up field in mm", higher_is_better=False),
+            Measure(name="error_before_mm", title="length of the made-up field in mm", higher_is_better=False),
+        )
         return (
+            *(known if self.settings.synthetic_mm else ()),
             first,
             Measure(name="before", title=f"{first.title} before", higher_is_better=first.higher_is_better),
             Measure(name="folding_percent", title="folded voxels in %", higher_is_better=False),
@@ -131,6 +136,9 @@ class RegistrationTask:
                 ),
             ),
         }
+        if batch.truth is not None:
+            truth = batch.truth
+            terms["synthetic"] = (settings.synthetic_weight, lambda: self._astray(found.displacement - truth, batch))
         if batch.moving_label is not None and batch.fixed_label is not None:
             moving, fixed = batch.moving_label.long(), batch.fixed_label.long()
             chosen = self._some_structures()
@@ -147,7 +155,7 @@ class RegistrationTask:
     def score(self, network: Forward, batches: Iterable[PairBatch]) -> Scores:
         """Over all pairs together: Dice of each structure, or similarity, before and after; folds and displacement."""
         counts = torch.zeros(2, len(self.structures), 2, dtype=torch.float64)
-        losses, alike, folded, distances, shifts = [], [], [], [], []
+        losses, alike, folded, distances, shifts, astray = [], [], [], [], [], []
         spacing = torch.tensor(self.plan.spacing_mm)
         for batch in batches:
             found = network(batch.moving, batch.fixed)
@@ -157,6 +165,9 @@ class RegistrationTask:
             vectors = found.displacement.float().movedim(1, -1)
             shifts.append(float(vectors.norm(dim=-1).mean()))
             distances.append(float((vectors * spacing.to(vectors.device)).norm(dim=-1).mean()))
+            if batch.truth is not None:
+                missed = found.displacement - batch.truth, batch.truth
+                astray.append([float(self._astray(each, batch)) for each in missed])
             if batch.moving_label is not None and batch.fixed_label is not None:
                 fixed = batch.fixed_label.long()
                 moved = warp(batch.moving_label[:, None].float(), found.displacement, "nearest")[:, 0].long()
@@ -167,11 +178,14 @@ class RegistrationTask:
             before, after = ({"all": float(np.mean([pair[place] for pair in alike]))} for place in (0, 1))
         percent, shift = float(np.mean(folded)), float(np.mean(shifts))
         values = {
-            self.measures[0].name: after,
+            "dice" if self.has_labels else "similarity": after,
             "before": before,
             "folding_percent": {"all": percent},
             "displacement_mm": {"all": float(np.mean(distances))},
         }
+        if astray:
+            error, length = np.mean(astray, axis=0)
+            values |= {"error_mm": {"all": float(error)}, "error_before_mm": {"all": float(length)}}
         return Scores(float(np.mean(losses)), values, tuple(_remarks(percent, shift)))
 
     def restore(self, output: NDArray[np.float32], trail: PairTrail) -> Field:
@@ -185,6 +199,14 @@ class RegistrationTask:
 
     def _unlike(self, image: Tensor, batch: PairBatch) -> Tensor:
         return self.similarity(image, batch.fixed, batch.mask, spacing_mm=self.plan.spacing_mm)
+
+    def _astray(self, away: Tensor, batch: PairBatch) -> Tensor:
+        """Mean length in mm of a field (B, dims, *S) in voxels, where the fixed image counts."""
+        spacing = torch.tensor(self.plan.spacing_mm).to(away).reshape(1, -1, *(1,) * (away.dim() - 2))
+        # Not quite 0, where the slope of a length is not a number.
+        lengths = ((away.float() * spacing).square().sum(dim=1, keepdim=True) + 1e-6).sqrt()
+        counted = (batch.fixed > BACKGROUND).float() if batch.mask is None else batch.mask
+        return (lengths * counted).sum() / counted.sum().clamp(min=1)
 
     def _some_structures(self) -> list[int]:
         """Those for the Dice of this step, drawn from PyTorch's random numbers, which the trainer seeds by step."""

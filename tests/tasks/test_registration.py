@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from medmamba.case import Pair
+from medmamba.data.pair_batches import PairSampler
 from medmamba.data.pairs import PairRecord
 from medmamba.io import open_pairs
 from medmamba.networks import Registration
@@ -21,12 +24,13 @@ from medmamba.plans.plan import Plan
 from medmamba.plans.splits import split
 from medmamba.plans.workspace import plan_dataset
 from medmamba.records import from_json, read_json
+from medmamba.tasks import Part
 from medmamba.tasks.registration import PairTrail, RegistrationTask
 from medmamba.training.fold import FoldRequest, train_fold
 from medmamba.training.run import Run, Schedule
 from medmamba.transform import Transform
 from medmamba.volume import Geometry
-from medmamba.warp import warp
+from medmamba.warp import jacobian_determinant, warp
 from tests.pairs_factory import write_modalities, write_shifted, write_subjects
 
 SMALL = {
@@ -142,6 +146,50 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path: Path) -> None:
     assert first[0].moving.shape == (1, 1, *task.plan.topology.patch_size)
     judged = [next(task.batches("validation", step)) for step in (0, 6)]  # of six pairs
     assert torch.equal(judged[0].fixed, judged[1].fixed)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_made_up_fields_lead_from_the_fixed_image_to_the_moving_one(tmp_path: Path, part: Part) -> None:
+    """Of pairs of an image with itself, so that the field that is told explains all that differs."""
+    task = registration_task(tmp_path, **{"registration.synthetic_mm": 12.0})
+    assert task.cache is not None
+    itself = [Pair(id=pair.id, fixed=pair.fixed, moving=pair.fixed) for pair in task.cache.pairs]
+    sampler = PairSampler(
+        task.cache, itself, replace(task.plan, train=replace(task.plan.train, mirror_axes=())), vary=False
+    )
+    lengths, wrong = [], np.zeros(3)
+    for batch in islice(sampler.stream(0), 6):
+        assert batch.truth is not None
+        assert batch.fixed_label is not None
+        assert batch.moving_label is not None
+        there, still, away = (
+            float((warp(batch.moving_label[:, None].float(), way, "nearest")[:, 0] != batch.fixed_label).float().mean())
+            for way in (batch.truth, 0 * batch.truth, -batch.truth)
+        )
+        lengths.append(float((batch.truth[0].movedim(0, -1) * torch.tensor(task.plan.spacing_mm)).norm(dim=-1).max()))
+        wrong += np.array([there, still, away])
+        assert jacobian_determinant(batch.truth).min() > 0
+    assert wrong[0] < 0.3 * wrong[1] < 0.3 * wrong[2]
+    assert 4 < max(lengths) <= 13
+    assert max(lengths) - min(lengths) > 3
+    batches = [next(task.batches(part, 1)) for _ in range(2)]
+    assert torch.equal(batches[0].truth, batches[1].truth)
+    assert torch.equal(batches[0].moving, batches[1].moving)
+
+
+def test_a_made_up_field_is_learned_from(tmp_path: Path) -> None:
+    known = {"registration.synthetic_mm": 12.0, "registration.similarity_weight": 0.0, "registration.dice_weight": 0.0}
+    task = registration_task(tmp_path, **known)
+    batch = next(task.batches("validation", 2))
+    assert batch.truth is not None
+    found, still = (task.score(of_field(field), [batch]).values for field in (batch.truth, 0 * batch.truth))
+    assert found["error_mm"]["all"] < 0.01
+    assert still["error_mm"]["all"] == pytest.approx(still["error_before_mm"]["all"], rel=1e-3)
+    torch.manual_seed(0)
+    loss = task.loss(task.network(), batch)
+    assert loss.parts.keys() == {"smoothness", "synthetic"}
+    assert float(loss.parts["synthetic"]) == pytest.approx(still["error_mm"]["all"], rel=0.05)
+    assert loss.total.requires_grad
 
 
 def of_field(displacement: torch.Tensor) -> Any:
