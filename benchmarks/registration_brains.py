@@ -25,18 +25,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import resource
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from registration_peers import at_once, peer, threads
 
 #: Networks by name: options of `medmamba plan` and `medmamba train`. MambaMorph in widths that train here at all.
 NARROW = ["--set", "topology.features=[8, 16, 24, 48, 96]", "--set", "network.options.feature_width=0"]
@@ -89,7 +86,11 @@ def train(wanted: argparse.Namespace) -> None:
                 subprocess.run([*planning, *plan_options], check=True, stdout=log, stderr=log, env=threads(1))
             run = run_of(wanted, name)
             training = [MEDMAMBA, "train", str(run.parent / "plan.json"), "--fold", "all", "--workers", "0"]
-            budget = [] if run.exists() else ["--budget", f"{wanted.minutes:g}m", *train_options]
+            budget = (
+                []
+                if run.exists()
+                else ["--budget", f"{wanted.minutes:g}m", "--set", "train.validation_steps=2", *train_options]
+            )
             subprocess.run([*training, *budget], check=True, stdout=log, stderr=log, env=threads(1))
 
     at_once(2, one, NETWORKS)
@@ -114,68 +115,15 @@ def register(wanted: argparse.Namespace, images: Path, name: str, options: list[
 
 
 def by_ants(wanted: argparse.Namespace, name: str, options: dict[str, Any], pairs: Iterable[str], count: int) -> None:
-    """What ANTs makes of pairs whose affine map is there, in a folder as `medmamba evaluate` reads it."""
-    from medmamba.io.formats.transforms import read_transform, write_transform
-    from medmamba.transform import Transform
-
+    """Pairs whose affine map is there."""
     given, place = wanted.out / "methods" / AFFINE, wanted.out / "methods" / name
 
     def one(pair: str) -> None:
-        folder = place / pair
-        if (folder / "run.json").exists():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
         record = json.loads((given / pair / "run.json").read_text())
-        images = [record[side]["image"] for side in ("fixed", "moving")]
-        start = str(given / pair / "affine.tfm")
-        inner = [str(wanted.ants), __file__, "ants", *images, start, str(folder), json.dumps(options)]
-        subprocess.run(inner, check=True, stdout=subprocess.DEVNULL, env=threads(count))
-        steps = (read_transform(folder / name).steps for name in ("warp.nii.gz", "affine.mat"))
-        write_transform(Transform(tuple(itertools.chain(*steps))), folder / "transform.h5")
-        cost = json.loads((folder / "cost.json").read_text())
-        kept = {side: record[side] for side in ("fixed", "moving")}
-        (folder / "run.json").write_text(json.dumps(kept | cost))
+        peer("ants", wanted.ants, record, place / pair, options, count, str(given / pair / "affine.tfm"))
 
     at_once(max(1, 2 // count), one, pairs)
     (place / "registration.json").write_text(json.dumps({"pairs": {pair: {"status": "done"} for pair in pairs}}))
-
-
-def run_ants(fixed: str, moving: str, start: str, folder: str, options: str) -> None:
-    """In a process of its own, with antspyx and without medmamba."""
-    import ants
-
-    images = [ants.image_read(path) for path in (fixed, moving)]
-    begun, used = time.perf_counter(), processor_seconds()
-    found = ants.registration(*images, initial_transform=start, **json.loads(options))
-    seconds, processor = time.perf_counter() - begun, processor_seconds() - used
-    warp, affine = found["fwdtransforms"]
-    shutil.copyfile(warp, Path(folder) / "warp.nii.gz")
-    ants.write_transform(ants.read_transform(affine), str(Path(folder) / "affine.mat"))
-    cost = {"seconds": {"registration": seconds, "processor": processor}, "peak_bytes": peak_bytes()}
-    (Path(folder) / "cost.json").write_text(json.dumps(cost))
-
-
-def processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def peak_bytes() -> int:
-    """Of this process alone; what getrusage tells includes the process that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def threads(count: int) -> dict[str, str]:
-    """Threads that wait do not count as work: without it, those of OpenMP burn the processor's seconds they wait."""
-    number = str(count)
-    limits = {"OMP_NUM_THREADS": number, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": number, "OMP_WAIT_POLICY": "passive"}
-    return os.environ | limits | {"ANTS_RANDOM_SEED": "1"}  # antspyx's own argument for it has no effect
-
-
-def at_once(count: int, work: Callable[[str], None], names: Iterable[str]) -> None:
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(work, names))
 
 
 # Numbers
@@ -288,9 +236,6 @@ def speed(wanted: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["ants"]:
-        run_ants(*sys.argv[2:])
-        return
     from machine import machine
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
