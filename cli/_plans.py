@@ -31,13 +31,11 @@ def changed(plan: Plan, overrides: list[str]) -> Plan:
     Raises:
         UsageError: if that is not KEY=VALUE, or the plan has no such field, or not with such a value.
     """
-    for text in overrides:
-        key, value = _parse(text)
-        try:
-            plan = plan.override(key, value)
-        except DataError as error:
-            raise UsageError(f"--set {key}: {error}") from error
-    return plan
+    changes = dict(map(_parse, overrides))
+    try:
+        return plan.overridden(changes)
+    except DataError as error:
+        raise UsageError(f"--set {', '.join(changes)}: {error}") from error
 
 
 def _parse(text: str) -> tuple[str, Any]:

@@ -432,22 +432,27 @@ class Plan:
         return _digest((*decided, *together))
 
     def override(self, key: str, value: Any) -> Plan:
-        """A plan with one field changed, e.g. ``plan.override("train.epochs", 250)``.
+        """A plan with one field changed, e.g. ``plan.override("train.epochs", 250)``; see `overridden`."""
+        return self.overridden({key: value})
+
+    def overridden(self, changes: Mapping[str, Any]) -> Plan:
+        """A plan with some fields changed, which need to fit one another only when all are.
 
         Raises:
             DataError: if there is no such field or the value does not fit it.
         """
         data = to_json(self)
-        *parents, last = key.split(".")
-        node = data
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        # Options of a network are its own business and may name anything.
-        if not isinstance(node, dict) or (last not in node and parents[-2:] != ["network", "options"]):
-            place = ".".join(parents) if isinstance(node, dict) else ""
-            known = sorted(f"{place}.{name}" if place else name for name in (node if place else data))
-            raise DataError(f"the plan has no field {key!r}; there are {', '.join(known)}")
-        node[last] = value
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            node = data
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None
+            # Options of a network are its own business and may name anything.
+            if not isinstance(node, dict) or (last not in node and parents[-2:] != ["network", "options"]):
+                place = ".".join(parents) if isinstance(node, dict) else ""
+                known = sorted(f"{place}.{name}" if place else name for name in (node if place else data))
+                raise DataError(f"the plan has no field {key!r}; there are {', '.join(known)}")
+            node[last] = value
         return from_json(Plan, data, "plan")
 
 

@@ -179,13 +179,13 @@ def _start(request: FoldRequest, split: Split) -> Run:
         versions=versions(),
         planned=None if schedule.steps is not None else Planned(speed=Speed.of(request.plan.train), steps=steps),
     )
-    plan = replace(overridden(request.plan, overrides), dataset_root=str(request.dataset.root))
+    plan = replace(request.plan.overridden(overrides), dataset_root=str(request.dataset.root))
     return Run.create(request.folder, plan, info)
 
 
 def _reopen(request: FoldRequest, split: Split) -> Run:
     run = Run(request.folder)
-    wanted = overridden(request.plan, run.info.overrides)
+    wanted = request.plan.overridden(run.info.overrides)
     changes = list(differences(replace(run.plan, dataset_root=wanted.dataset_root), wanted))
     if run.info.split != split:
         changes.append("the cases of the fold")
@@ -200,13 +200,6 @@ def _reopen(request: FoldRequest, split: Split) -> Run:
         )
     run.move_data(request.dataset.root)
     return run
-
-
-def overridden(plan: Plan, overrides: dict[str, Any]) -> Plan:
-    """The plan with several fields changed, keys as in `Plan.override`."""
-    for key, value in overrides.items():
-        plan = plan.override(key, value)
-    return plan
 
 
 def fit_steps(plan: Plan, schedule: Schedule, device: torch.device, precision: Precision) -> tuple[int, int]:
@@ -242,7 +235,7 @@ def fit_recipe(plan: Plan, batch_size: int, steps: int) -> dict[str, Any]:
     """Changes to the recipe that a short schedule needs; none for nnU-Net's thousand epochs.
 
     Returns:
-        Fields of the plan and their values, for `overridden`.
+        Fields of the plan and their values, for `Plan.overridden`.
     """
     overrides: dict[str, Any] = {}
     if batch_size != plan.train.batch_size:

@@ -274,3 +274,13 @@ def test_digests_of_registration_see_its_decisions_and_not_where_the_second_fold
     prepared = plan.preprocessing_digest()
     assert plan.override("registration.affine", "rigid").preprocessing_digest() != prepared
     assert plan.override("registration.smoothness_weight", 2).preprocessing_digest() == prepared
+
+
+def test_fields_that_fit_one_another_only_together_are_changed_at_once() -> None:
+    plan = replace(PLAN, task="registration", registration=RegistrationPlan())
+    changes = {"registration.similarity_weight": 0.0, "registration.synthetic_mm": 12.0}
+    with pytest.raises(DataError, match="nothing pulls otherwise"):
+        plan.override("registration.similarity_weight", 0.0)
+    changed = plan.overridden(changes).registration
+    assert changed is not None
+    assert (changed.similarity_weight, changed.synthetic_mm) == (0.0, 12.0)
