@@ -34,7 +34,8 @@ from registration_peers import peer, threads
 MEDMAMBA = str(Path(sys.executable).parent / "medmamba")
 DEFORMATION_MM = 12.0
 KNOTS_MM = 40.0
-CT_WINDOW = (-200.0, 300.0)
+#: Hounsfield units that other software gets the CT in; ours decides by itself.
+CT_WINDOW = (-200.0, 400.0)
 #: Landmarks in the body, by which the truth is written down for `medmamba evaluate` as well.
 LANDMARKS = 500
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,7 +110,8 @@ def deformed(data: Path, patient: str, draw: int, folder: Path) -> None:
     moving = warp(torch.from_numpy(there + 1000)[None, None], away)[0].numpy() - 1000
     folder.mkdir(parents=True)
     io.write(fixed, folder / "fixed.nii.gz")
-    io.write(Volume(np.clip(moving, *CT_WINDOW), grid), folder / "moving.nii.gz")
+    io.write(Volume(moving, grid), folder / "moving.nii.gz")
+    io.write(Volume(np.clip(moving, *CT_WINDOW), grid), folder / "moving_window.nii.gz")
     fixed_mask, ct_mask = (io.read_label(data / patient / f"{name}_mask.nii.gz") for name in ("MR_T1", "CT"))
     there = resample(ct_mask, Transform(), grid, "nearest").array[0].astype(np.float32)
     moved = warp(torch.from_numpy(there)[None, None], away, "nearest")[0].numpy()
@@ -169,7 +171,8 @@ def by_peer(wanted: argparse.Namespace, name: str) -> None:
             }
             for side in ("fixed", "moving")
         }
-        peer(kind, getattr(wanted, kind), record, wanted.out / "methods" / name / pair, options, wanted.threads)
+        seen = record | {"moving": record["moving"] | {"image": str(folder / "moving_window.nii.gz")}}
+        peer(kind, getattr(wanted, kind), seen, wanted.out / "methods" / name / pair, options, wanted.threads)
     overview = wanted.out / "methods" / name / "registration.json"
     overview.write_text(json.dumps({"pairs": {pair: {"status": "done"} for pair in pairs}}))
 

@@ -43,8 +43,10 @@ COARSER = 1.05
 MARGIN_MM = 6.0
 #: Bytes a voxel takes in the losses: windows of the similarity, and eight corners with weights for warped labels.
 LOSS_BYTES = 500.0
-#: Hounsfield units that a window for CT reaches to at most.
+#: Hounsfield units that a window for CT reaches to at most; and for CT beside another kind of image, in which air is
+#: like lungs, and bones are like one another, so that fat and muscle get most of the range.
 CT_WINDOW = (-1000.0, 1500.0)
+SOFT_TISSUE = (-200.0, 400.0)
 #: Weight of each similarity beside a smoothness of 1: local correlations and mutual information range over about 1,
 #: mean squares of intensities from 0 to 1 and of descriptors over a few hundredths.
 WEIGHTS: dict[Similarity, float] = {"lncc": 1.0, "mi": 1.0, "mse": 20.0, "mind": 10.0}
@@ -86,7 +88,7 @@ def make_registration_plan(
     grid = _grid(ground, fingerprint.images, network, network_bytes or _as_unet, gpu_memory_gb)
     similarity, why_similarity = similarity_of(fixed, moving)
     has_labels = dataset.labels != UNLABELLED
-    channels = channel_of("fixed", fixed), channel_of("moving", moving)
+    channels = channel_of("fixed", fixed, moving), channel_of("moving", moving, fixed)
     plan = Plan(
         dataset=dataset.name,
         dataset_root=str(dataset.root),
@@ -205,19 +207,24 @@ def similarity_of(fixed: Sequence[ImageFingerprint], moving: Sequence[ImageFinge
     return "mind", f"{listed}: MIND-SSC compares contrasts of different kinds"
 
 
-def channel_of(side: str, images: Sequence[ImageFingerprint]) -> tuple[ChannelPlan, str]:
-    """How the images of a side are normalised, and why."""
+def channel_of(
+    side: str, images: Sequence[ImageFingerprint], beside: Sequence[ImageFingerprint]
+) -> tuple[ChannelPlan, str]:
+    """How the images of a side are normalised beside those of the other one, and why."""
     kinds = [image.modality for image in images]
     name = max(sorted(set(kinds)), key=kinds.count)
     pooled = _pooled([image.intensities for image in images])
     if name == "CT" and len(set(kinds)) == 1:
-        low, high = (float(np.clip(value, *CT_WINDOW)) for value in (CT_WINDOW[0], pooled.percentile_99_5))
+        others = {image.modality for image in beside} - {"CT"}
+        reach = SOFT_TISSUE if others else CT_WINDOW
+        low, high = reach[0], float(np.clip(pooled.percentile_99_5, reach[0] + 1, reach[1]))
         window = IntensityStatistics(
             mean=pooled.mean, median=pooled.median, std=pooled.std, min=pooled.min, max=pooled.max,
             percentile_00_5=low, percentile_99_5=high,
         )  # fmt: skip
         channel = ChannelPlan(name=name, normalization="window", use_mask=False, intensities=window)
-        return channel, f"Hounsfield units {low:.0f} to {high:.0f} become 0 to 1, the same in all"
+        told = f", as for soft tissue, beside {' and '.join(sorted(others))}" if others else ""
+        return channel, f"Hounsfield units {low:.0f} to {high:.0f} become 0 to 1, the same in all{told}"
     told = "as names tell" if name != UNKNOWN else "names do not tell which"
     mixed = (
         f" ({', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))})" if len(set(kinds)) > 1 else ""

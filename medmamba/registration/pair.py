@@ -199,7 +199,8 @@ def _settings(
                 )
     else:
         (first, why_first), (second, why_second) = (
-            channel_of(side, [image]) for side, image in zip(("fixed", "moving"), images, strict=True)
+            channel_of(side, [image], [other])
+            for side, image, other in zip(("fixed", "moving"), images, reversed(images), strict=True)
         )
         channels = first, second
         similarity, why = similarity_of(images[:1], images[1:])

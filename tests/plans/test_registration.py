@@ -62,7 +62,7 @@ def test_two_modalities_are_compared_by_descriptors_and_normalised_each_in_its_w
         ("CT", "window"),
         ("MR", "percentiles"),
     ]
-    assert "Hounsfield units -1000 to" in words["fixed image"]
+    assert "Hounsfield units -200 to" in words["fixed image"]
     assert "contrasts of different kinds" in words["similarity"]
 
 
