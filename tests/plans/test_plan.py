@@ -277,7 +277,7 @@ def test_digests_of_registration_see_its_decisions_and_not_where_the_second_fold
 
 
 def test_fields_that_fit_one_another_only_together_are_changed_at_once() -> None:
-    plan = replace(PLAN, task="registration", registration=RegistrationPlan())
+    plan = registration()
     changes = {"registration.similarity_weight": 0.0, "registration.synthetic_mm": 12.0}
     with pytest.raises(DataError, match="nothing pulls otherwise"):
         plan.override("registration.similarity_weight", 0.0)
