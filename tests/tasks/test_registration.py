@@ -118,7 +118,7 @@ def test_pairs_of_two_modalities_without_labels_learn_by_similarity(tmp_path: Pa
     assert (plan.registration.similarity, plan.registration.reference) == ("mind", "")
     assert [channel.normalization for channel in plan.channels] == ["window", "percentiles"]
     last = epochs(train(source, tmp_path / "work", plan, 2))[-1]
-    assert 0 < last["similarity"]["all"] < 0.2
+    assert 0 < last["similarity"]["all"] < 0.3
     (folder,) = (tmp_path / "work" / "prepared").iterdir()
     records = [from_json(PairRecord, read_json(path), "record") for path in sorted(folder.glob("*.json"))]
     shifts = [record.aligned[1][0][3] for record in records]  # brought together where the headers lie
