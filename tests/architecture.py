@@ -36,7 +36,14 @@ FLOORS = (
 #: package without a line is one floor.
 WITHIN = {
     "cli": ("main", "train", "*", "_*"),
-    "data": ("patches pair_batches", "augment deformations", "cache pairs", "preprocess align", "working_grid", "__init__"),
+    "data": (
+        "patches pair_batches",
+        "augment deformations",
+        "cache pairs",
+        "preprocess align",
+        "working_grid",
+        "__init__",
+    ),
     "demo": ("demo", "phantom", "__init__"),
     "evaluation": (
         "sources page",
