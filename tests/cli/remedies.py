@@ -69,3 +69,8 @@ def errors(root: Path, *rules: str) -> list[str]:
     """Messages of a check: of some rules, or of all errors."""
     found = check_dataset(root)
     return [each.message for each in found if (each.rule in rules if rules else each.severity == "error")]
+
+
+def tells(said: str, words: str) -> bool:
+    """Whether words stand there, also where a table has wrapped them."""
+    return "".join(words.split()) in "".join(said.split())

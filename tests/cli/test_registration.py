@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from medmamba.cli.main import app
 from medmamba.plans.plan import Plan
-from tests.cli.remedies import follow, line, run
+from tests.cli.remedies import follow, line, run, tells
 from tests.pairs_factory import write_modalities, write_subjects
 
 runner = CliRunner()
@@ -60,13 +60,13 @@ def test_what_is_asked_for_stands_in_the_plan_whatever_was_decided(tmp_path: Pat
     asked = ["--set", "topology.features=[4,8,8]", "--set", "registration.affine=rigid"]
     code, said = run("plan", table, "--task", "registration", "--network", "voxelmorph", "--work", work, *asked)
     assert code == 0, said
-    assert "registration.affine: affine, new rigid" in said
+    assert all(part in said for part in ("asked for", "registration.affine", "new rigid"))
     [path] = work.glob("*/*/plan.json")
     plan = Plan.load(path)
     assert (plan.topology.features, plan.registration and plan.registration.affine) == ((4, 8, 8), "rigid")
     code, said = run("plan", table, "--task", "registration", "--work", work, "--set", "registration.rigid=1")
     assert code == 2
-    assert "--set registration.rigid: the plan has no field" in said
+    assert tells(said, "--set registration.rigid: the plan has no field")
 
 
 def test_a_table_of_pairs_is_planned_for_registration_when_no_network_is_named(tmp_path: Path) -> None:
