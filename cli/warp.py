@@ -139,7 +139,10 @@ def _image(
     if inverse:
         transform, residual_mm = transform.inverse()
         if residual_mm > _RESIDUAL_MM:
-            note(f"the field has no exact inverse: the way there and back misses by up to {residual_mm:.2g} mm")
+            note(
+                f"the field has no exact inverse everywhere: at its worst voxel the way there and back misses by "
+                f"{residual_mm:.2g} mm, as where a field is steep; what register tells is the mean"
+            )
     if outside is None:
         outside = 0.0 if mode != "linear" else min(0.0, float(volume.array.min()))
     result, share = resample_telling(volume, transform, grid, mode, outside)

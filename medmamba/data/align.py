@@ -123,8 +123,8 @@ def _searched(
     score = there.score(best.matrix)
     if not math.isfinite(score):
         raise AlignmentError(
-            "the images could not be brought to overlap: look at both, or give an affine alignment of your own and "
-            "leave this one out"
+            "the images could not be brought to overlap: look at both, or bring them together by other software and "
+            "leave the alignment out with --affine none"
         )
     remarks += [*odd, *_doubts(there, best, score)]
     return Aligned(affine=best, before=there.score(np.eye(4)), after=score, remarks=tuple(remarks))

@@ -22,7 +22,9 @@ from medmamba.evaluation.deformation import marked
 from medmamba.files import content_digest
 from medmamba.io.formats.resampled import resampled_by_simpleitk
 from medmamba.io.formats.transforms import write_transform
+from medmamba.io.images import read_with_remarks
 from medmamba.io.points import Points, read_points, write_points
+from medmamba.io.remarks import tell
 from medmamba.memory import check_reading
 from medmamba.plans.pairs_fingerprint import ImageFingerprint, image_fingerprint
 from medmamba.plans.registration import channel_of, similarity_of
@@ -50,11 +52,12 @@ class SelfCheckError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The images of a pair and their masks."""
+    """The images of a pair, their masks, and what is worth knowing about the images' headers."""
 
     fixed: Volume
     moving: Volume
     masks: tuple[Volume | None, Volume | None]
+    remarks: tuple[str, ...]
 
 
 def inputs_digest(pair: Pair) -> str:
@@ -91,7 +94,7 @@ def register_pair(
     digest = inputs_digest(pair)
     read = _read(pair)
     with _naming(pair):
-        remarks = check_images(read.fixed, read.moving)
+        remarks = (*read.remarks, *check_images(read.fixed, read.moving))
     notes = Annotations.read(pair, read.fixed.geometry, read.moving.geometry)
     settings, decisions, odd = _settings(pair, read, asked, model)
     ready = time.monotonic()
@@ -155,9 +158,19 @@ def _read(pair: Pair) -> _Read:
         channels = io.read_channels(case.images[0])
         if channels == 1:  # others are refused in words when both are read
             check_reading(io.read_geometry(case.images[0]), channels)
-    fixed, moving = (io.read_case(case) for case in pair.cases)
+    (fixed, of_fixed), (moving, of_moving) = (_image(case) for case in pair.cases)
     masks = [_mask(case, image.geometry) for case, image in zip(pair.cases, (fixed, moving), strict=True)]
-    return _Read(fixed, moving, (masks[0], masks[1]))
+    return _Read(fixed, moving, (masks[0], masks[1]), (*of_fixed, *of_moving))
+
+
+def _image(case: Case) -> tuple[Volume, tuple[str, ...]]:
+    """The image, and what is only information elsewhere: where two images meet, a guessed orientation matters."""
+    if len(case.images) > 1:  # refused in words when both are read
+        return io.read_case(case), ()
+    (path,) = case.images
+    volume, remarks = read_with_remarks(path)
+    tell((each for each in remarks if each.is_warning), path)
+    return volume, tuple(f"{path.name}: {each.message}" for each in remarks if not each.is_warning)
 
 
 def _mask(case: Case, grid: Geometry) -> Volume | None:
@@ -204,6 +217,7 @@ def _settings(
         )
         channels = first, second
         similarity, why = similarity_of(images[:1], images[1:])
+        why += "; --similarity says otherwise"
         spacing, affine = automatic_spacing(read.fixed.geometry), "affine"
         whys = [why_first, why_second, why, "of the fixed image, coarser where that is large"]
     if asked.similarity is not None:
