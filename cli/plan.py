@@ -132,7 +132,7 @@ def plan(
 
         medmamba plan ct --task registration --moving mr --network voxelmorph
 
-        medmamba plan brains --task registration --set topology.features=[8,16,32] --set registration.affine=rigid
+        medmamba plan brains --task registration --set registration.affine=rigid --set train.epochs=50
     """
     from medmamba import networks
     from medmamba.io import open_dataset, open_pairs

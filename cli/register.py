@@ -203,6 +203,7 @@ def register(
         found = _validation_pairs(model, data)
     else:
         found = _pairs(fixed, moving, pairs, beside, atlas, direction)
+    _check_among(output, [fixed, moving])
     outcomes = register_pairs(
         found,
         output,
@@ -215,6 +216,19 @@ def register(
     _tell(outcomes, output)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(Exit.DATA)
+
+
+def _check_among(output: Path, given: list[Path | None]) -> None:
+    """Results do not belong among images that a folder was given for."""
+    from medmamba import io
+    from medmamba.files import OutputError
+
+    folders = [place.resolve() for place in given if place is not None and not io.is_image(place)]
+    if output.resolve() in folders:
+        raise OutputError(
+            f"{output} is a folder of images to register, and results would lie among them; give another folder, such "
+            f"as {output / 'registered'}"
+        )
 
 
 def _pairs(
@@ -245,8 +259,10 @@ def _pairs(
         if moving is not None and io.is_image(moving):
             raise UsageError(f"{fixed} is a folder of images, but {moving} is one; give two images or two folders")
         return io.find_pairs(fixed, pairing_of(moving, atlas, direction))
-    if moving is None or not io.is_image(moving):
-        raise UsageError(f"{fixed} is an image, so --moving must name one too, got {moving}")
+    if moving is None:
+        raise UsageError(f"{fixed} is one image; name the image to bring onto it with --moving")
+    if not io.is_image(moving):
+        raise UsageError(f"{fixed} is one image, but {moving} is a folder; give two images or two folders")
     if atlas:
         raise UsageError("--atlas is of a folder of images, given with --fixed")
     sides = [

@@ -47,7 +47,8 @@ def tre(
 
     Landmarks are in mm, in a .csv whose header names the space (name,x_lps,y_lps,z_lps or x_ras,y_ras,z_ras), or in
     Slicer's .fcsv or .mrk.json; both files need not be in the same space. They belong together by their names, or
-    in their order where they share none. SD is the sample standard deviation.
+    in their order where they share none and are as many; where a name is in one file alone, its point is left out, and
+    told. SD is the sample standard deviation.
 
     With the images, landmarks that mostly lie outside of theirs are refused: these are voxels, or of another space
     than the header says.

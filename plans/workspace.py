@@ -308,7 +308,8 @@ def plan_dataset(
         )
     decided = plan
     plan = change(decided) if change else decided
-    decisions += tuple(Decision("asked for", line, "whatever was decided") for line in differences(decided, plan))
+    reason = "instead of what was decided above"
+    decisions += tuple(Decision("asked for", line, reason) for line in differences(decided, plan))
     plan = replace(plan, channel_rules=dict(channel_rules or {}))
     path = _place(workspace, plan, gpu_memory_gb)
     plan, outcome, changes = _store(plan, path, force)

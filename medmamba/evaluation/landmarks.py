@@ -88,8 +88,8 @@ def read_landmarks(
         FileNotFoundError: if there is no such file.
         DataError: if a file cannot be read, both cannot be matched, or most landmarks lie outside of their image.
     """
-    ours, theirs = matched_points(fixed, moving)
-    notes = []
+    ours, theirs, remarks = matched_points(fixed, moving)
+    notes = [*remarks]
     for path, points, grid, image in ((fixed, ours, fixed_grid, "fixed"), (moving, theirs, moving_grid, "moving")):
         if grid is not None and (outside := check_within(points, grid, path, image)):
             notes.append(f"landmarks of {path.name} outside of the {image} image: {some(outside)}")

@@ -153,14 +153,14 @@ def _measure(pair: RegisteredPair, place: Path) -> _Measured:
             (place / when).mkdir(exist_ok=True)
             io.write(resample(moving, transform, fixed, "label"), place / when / f"{pair.id}.nii.gz")
     figures = _figures(pair, whole)
-    errors = {}
+    errors, left_out = {}, tuple[str, ...]()
     if pair.fixed.points is not None and pair.moving.points is not None:
-        ours, theirs = matched_points(pair.fixed.points, pair.moving.points)
+        ours, theirs, left_out = matched_points(pair.fixed.points, pair.moving.points)
         errors = {when: {"tre": float(tre_mm(each, ours.mm, theirs.mm).mean())} for when, each in ways.items()}
     return _Measured(
         after={**figures, **errors.get("after", {})},
         before=errors.get("before", {}),
-        notes=(*pair.warnings, *_doubts(pair, whole, figures)),
+        notes=(*pair.warnings, *left_out, *_doubts(pair, whole, figures)),
     )
 
 

@@ -60,7 +60,7 @@ def open_pairs(path: Path, pairing: Pairing | None = None, *, labels: Labels | N
     pair, are of one ``patient``, so that folds keep them together. The one image that all pairs share is the atlas.
 
     Args:
-        path: a table that ends in ``.csv``, or a folder.
+        path: a table that ends in ``.csv`` or ``.tsv``, or a folder.
         pairing: how images of folders become pairs, see `medmamba.io.layouts.pairs.find_pairs`.
         labels: what their label maps hold, where that is known: then none is opened.
 

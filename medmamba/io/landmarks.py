@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from medmamba.case import some
 from medmamba.io.errors import PointsFileError
 from medmamba.io.points import Points, read_points
 from medmamba.transform import is_inside, voxel_positions
@@ -15,30 +18,55 @@ from medmamba.volume import Geometry
 _TURN = np.array([-1.0, -1.0, 1.0])
 
 
-def matched_points(fixed: Path, moving: Path) -> tuple[Points, Points]:
+class Matched(NamedTuple):
+    """Landmarks that belong together, in the order and with the names of the first file, and what is worth a word."""
+
+    fixed: Points
+    moving: Points
+    remarks: tuple[str, ...] = ()
+
+
+def matched_points(fixed: Path, moving: Path) -> Matched:
     """Landmarks of two images that belong together: by their names, or by their order where they share none.
 
-    Returns:
-        Both in the order of the first file, with its names.
+    Those whose names are in one of the files alone are left out, and named in the remarks.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        PointsFileError: if one cannot be read, or nothing tells which points belong together.
+        PointsFileError: if one cannot be read, or nothing tells which points belong together: a name that both have
+            occurs twice, files of different length share no name, or have mere numbers for names.
     """
     ours, theirs = read_points(fixed), read_points(moving)
-    places = {name: place for place, name in enumerate(theirs.names)}
+    shared = [name for name in ours.names if name in theirs.names]
     same_number = len(ours.names) == len(theirs.names)
-    if same_number and len(places) == len(theirs.names) and set(ours.names) == set(places):
-        return ours, Points(ours.names, theirs.mm[[places[name] for name in ours.names]], theirs.space)
-    if same_number and not set(ours.names) & set(places):
-        return ours, Points(ours.names, theirs.mm, theirs.space)
-    lonely = sorted(set(ours.names) ^ set(places))
-    told = f" by name ({lonely[0]!r} is in one of them alone)" if lonely else ""
-    raise PointsFileError(
-        moving,
-        f"it holds {len(theirs.names)} points and {fixed} {len(ours.names)}, and they cannot be matched{told}; list "
-        "the same names, once each, in both",
-    )
+    if same_number and not shared:
+        return Matched(ours, Points(ours.names, theirs.mm, theirs.space))
+    twice = [name for name in shared if ours.names.count(name) > 1 or theirs.names.count(name) > 1]
+    by_place = not same_number and _are_numbers(ours.names) and _are_numbers(theirs.names)
+    if not shared or twice or by_place:
+        why = f"the name {twice[0]!r} occurs twice" if twice else "no name tells which belong together"
+        raise PointsFileError(
+            moving,
+            f"it holds {len(theirs.names)} points and {fixed} {len(ours.names)}, and they cannot be matched: {why}; "
+            "name each point, by the same name in both files",
+        )
+    lonely = [
+        f"{some(names)} in {path.name}"
+        for path, points in ((fixed, ours), (moving, theirs))
+        if (names := [name for name in points.names if name not in shared])
+    ]
+    remarks = (f"landmarks whose names are in one file alone are left out: {', '.join(lonely)}",) if lonely else ()
+    return Matched(_chosen(ours, shared), _chosen(theirs, shared), remarks)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether points are told apart by their places alone."""
+    return list(names) == [str(number) for number in range(1, len(names) + 1)]
+
+
+def _chosen(points: Points, names: Sequence[str]) -> Points:
+    """Those of some names, in their order."""
+    return Points(tuple(names), points.mm[[points.names.index(name) for name in names]], points.space)
 
 
 def check_within(points: Points, grid: Geometry, path: Path, image: str) -> tuple[str, ...]:

@@ -33,14 +33,17 @@ def check_output_folder(folder: Path, *, files: Iterable[Path] = (), inputs: Ite
             below it, nothing is written.
 
     Raises:
-        OutputError: if it is a file or has the name of one; if a file of the output is an input; if the folder lies in
-            a folder of the inputs, in the images or labels of a data set; or if it is the folder of a data set, a
-            training run or preprocessed cases itself.
+        MachineError: if there is no permission to make it.
+        OutputError: if it is a file, lies in one or has the name of one; if a file of the output is an input; if the
+            folder lies in a folder of the inputs, in the images or labels of a data set; or if it is the folder of a
+            data set, a training run or preprocessed cases itself.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"the output must be a folder, but {folder} is a file; give another name")
     if not folder.exists() and folder.name.lower().endswith(_ENDINGS):
         raise OutputError(f"the output is a folder, but {folder} is the name of a file; give a name without its ending")
+    if not folder.exists():
+        _check_writable(folder)
     given = list(inputs)
     _check_inside(folder, [path for path in given if path.is_dir()])
     _check_files(files, given)  # folders too, which may be images

@@ -133,9 +133,7 @@ def _check(pairs: Sequence[Pair], folder: Path) -> None:
         raise UsageError("there are no pairs to register")
     names = [pair.id for pair in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(
-            f"pairs must differ in their ids, but {some(twice)} occur more than once; name them in a table"
-        )
+        raise UsageError(f"several pairs have the id {some(twice)}; give each an id of its own")
     inputs = {file for pair in pairs for case in pair.cases for file in case.files}
     check_output_folder(folder, files=[folder / name / RECORD for name in names], inputs=inputs)
     among = [file for file in inputs for name in names if (folder / name).resolve() in file.resolve().parents]

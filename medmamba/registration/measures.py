@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,19 +23,21 @@ from medmamba.volume import Geometry, Volume
 
 @dataclass(slots=True)
 class Annotations:
-    """Labels and landmarks of a pair, read and found to be of it.
+    """Labels and landmarks of a pair, and where its masks lie, read and found to be of it.
 
     Args:
         pair: whose they are.
         fixed: grid of the fixed image.
         moving: of the moving one.
         remarks: what was odd about them.
+        warnings: what may well be wrong about them.
     """
 
     pair: Pair
     fixed: Geometry
     moving: Geometry
-    remarks: list[str]
+    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     labels: tuple[Volume | None, Volume | None] = (None, None)
     points: tuple[Points, Points] | None = None
 
@@ -47,11 +49,16 @@ class Annotations:
             DataError: if a file cannot be read, a label map lies elsewhere than its image, most landmarks do, or they
                 cannot be matched.
         """
-        found = cls(pair, fixed, moving, [])
+        found = cls(pair, fixed, moving)
         grids = (("fixed", pair.fixed, fixed), ("moving", pair.moving, moving))
         found.labels = tuple(found._label(name, case, grid) for name, case, grid in grids)  # type: ignore[assignment]
+        for name, case, grid in grids:
+            if case.mask is not None:
+                found._tell_apart(f"{name} mask", grid, io.read_geometry(case.mask))
         if pair.fixed.points is not None and pair.moving.points is not None:
-            found.points = matched_points(pair.fixed.points, pair.moving.points)
+            ours, theirs, remarks = matched_points(pair.fixed.points, pair.moving.points)
+            found.points = ours, theirs
+            found.remarks += remarks
             for points, (name, case, grid) in zip(found.points, grids, strict=True):
                 assert case.points is not None
                 if outside := check_within(points, grid, case.points, name):
@@ -100,9 +107,19 @@ class Annotations:
         label = io.read_label(case.label, within=grid)
         if not label.geometry.overlaps(grid):
             raise DataError(f"{case.label} does not lie where the {name} image does; see that it is of that image")
-        if apart := grid.apart(label.geometry):
-            self.remarks.append(f"the {name} label map has a grid of its own, and is used on it: {apart}")
+        self._tell_apart(f"{name} label map", grid, label.geometry)
         return label
+
+    def _tell_apart(self, what: str, image: Geometry, own: Geometry) -> None:
+        """A map on another grid than its image may be meant; one of the same shape that lies elsewhere hardly is."""
+        apart = image.apart(own)
+        if apart and own.shape == image.shape:
+            self.warnings.append(
+                f"the {what} has the shape of its image, but lies up to {image.distance_mm(own):.3g} mm from it "
+                f"({apart}): one of the headers is probably wrong. It is used where its own says"
+            )
+        elif apart:
+            self.remarks.append(f"the {what} has a grid of its own, and is used on it: {apart}")
 
 
 def mean(values: dict[str, float]) -> float:

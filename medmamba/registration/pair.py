@@ -133,7 +133,7 @@ def register_pair(
         overlap=overlap,
         points=errors,
         remarks=tuple(dict.fromkeys((*remarks, *notes.remarks, *found.remarks))),
-        warnings=(*odd, *found.warnings),
+        warnings=(*odd, *notes.warnings, *found.warnings),
     )
     record.save(folder)
     return record

@@ -225,6 +225,41 @@ def test_pairs_that_a_network_did_not_learn_from_are_those_of_its_fold(tmp_path:
     assert "--data says where the images of --validation are" in said
 
 
+def test_pairs_that_are_none_end_with_the_exit_code_of_data(tmp_path: Path) -> None:
+    write_subjects(tmp_path / "one", 1)
+    (tmp_path / "none").mkdir()
+    tables = {
+        "twice": "id,fixed,moving\na,one/s0_t1.nii.gz,one/s0_labels.nii.gz\nA,one/s0_labels.nii.gz,one/s0_t1.nii.gz\n",
+        "header": "fixed,moving\n",
+        "empty": "",
+    }
+    for name, text in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    given = [("--pairs", tmp_path / f"{name}.csv") for name in tables]
+    for options in (*given, ("--fixed", tmp_path / "one"), ("--fixed", tmp_path / "none")):
+        code, said = run("register", *options, "-o", tmp_path / "out")
+        assert code == 3, (options, said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_without_a_partner_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fixed, moving = write_subjects(tmp_path / "fx", 2), write_subjects(tmp_path / "mv", 1)
+    code, said = run("register", "--fixed", fixed, "--moving", moving, "-o", tmp_path / "out", *QUICK)
+    assert code == 0, said
+    assert f"no image of the other folder bears the name of s1 in {fixed}: left out" in caplog.text
+
+
+def test_results_go_neither_among_the_images_nor_below_a_file(tmp_path: Path) -> None:
+    brains = write_subjects(tmp_path / "brains", 2)
+    code, said = run("register", "--fixed", brains, "-o", brains, *QUICK)
+    assert code == 2
+    assert tells(said, f"results would lie among them; give another folder, such as {brains / 'registered'}")
+    file = brains / "s0_t1.nii.gz"
+    code, said = run("register", "--fixed", brains, "-o", file / "out", *QUICK)
+    assert code == 2
+    assert tells(said, f"{file} is a file, not a folder; give another name")
+
+
 def test_options_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
     brains = write_subjects(tmp_path / "brains", 2)
     image, table = brains / "s0_t1.nii.gz", tmp_path / "t.csv"
@@ -232,8 +267,8 @@ def test_options_that_contradict_one_another_are_refused(tmp_path: Path) -> None
     for options, words in (
         ((), "give either --fixed and --moving, a table"),
         (("--fixed", image, "--pairs", table), "give either --fixed and --moving, a table"),
-        (("--fixed", image), "so --moving must name one too"),
-        (("--fixed", image, "--moving", brains), "so --moving must name one too"),
+        (("--fixed", image), f"{image} is one image; name the image to bring onto it with --moving"),
+        (("--fixed", image, "--moving", brains), f"{image} is one image, but {brains} is a folder"),
         (("--fixed", brains, "--moving", image), "give two images or two folders"),
         (("--fixed", brains, "--fixed-label", image), "name them in a table"),
         (("--fixed", image, "--moving", image, "--atlas", "s0"), "--atlas is of a folder"),

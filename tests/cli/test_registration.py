@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from medmamba.cli.main import app
+from medmamba.cli.plan import plan
 from medmamba.plans.plan import Plan
 from tests.cli.remedies import follow, line, run, tells
 from tests.pairs_factory import write_modalities, write_subjects
@@ -67,6 +71,22 @@ def test_what_is_asked_for_stands_in_the_plan_whatever_was_decided(tmp_path: Pat
     code, said = run("plan", table, "--task", "registration", "--work", work, "--set", "registration.rigid=1")
     assert code == 2
     assert tells(said, "--set registration.rigid: the plan has no field")
+    code, said = run("plan", table, "--task", "registration", "--work", work, "--set", "topology.features=[4,8]")
+    assert code == 2
+    assert tells(said, "--set topology.features: plan.topology: a topology needs")
+    assert tells(said, "got 2, 3 and 3; set as many features as there are strides, or topology.strides and")
+
+
+def test_examples_of_the_help_plan_whatever_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_subjects(tmp_path / "brains", 2)
+    write_modalities(tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    told = plan.__doc__ or ""
+    examples = re.findall(r"medmamba (plan .*--task registration.*)", told)
+    assert len(examples) == 3
+    for example in examples:
+        code, said = run(*shlex.split(example), "--force")
+        assert code == 0, (example, said)
 
 
 def test_a_table_of_pairs_is_planned_for_registration_when_no_network_is_named(tmp_path: Path) -> None:

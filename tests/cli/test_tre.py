@@ -73,12 +73,18 @@ def test_the_wrong_way_round_is_told(files: Path) -> None:
     assert "larger than before: see that the transform leads from the fixed to the moving image" in said
 
 
-def test_different_counts_are_refused_with_the_names_that_one_file_lacks(files: Path) -> None:
+def test_what_one_file_lacks_is_left_out_and_told_and_nothing_in_common_is_refused(files: Path) -> None:
     points(files / "moving.csv", FIXED[:3], names=NAMES[:3])
+    code, said = tre(files, "--json")
+    assert code == 0, said
+    data = json.loads(said[: said.rindex("}") + 1])
+    assert [row["name"] for row in data["landmarks"]] == ["a", "b", "c"]
+    assert data["notes"] == ["landmarks whose names are in one file alone are left out: d in fixed.csv"]
+    points(files / "moving.csv", FIXED[:3], names=("x", "y", "z"))
     code, said = tre(files)
     assert code == 3
     assert "holds 3 points" in said
-    assert "('d' is in one of them alone)" in said
+    assert "no name tells which belong together" in said
 
 
 def test_a_landmark_that_is_no_number_is_refused(files: Path) -> None:

@@ -135,6 +135,12 @@ def test_cases_in_folders_of_any_name_are_left_alone(tmp_path: Path, monkeypatch
     check_output_folder(root)
 
 
+def test_a_folder_below_a_file_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "prep.py").touch()
+    with pytest.raises(OutputError, match=r"prep.py is a file, not a folder; give another name"):
+        check_output_folder(tmp_path / "prep.py" / "x" / "y")
+
+
 def test_segmentations_may_become_labels_also_when_the_command_is_repeated(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.nii.gz").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medmamba.evaluation.registered import evaluate_registrations
 from medmamba.io.points import Points, read_points, write_points
 from medmamba.plans.plan import ChannelPlan, IntensityStatistics
 from medmamba.registration import pair as pair_module
+from medmamba.registration.measures import Annotations
 from medmamba.registration.pair import SelfCheckError, register_pair
 from medmamba.registration.records import Asked, PairRecord
 from medmamba.registration.register import MOST_VOXELS, Settings, automatic_spacing, register
@@ -273,12 +275,55 @@ def test_landmarks_in_another_space_are_refused_and_those_outside_are_named(tmp_
     assert "landmarks outside of the moving image: c" in " ".join(record.remarks)
 
 
+def test_landmarks_that_one_file_alone_has_are_left_out_and_told(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    points = read_points(tmp_path / "moving_points.csv")
+    write_points(Points((*points.names[:3], "z"), points.mm), tmp_path / "moving_points.csv")
+    record = registered(tmp_path, of_files(tmp_path, points=".csv"), Asked(refine=0))
+    lost = points.names[3]
+    assert record.points is not None
+    assert set(record.points.names) == set(points.names[:3])
+    told = f"in one file alone are left out: {lost} in fixed_points.csv, z in moving_points.csv"
+    assert told in " ".join(record.remarks)
+
+
 def test_landmarks_that_cannot_be_matched_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path)
     points = read_points(tmp_path / "moving_points.csv")
-    write_points(Points(points.names[:3], points.mm[:3]), tmp_path / "moving_points.csv")
-    with pytest.raises(DataError, match=r"holds 3 points and .* 4, and they cannot be matched by name \('a'"):
+    write_points(Points(("x", "y", "z"), points.mm[:3]), tmp_path / "moving_points.csv")
+    with pytest.raises(DataError, match=r"holds 3 points and .* 4, and they cannot be matched: no name tells"):
         registered(tmp_path, of_files(tmp_path, points=".csv"))
+
+
+@pytest.mark.parametrize(("change", "mm"), [("shifted", 69), ("mirrored", 60)])
+def test_a_map_of_the_images_shape_that_lies_elsewhere_is_told_in_red(tmp_path: Path, change: str, mm: float) -> None:
+    write_pair(tmp_path)
+    for side, kind in (("fixed", "label"), ("moving", "mask")):
+        image = io.read(tmp_path / f"{side}_t1.nii.gz").geometry
+        affine = image.affine.copy()
+        if change == "shifted":
+            affine[0, 3] += mm
+        else:
+            affine[0] *= -1
+        array = np.ones((1, *image.shape), np.uint8)
+        io.write(Volume(array, Geometry(image.shape, affine)), tmp_path / f"{side}_{kind}.nii.gz")
+    pair = of_files(tmp_path)
+    pair = replace(
+        pair,
+        fixed=replace(pair.fixed, label=tmp_path / "fixed_label.nii.gz"),
+        moving=replace(pair.moving, mask=tmp_path / "moving_mask.nii.gz"),
+    )
+    fixed, moving = (io.read_geometry(tmp_path / f"{side}_t1.nii.gz") for side in ("fixed", "moving"))
+    notes = Annotations.read(pair, fixed, moving)
+    far = [
+        image.distance_mm(io.read_geometry(file))
+        for image, file in ((fixed, pair.fixed.label), (moving, pair.moving.mask))
+    ]
+    assert not notes.remarks
+    for what, apart, told in zip(("fixed label map", "moving mask"), far, notes.warnings, strict=True):
+        assert f"the {what} has the shape of its image, but lies up to {apart:.3g} mm from it" in told
+        assert ("shifted by 69 mm" if change == "shifted" else "axes point") in told
+    assert far[0] >= 0.99 * mm
 
 
 def test_label_maps_of_other_grids_and_structures_are_used_and_told(tmp_path: Path) -> None:
@@ -293,6 +338,7 @@ def test_label_maps_of_other_grids_and_structures_are_used_and_told(tmp_path: Pa
     assert record.overlap is not None
     assert set(record.overlap.after) == {"1", "2", "3"}
     told = " ".join(record.remarks)
+    assert not record.warnings
     assert "structures in one of the label maps alone, left out of the Dice: 4, 9" in told
     assert "the moving label map has a grid of its own" in told
     assert io.read_geometry(tmp_path / "out" / "labels.nii.gz").allclose(io.read_geometry(tmp_path / "fixed_t1.nii.gz"))

@@ -29,7 +29,7 @@ def check_pairs(
     """List all problems of pairs; every file is read once, and nothing is written.
 
     Args:
-        path: a table that ends in ``.csv``, or a folder.
+        path: a table that ends in ``.csv`` or ``.tsv``, or a folder.
         pairing: how images of folders become pairs.
         progress: shows how far it is.
         workers: at most so many processes read files.

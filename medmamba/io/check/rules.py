@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
 from medmamba.case import some, split_problems
 from medmamba.io.check.findings import Finding
 from medmamba.io.layouts.layout import Survey
-from medmamba.io.layouts.names import id_problem
+from medmamba.io.layouts.names import as_filed, id_problem
 from medmamba.io.regions import lost_values, order_remedy
 from medmamba.labels import Labels
 
@@ -61,7 +60,7 @@ def _check_ids(dataset: Survey) -> Iterator[Finding]:
             yield Finding("error", "case-id", message)
     same: dict[str, list[str]] = defaultdict(list)
     for case in ids:
-        same[unicodedata.normalize("NFC", case).lower()].append(case)
+        same[as_filed(case)].append(case)
     for alike in same.values():
         if len(set(alike)) > 1:
             message = f"case ids {', '.join(sorted(set(alike)))} are one where upper and lower case do not count"

@@ -17,6 +17,11 @@ from medmamba.records import from_json, read_json, to_json, write_json
 BEGINS = b'{\n  "dicom_series": '
 #: Series that a message lists.
 _LISTED = 12
+#: What is said of the options of `medmamba predict` where another command may be the one that reads.
+ELSEWHERE = (
+    "`medmamba predict` goes on all the same with {options}; for other commands, make an even stack of it first, for "
+    "example a NIfTI file by the program that exported it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,20 +122,25 @@ def series_of(path: Path) -> Series:
     if len({each.whole_id for each in found}) > 1:
         raise ImageFileError(
             where,
-            f"it holds {len(found)} series: {listed(found)}; give each a folder of its own, or `medmamba predict` the "
-            "option --series",
+            f"it holds {len(found)} series: {listed(found)}; give each a folder of its own (`medmamba predict` also "
+            "takes --series UID)",
         )
     series = settled(found[0], choice, named=selection is not None)
     if series.problems:
-        raise ImageFileError(where, refusal(series))
+        raise ImageFileError(where, refusal(series, ELSEWHERE))
     return series
 
 
-def refusal(series: Series) -> str:
-    """Why a series is not read, and with which options of `medmamba predict` it would be."""
+def refusal(series: Series, way: str = "to go on all the same: {options}") -> str:
+    """Why a series is not read, and with which options of `medmamba predict` it would be.
+
+    Args:
+        series: with problems.
+        way: what is said of these options.
+    """
     options = " ".join(dict.fromkeys(problem.option for problem in series.problems if problem.option))
     hopeless = any(not problem.option for problem in series.problems)
-    way_out = "" if hopeless or not options else f"; to go on all the same: {options}"
+    way_out = "" if hopeless or not options else f"; {way.format(options=options)}"
     return f"series {series.id} is not read as it is: {'; '.join(each.message for each in series.problems)}{way_out}"
 
 

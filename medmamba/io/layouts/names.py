@@ -139,6 +139,15 @@ def refuse_doubles(folder: Path, paths: Iterable[Path], cases: dict[str, dict[in
         )
 
 
+def as_filed(case: str) -> str:
+    """A case id as file systems may have it to which upper and lower case are one.
+
+    >>> as_filed("Anna") == as_filed("anna")
+    True
+    """
+    return unicodedata.normalize("NFC", case).lower()
+
+
 def id_problem(case: str) -> str:
     """Why no file can be called after a case id; empty when all is well.
 

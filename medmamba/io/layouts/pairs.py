@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,15 +17,17 @@ from medmamba.case import Case, Pair, Pairing, some
 from medmamba.errors import DataError
 from medmamba.io.errors import DatasetError
 from medmamba.io.images import is_image
-from medmamba.io.layouts.names import id_problem, split_ending
+from medmamba.io.layouts.names import as_filed, id_problem, split_ending
 from medmamba.io.layouts.subjects import Subjects, subjects
-from medmamba.io.remarks import Remark
+from medmamba.io.remarks import Remark, tell
 from medmamba.labels import Labels
 
 #: What a table may say of a side of a pair besides its image, by the field of the case.
 FIELDS = ("label", "points", "mask")
 SIDES = ("fixed", "moving")
 COLUMNS = ("id", "patient", *SIDES, *(f"{side}_{each}" for each in FIELDS for side in SIDES))
+#: So many errors are told at once; `medmamba dataset check` tells all.
+MOST_ERRORS = 5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,29 +58,45 @@ class PairSurvey:
         return tuple(sorted({case.id: case for pair in self.pairs for case in pair.cases}.values(), key=lambda c: c.id))
 
     def refuse(self) -> None:
-        """Stop at the first problem.
+        """Stop when something is wrong.
 
         Raises:
-            DatasetError: if there is one.
+            DatasetError: that tells the first problems, and by which command all of them are told.
         """
+        if len(self.problems) == 1:
+            raise self.problems[0]
         if self.problems:
-            more = f" ({len(self.problems) - 1} more errors)" if len(self.problems) > 1 else ""
-            raise DatasetError(f"{self.problems[0]}{more}")
+            told = "\n".join(f"- {problem}" for problem in self.problems[:MOST_ERRORS])
+            more = len(self.problems) - MOST_ERRORS
+            rest = f"\nand {more} more" if more > 0 else ""
+            raise DatasetError(
+                f"{self.root} has {len(self.problems)} errors, and nothing was done:\n{told}{rest}\n"
+                f"All of it, also what is wrong within files, is listed by: {self._check}"
+            )
+
+    @property
+    def _check(self) -> str:
+        """The command that looks at everything."""
+        how = ["--task", "registration"] if self.root.is_dir() else []
+        if self.pairing.moving:
+            how = ["--moving", str((self.root / self.pairing.moving).resolve())]
+        return shlex.join(["medmamba", "dataset", "check", str(self.root), *how])
 
 
 def find_pairs(path: Path, pairing: Pairing | None = None) -> tuple[Pair, ...]:
-    """Pairs of a table or of folders.
+    """Pairs of a table or of folders; what is left out, or odd about them, is logged.
 
     Args:
-        path: a table that ends in ``.csv``, or a folder.
+        path: a table that ends in ``.csv`` or ``.tsv``, or a folder.
         pairing: how images of folders become pairs; None: all ordered pairs of the folder.
 
     Raises:
         FileNotFoundError: if there is nothing of that name.
-        DatasetError: for anything that is wrong: the first of it, in the words of `medmamba dataset check`.
+        DatasetError: for anything that is wrong, in the words of `medmamba dataset check`.
     """
     found = survey_pairs(path, pairing)
     found.refuse()
+    tell(found.remarks)
     return found.pairs
 
 
@@ -108,9 +127,24 @@ def _wrong_ids(found: PairSurvey) -> Iterator[DatasetError]:
     for each in ids:
         if wrong := id_problem(each):
             yield DatasetError(f"{found.root}: id {each!r} {wrong}, and files are called after it; choose another")
-    twice = [each for each, count in Counter(pair.id for pair in found.pairs).items() if count > 1]
-    if twice:
-        yield DatasetError(f"{found.root}: ids of pairs must differ, but {some(twice)} occur more than once")
+    if found.root.is_dir():  # in a table by line
+        yield from _alike(found.root, {case.id: str(case.images[0]) for case in found.cases}.items())
+
+
+def _alike(root: Path, named: Iterable[tuple[str, str]]) -> Iterator[DatasetError]:
+    """Ids, each with the place where it is given, after which files cannot be called beside one another."""
+    same: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for each, place in named:
+        same[as_filed(each)].append((each, place))
+    for alike in same.values():
+        if len(alike) > 1:
+            ids = [*dict.fromkeys(each for each, _ in alike)]
+            what = f"are all called {ids[0]!r}"
+            if len(ids) > 1:
+                both = " and ".join(map(repr, ids))
+                what = f"are called {both}, which are one where upper and lower case do not count"
+            places = some([place for _, place in alike])
+            yield DatasetError(f"{root}: {places} {what}; give each an id of its own")
 
 
 # Folders
@@ -226,11 +260,13 @@ def _of_table(path: Path, pairing: Pairing) -> PairSurvey:
     survey.problems += [problem for faults in problems for problem in faults]
     cases = _cases(rows, survey.problems)
     names = _pair_names(rows, cases)
-    survey.pairs = tuple(
-        Pair(id=name, fixed=cases[row.line, "fixed"], moving=cases[row.line, "moving"])
+    whole = {
+        row.line: Pair(id=name, fixed=cases[row.line, "fixed"], moving=cases[row.line, "moving"])
         for row, name in zip(rows, names, strict=True)
         if (row.line, "fixed") in cases and (row.line, "moving") in cases
-    )
+    }
+    survey.problems += _alike(path, ((pair.id, f"line {line}") for line, pair in whole.items()))
+    survey.pairs = tuple(whole.values())
     if not rows and not survey.problems:
         survey.problems.append(DatasetError(f"{path} lists no pairs; write one a line below the names of the columns"))
     return survey

@@ -41,7 +41,8 @@ def test_folder_of_anything_else_is_no_image(tmp_path: Path) -> None:
 
 def test_folder_that_is_no_even_stack_is_refused(tmp_path: Path) -> None:
     factory.series(tmp_path, tilt_deg=10)
-    with pytest.raises(ImageFileError, match=r"a tilt of 10\.0 degrees; to go on all the same: --tilt resample"):
+    way = "`medmamba predict` goes on all the same with --tilt resample; for other commands, make an even stack"
+    with pytest.raises(ImageFileError, match=rf"a tilt of 10\.0 degrees; {way}"):
         io.read(tmp_path)
 
 

@@ -62,7 +62,8 @@ def test_a_table_gives_pairs_with_what_it_says_of_each_side(tmp_path: Path, betw
         (GOOD.replace("b_mr", "b_ct"), r"line 4, column moving: .* is the fixed image as well"),
         (GOOD.replace("fixed_label", "fixed_labels"), r"unknown column 'fixed_labels'; columns are id, patient"),
         (GOOD.replace("fixed,", "", 1), r"lacks the column 'fixed'"),
-        (GOOD.replace("two", "one"), r"ids of pairs must differ, but one"),
+        (GOOD.replace("two", "one"), r"pairs.csv: line 2, line 4 are all called 'one'; give each an id of its own"),
+        (GOOD.replace("two", "One"), r"line 2, line 4 are called 'one' and 'One', which are one where upper and lower"),
         (GOOD.replace("two", "t/o"), r"id 't/o' holds '/'"),
         (GOOD + "three,scans/a_ct.nii.gz,scans/b_mr.nii.gz,scans/b_ct.nii.gz,", r"line 5, .* is not the label of an"),
         (GOOD + '"four', "quotes"),
@@ -74,6 +75,33 @@ def test_a_table_is_refused_by_line_column_and_value(tmp_path: Path, text: str, 
         find_pairs(table(tmp_path, text))
 
 
+def test_errors_are_told_together_with_the_command_that_lists_all(tmp_path: Path) -> None:
+    lines = [f"p{n},scans/a_ct.nii.gz,scans/lost{n}.nii.gz" for n in range(7)]
+    path = table(tmp_path, "\n".join(("id,fixed,moving", *lines)))
+    with pytest.raises(DatasetError) as caught:
+        find_pairs(path)
+    told = str(caught.value).splitlines()
+    assert told[0] == f"{path} has 7 errors, and nothing was done:"
+    assert [f"line {n + 2}, column moving: 'scans/lost{n}.nii.gz' is no file" in told[n + 1] for n in range(5)] == [
+        True
+    ] * 5
+    assert told[6] == "and 2 more"
+    assert told[7].endswith(f"medmamba dataset check {path}")
+    for folder in ("one", "other"):
+        image(*(tmp_path / folder / f"{name}_{kind}.nii.gz" for name in "ab" for kind in ("t1", "t2")))
+        image(*(tmp_path / folder / f"{name}_labels.nii.gz" for name in "ab"), label=True)
+    with pytest.raises(DatasetError, match=f"dataset check {tmp_path}/one --moving {tmp_path}/other"):
+        find_pairs(tmp_path / "one", Pairing(moving="../other"))
+    with pytest.raises(DatasetError, match=f"dataset check {tmp_path}/one --task registration"):
+        find_pairs(tmp_path / "one")
+
+
+def test_subjects_that_upper_case_alone_tells_apart_are_refused(tmp_path: Path) -> None:
+    image(tmp_path / "a.nii.gz", tmp_path / "A.nii.gz")
+    with pytest.raises(DatasetError, match=r"A\.nii\.gz, .*a\.nii\.gz are called 'A' and 'a', which are one"):
+        find_pairs(tmp_path)
+
+
 def test_a_table_without_ids_names_pairs_by_their_images(tmp_path: Path) -> None:
     for patient in "pq":
         image(tmp_path / patient / "ct.nii.gz", tmp_path / patient / "mr.nii.gz")
@@ -82,15 +110,21 @@ def test_a_table_without_ids_names_pairs_by_their_images(tmp_path: Path) -> None
     assert ids(find_pairs(path)) == ["p_mr_to_p_ct", "q_mr_to_q_ct"]
 
 
-def test_two_folders_match_by_what_tells_their_images_apart(tmp_path: Path) -> None:
+def test_two_folders_match_by_what_tells_their_images_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image(*(tmp_path / "ct" / f"p{n}_ct.nii.gz" for n in range(3)))
     image(*(tmp_path / "mr" / f"p{n}_mr.nii.gz" for n in (0, 1, 5)))
     image(tmp_path / "mr" / "p1_mask.nii.gz", label=True)
-    found = survey_pairs(tmp_path / "ct", Pairing(moving=str(tmp_path / "mr")))
+    pairing = Pairing(moving=str(tmp_path / "mr"))
+    found = survey_pairs(tmp_path / "ct", pairing)
     assert ids(found.pairs) == ["p0", "p1"]
     assert found.pairs[1].moving.mask == tmp_path / "mr" / "p1_mask.nii.gz"
     assert found.pairing.moving == "../mr"
     assert ["p2" in remark.message or "p5" in remark.message for remark in found.remarks] == [True, True]
+    for find in (find_pairs, open_pairs):  # as `register` does, and as `plan` and `train` do
+        caplog.clear()
+        find(tmp_path / "ct", pairing)
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+        assert f"bears the name of p2 in {tmp_path / 'ct'}: left out" in caplog.text
 
 
 def test_two_folders_without_a_common_name_are_refused_with_the_names(tmp_path: Path) -> None:
