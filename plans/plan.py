@@ -152,9 +152,10 @@ class Topology:
         stages = len(self.features)
         if self.dims not in (2, 3) or stages < 2 or len(self.strides) != stages or len(self.kernel_sizes) != stages:
             raise DataError(
-                f"a topology needs a 2D or 3D patch, got {self.patch_size}, and features, strides and kernel sizes of "
-                f"each of two or more stages, got {stages}, {len(self.strides)} and {len(self.kernel_sizes)}; set as "
-                "many features as there are strides, or topology.strides and topology.kernel_sizes along"
+                f"a topology needs a 2D or 3D patch, got {self.patch_size}, and as many features as strides and kernel "
+                f"sizes, one for each of two or more stages, got {stages} features, {len(self.strides)} strides and "
+                f"{len(self.kernel_sizes)} kernel sizes; change the features to as many as there are strides, or "
+                "topology.strides and topology.kernel_sizes along"
             )
         if min(self.features) < 1:
             raise DataError(f"features must be 1 or more, got {self.features}")

@@ -74,7 +74,9 @@ def test_what_is_asked_for_stands_in_the_plan_whatever_was_decided(tmp_path: Pat
     code, said = run("plan", table, "--task", "registration", "--work", work, "--set", "topology.features=[4,8]")
     assert code == 2
     assert tells(said, "--set topology.features: plan.topology: a topology needs")
-    assert tells(said, "got 2, 3 and 3; set as many features as there are strides, or topology.strides and")
+    assert tells(
+        said, "got 2 features, 3 strides and 3 kernel sizes; change the features to as many as there are strides"
+    )
 
 
 def test_examples_of_the_help_plan_whatever_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

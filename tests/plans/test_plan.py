@@ -198,7 +198,7 @@ def test_override_refuses_values_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"features": (8,)}, "got 1, 3 and 3; set as many features as there are strides"),
+        ({"features": (8,)}, "got 1 features, 3 strides and 3 kernel sizes; change the features to as many"),
         ({"patch_size": (16,)}, "2D or 3D"),
         ({"strides": ((1, 1, 1), (1, 2), (2, 2, 2))}, "3 positive entries"),
         ({"strides": ((1, 1, 1), (0, 2, 2), (2, 2, 2))}, "3 positive entries"),
