@@ -116,7 +116,7 @@ class Annotations:
         if apart and own.shape == image.shape:
             self.warnings.append(
                 f"the {what} has the shape of its image, but lies up to {image.distance_mm(own):.3g} mm from it "
-                f"({apart}): one of the headers is probably wrong. It is used where its own says"
+                f"({apart}): one of the headers is probably wrong. It is used where its own has it"
             )
         elif apart:
             self.remarks.append(f"the {what} has a grid of its own, and is used on it: {apart}")
