@@ -142,7 +142,7 @@ def test_results_never_go_where_inputs_lie(tmp_path: Path) -> None:
     asked = pairs(tmp_path / "s1_to_s0")
     with pytest.raises(OutputError, match="is an input of this command"):
         register_pairs(asked, tmp_path, QUICK)
-    with pytest.raises(UsageError, match="s1_to_s0 occur more than once"):
+    with pytest.raises(UsageError, match="several pairs have the id s1_to_s0"):
         register_pairs([*asked, *asked], tmp_path / "out", QUICK)
     with pytest.raises(UsageError, match="no pairs"):
         register_pairs([], tmp_path / "out", QUICK)
