@@ -16,6 +16,7 @@ from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.sources import read_reports
 from medmamba.io.formats.transforms import write_transform
+from medmamba.io.points import Points, read_points, write_points
 from medmamba.transform import Field, Transform
 from tests.registered_factory import LANDMARKS, SHIFT, WORKING, field, write_folder, write_pair
 
@@ -168,6 +169,16 @@ def test_without_label_maps_the_figures_are_the_scores(tmp_path: Path) -> None:
         record = json.loads((out / name / "run.json").read_text())
         edited(out, name, moving={**record["moving"], "points": None})
     assert len(evaluate_registrations(out)) == 1
+
+
+def test_landmarks_that_one_image_alone_has_are_left_out_and_told(tmp_path: Path) -> None:
+    out = write_folder(tmp_path / "out", tmp_path / "cases", 1)
+    file = Path(json.loads((out / "p0" / "run.json").read_text())["moving"]["points"])
+    points = read_points(file)
+    write_points(Points(points.names[:-1], points.mm[:-1], points.space), file)
+    [case] = evaluate_registrations(out)[0].cases
+    assert case.figures["tre"] == pytest.approx(0, abs=1e-4)
+    assert f"in one file alone are left out: {points.names[-1]} in " in case.notes[0]
 
 
 def test_without_an_affine_map_before_is_what_the_headers_say(tmp_path: Path) -> None:
