@@ -5,12 +5,15 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from medmamba import io
 from medmamba.cli.main import app
 from medmamba.cli.plan import plan
 from medmamba.plans.plan import Plan
+from medmamba.volume import Geometry, Volume
 from tests.cli.remedies import follow, line, run, tells
 from tests.pairs_factory import write_modalities, write_subjects
 
@@ -80,7 +83,11 @@ def test_what_is_asked_for_stands_in_the_plan_whatever_was_decided(tmp_path: Pat
 
 
 def test_examples_of_the_help_plan_whatever_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_subjects(tmp_path / "brains", 2)
+    for path in write_subjects(tmp_path / "brains", 2).iterdir():  # finer, for more stages than with the others
+        coarse = io.read_label(path) if "labels" in path.name else io.read(path)
+        array = coarse.array.repeat(2, 1).repeat(2, 2).repeat(2, 3)
+        affine = coarse.geometry.affine @ np.diag([0.5, 0.5, 0.5, 1])
+        io.write(Volume(array, Geometry(array.shape[1:], affine)), path)
     write_modalities(tmp_path, 2)
     monkeypatch.chdir(tmp_path)
     told = plan.__doc__ or ""
