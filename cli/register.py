@@ -137,6 +137,15 @@ def register(
             show_default="by intensities and names of files",
         ),
     ] = None,
+    deformation: Annotated[
+        Literal["free", "stiff"] | None,
+        typer.Option(
+            help="What refinement lets the field do: follow each border, or move smoothly and no further than the "
+            "images insist, for contrasts that agree in few borders.",
+            rich_help_panel=HOW,
+            show_default="stiff for CT with another kind, else free",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", rich_help_panel=HOW)] = "auto",
     tfm: Annotated[
         bool,
@@ -207,7 +216,7 @@ def register(
     outcomes = register_pairs(
         found,
         output,
-        Asked(affine=affine, refine=refine, similarity=similarity, text=tfm),
+        Asked(affine=affine, refine=refine, similarity=similarity, deformation=deformation, text=tfm),
         run=model,
         device=choose_device(device),
         overwrite=overwrite,

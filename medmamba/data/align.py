@@ -223,7 +223,8 @@ def _evened(volume: Volume) -> Volume:
         low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     if not high > low:
         raise DataError("an image is the same everywhere: there is nothing to register; look at it")
-    array = np.clip((np.nan_to_num(array, nan=low, posinf=high, neginf=low) - low) / (high - low), 0, 1)
+    even = np.clip((np.nan_to_num(array, nan=low, posinf=high, neginf=low) - low) / (high - low), 0, 1)
+    array = even.astype(np.float32)  # ITK takes two images of one type only, and percentiles are float64
     target = max(geometry.extent_mm) / EDGE_VOXELS
     factors = [max(1, math.floor(target / s + 0.1)) for s in geometry.spacing_mm]
     return averaged(Volume(array[None], geometry), factors)
@@ -267,8 +268,10 @@ class _Search:
         method.SetInitialTransform(self._transform(matrix, "affine"))
         try:
             return -float(method.MetricEvaluate(*self._images))
-        except RuntimeError:  # of ITK, where all samples lie outside
-            return math.nan
+        except RuntimeError as error:
+            if _is_apart(error):
+                return math.nan
+            raise
 
     def improved(self, start: Affine, kind: str) -> Affine:
         """A better map of a kind, found from another."""
@@ -293,8 +296,10 @@ class _Search:
         method.SetInitialTransform(transform, inPlace=True)
         try:
             method.Execute(*self._images)
-        except RuntimeError:
-            return start
+        except RuntimeError as error:
+            if _is_apart(error):
+                return start
+            raise
         return _matrix(transform)
 
     def _method(self) -> Any:
@@ -320,6 +325,11 @@ class _Search:
         transform.SetMatrix(linear.ravel().tolist(), *([1e-6] if kind == "rigid" else []))
         transform.SetTranslation((matrix[:3, :3] @ centre + matrix[:3, 3] - centre).tolist())
         return transform
+
+
+def _is_apart(error: RuntimeError) -> bool:
+    """Whether ITK says that no sample of one image, or of its mask, lies in the other."""
+    return any(words in str(error) for words in ("do not sufficiently overlap", "must have 1 or more points"))
 
 
 def _matrix(transform: Any) -> Affine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from medmamba.registration.measures import Annotations
 from medmamba.registration.model import Model
 from medmamba.registration.pictures import checkerboard, difference
 from medmamba.registration.records import AlignmentRecord, Asked, PairRecord, SideRecord
+from medmamba.registration.refine import Deformation
 from medmamba.registration.register import Registered, Settings, automatic_spacing, check_images, register
 from medmamba.transform import Transform, resample, voxel_positions
 from medmamba.volume import Geometry, Volume
@@ -222,12 +223,16 @@ def _settings(
         whys = [why_first, why_second, why, "of the fixed image, coarser where that is large"]
     if asked.similarity is not None:
         similarity, whys[2] = asked.similarity, "asked for"
+    deformation, why_so = _deformation(images)
+    if asked.deformation is not None:
+        deformation, why_so = asked.deformation, "asked for"
     settings = Settings(
         channels=channels,
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
         affine=asked.affine or affine,
         similarity=similarity,
         refine=refine,
+        deformation=deformation,
     )
     decisions = {
         "fixed": f"{channels[0].name}: {whys[0]}",
@@ -236,9 +241,17 @@ def _settings(
         "working grid": f"{' x '.join(f'{mm:.4g}' for mm in spacing)} mm: {whys[3]}",
         "alignment": settings.affine,
         "network": model.plan.network.name if model else "none",
-        "refinement": f"{refine} steps",
+        "refinement": f"{refine} steps of a {deformation} field: {why_so}" if refine else "none",
     }
     return settings, decisions, tuple(odd)
+
+
+def _deformation(images: Sequence[ImageFingerprint]) -> tuple[Deformation, str]:
+    """What refinement lets a field do, and why."""
+    kinds = sorted({image.modality for image in images})
+    if len(kinds) > 1 and "CT" in kinds:
+        return "stiff", f"{' and '.join(kinds)} agree in few borders; --deformation free follows all of them"
+    return "free", "it follows each border; --deformation stiff holds it back"
 
 
 def _write_transforms(read: _Read, found: Registered, folder: Path, pair: Pair, *, text: bool) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Literal
 from medmamba.case import Case
 from medmamba.plans.plan import AffineKind, Similarity
 from medmamba.records import from_json, read_json, to_json, write_json
+from medmamba.registration.refine import Deformation
 
 RECORD, OVERVIEW = "run.json", "registration.json"
 
@@ -28,6 +29,7 @@ class Asked:
         affine: alignment before all else; None: the model's, or an affine map.
         refine: steps of refinement; None: 50 without a model, none with one.
         similarity: by which refinement compares; None: the model's, or what suits the intensities.
+        deformation: what refinement lets a field do; None: what suits the two kinds of image.
         model: digest of plan and weights; empty without one.
         text: also write transforms as text, .tfm.
     """
@@ -35,6 +37,7 @@ class Asked:
     affine: AffineKind | None = None
     refine: int | None = None
     similarity: Similarity | None = None
+    deformation: Deformation | None = None
     model: str = ""
     text: bool = False
 

@@ -28,7 +28,8 @@ from medmamba.memory import peak_bytes
 from medmamba.plans.plan import AffineKind, ChannelPlan, Similarity
 from medmamba.progress import Progress, silent
 from medmamba.registration.model import Model
-from medmamba.registration.refine import refine
+from medmamba.registration.reach import Reach, reach
+from medmamba.registration.refine import STIFF, Deformation, counted, refine
 from medmamba.tasks.registration import MOST_FOLDED_PERCENT
 from medmamba.tasks.similarity import SIMILARITIES
 from medmamba.transform import (
@@ -60,7 +61,8 @@ class Settings:
             `MOST_VOXELS`.
         affine: alignment before all else.
         similarity: by which refinement compares.
-        refine: steps of it at full resolution; 0: none.
+        refine: steps of it at the last level; 0: none.
+        deformation: what it lets a field do.
     """
 
     channels: tuple[ChannelPlan, ChannelPlan]
@@ -68,6 +70,7 @@ class Settings:
     affine: AffineKind = "affine"
     similarity: Similarity = "lncc"
     refine: int = 50
+    deformation: Deformation = "free"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +214,8 @@ def register(
     spacing = settings.spacing_mm or automatic_spacing(fixed.geometry)
     grid = working_grid(fixed.geometry, spacing, model.strides if model else (1, 1, 1))
     tensors, mask = _placed(fixed, moving, settings, aligned, grid, masks[0], device or torch.device("cpu"))
+    seen = reach(*tensors, mask, (moving.geometry, fixed.geometry), aligned.affine, grid)
+    remarks += seen.remarks
     displacement = torch.zeros(1, 3, *grid.shape, device=tensors[0].device)
     if model:
         with clock.stage("network"):
@@ -218,12 +223,15 @@ def register(
     if settings.refine:
         with clock.stage("refine"):
             found = refine(
-                *tensors,
+                seen.moving,
+                seen.fixed,
                 spacing_mm=grid.spacing_mm,
                 start=displacement if model else None,
-                mask=mask,
+                mask=seen.mask,
+                reached=seen.reached,
                 similarity=settings.similarity,
                 steps=settings.refine,
+                settings=STIFF[settings.similarity] if settings.deformation == "stiff" else None,
                 progress=progress,
             )
         displacement = found.displacement
@@ -239,7 +247,7 @@ def register(
     with clock.stage("measuring"):
         determinants = deformation.jacobian(transform, fixed.geometry)
         measures = _measures(transform, inverse, determinants, counted, fixed.geometry)
-        alike = _losses(tensors, displacement, grid, settings.similarity)
+        alike = _losses(seen, displacement, grid, settings.similarity)
     return Registered(
         transform=transform,
         inverse=inverse,
@@ -306,15 +314,13 @@ def _measures(
     )
 
 
-def _losses(
-    tensors: tuple[Tensor, Tensor], displacement: Tensor, grid: Geometry, name: Similarity
-) -> tuple[float, float]:
-    """By which refinement compares, aligned and deformed."""
-    moving, fixed = tensors
+def _losses(seen: Reach, displacement: Tensor, grid: Geometry, name: Similarity) -> tuple[float, float]:
+    """By which refinement compares, aligned and deformed, both where there is something to compare when aligned."""
+    mask = counted(seen.mask, seen.reached, torch.zeros_like(displacement))
     with torch.inference_mode():
         before, after = (
-            float(SIMILARITIES[name](image, fixed, spacing_mm=grid.spacing_mm))
-            for image in (moving, warp(moving, displacement))
+            float(SIMILARITIES[name](image, seen.fixed, mask, spacing_mm=grid.spacing_mm))
+            for image in (seen.moving, warp(seen.moving, displacement))
         )
     return before, after
 

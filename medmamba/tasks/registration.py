@@ -114,7 +114,9 @@ class RegistrationTask:
         """Pairs to measure the time of a step with."""
         shape = (size, *self.plan.topology.patch_size)
         labels = torch.randint(0, len(self.structures) + 1, shape, dtype=torch.int16) if self.has_labels else None
-        return PairBatch(torch.rand(size, 1, *shape[1:]), torch.rand(size, 1, *shape[1:]), labels, labels)
+        truth = torch.zeros(size, len(shape) - 1, *shape[1:]) if self.settings.synthetic_mm else None
+        moving, fixed = torch.rand(2, size, 1, *shape[1:])
+        return PairBatch(moving, fixed, labels, labels, truth=truth)
 
     def loss(self, network: Forward, batch: PairBatch) -> Loss:
         """Similarity, smoothness, and what else has a weight in the plan."""

@@ -151,6 +151,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "--affine": None,
         "--refine": None,
         "--similarity": None,
+        "--deformation": None,
         "--device": "auto",
         "--tfm": False,
         "--overwrite": False,

@@ -51,6 +51,29 @@ def test_a_known_motion_is_found_and_found_again_the_same() -> None:
     assert np.array_equal(align(fixed, moving, how="rigid").affine.matrix, found.affine.matrix)
 
 
+@pytest.mark.parametrize("finer", [(4, 4, 4), (4, 4, 1)], ids=["fine", "thick slices"])
+def test_images_of_different_resolution_are_brought_together(finer: tuple[int, int, int]) -> None:
+    """One is averaged down before, the other is coarse as it is."""
+    coarse = head()
+    i, j, k = (n * times for n, times in zip(coarse.geometry.shape, finer, strict=True))
+    affine = coarse.geometry.affine @ np.diag([*(1 / np.array(finer)), 1.0])
+    fixed, moving = resample(coarse, Transform(), Geometry((i, j, k), affine)), moved(coarse, truth())
+    for one, other, matrix in ((fixed, moving, truth()), (moving, fixed, np.linalg.inv(truth()))):
+        found = align(one, other, how="rigid").affine
+        points = np.random.default_rng(0).uniform(-40, 40, (50, 3))
+        apart = np.linalg.norm(found.points(points) - Affine(matrix).points(points), axis=1)
+        assert apart.mean() < 4.0  # a voxel of the coarse one
+
+
+def test_what_else_goes_wrong_in_itk_is_not_taken_for_images_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*_: object) -> float:
+        raise RuntimeError("Fixed and moving images must be the same datatype!")
+
+    monkeypatch.setattr(alignment.sitk.ImageRegistrationMethod, "MetricEvaluate", evaluate)
+    with pytest.raises(RuntimeError, match="datatype"):
+        align(head(), head())
+
+
 @pytest.mark.parametrize("how", ["rigid", "affine"])
 def test_the_order_of_the_images_does_not_matter(how: AffineKind) -> None:
     fixed = head()

@@ -192,6 +192,16 @@ def test_a_made_up_field_is_learned_from(tmp_path: Path) -> None:
     assert loss.total.requires_grad
 
 
+def test_time_and_memory_of_a_step_are_measured_where_made_up_fields_are_all_there_is_to_learn_from(
+    tmp_path: Path,
+) -> None:
+    weights = {f"registration.{name}_weight": 0.0 for name in ("similarity", "dice", "smoothness")}
+    task = registration_task(tmp_path, **{"registration.synthetic_mm": 12.0}, **weights)
+    loss = task.loss(task.network(), task.noise(1))
+    assert loss.parts.keys() == {"synthetic"}
+    assert loss.total.requires_grad
+
+
 def of_field(displacement: torch.Tensor) -> Any:
     return lambda moving, _: Registration(warp(moving, displacement), displacement, displacement, None)
 
