@@ -77,7 +77,8 @@ def training(wanted: argparse.Namespace) -> Path:
         (plan,) = work.glob("*/*/plan.json")
         run = plan.parent / "fold_all"
         budget = [] if run.exists() else ["--budget", f"{wanted.minutes:g}m"]
-        command = [MEDMAMBA, "train", str(plan), "--fold", "all", "--workers", "0", *budget]
+        command = [MEDMAMBA, "train", str(plan), "--fold", "all", "--workers", "0", "--precision", "fp32"]
+        command += budget
         subprocess.run(command, check=True, stdout=log, stderr=log, env=threads(wanted.threads))
     return run
 

@@ -27,6 +27,8 @@ from medmamba.volume import FloatArray, Geometry, Volume
 SEED = 1234
 #: Images are averaged down to about so many voxels along their longest edge, which is enough for an affine map.
 EDGE_VOXELS = 96
+#: What ITK says of images, or masks, that have nothing in common, and of a mask that marks nothing.
+_APART = ("do not sufficiently overlap", "must have 1 or more points", "Zero-valued spacing")
 #: From coarse to fine: images are shrunk by so much, and this share of their voxels is looked at.
 LEVELS = ((4, 1.0), (2, 0.5), (1, 0.1))
 #: An image shrunk to fewer voxels along an axis shows too little.
@@ -328,8 +330,8 @@ class _Search:
 
 
 def _is_apart(error: RuntimeError) -> bool:
-    """Whether ITK says that no sample of one image, or of its mask, lies in the other."""
-    return any(words in str(error) for words in ("do not sufficiently overlap", "must have 1 or more points"))
+    """Whether ITK says that no sample of one image, or of its mask, lies in the other, or that a mask has none."""
+    return any(words in str(error) for words in _APART)
 
 
 def _matrix(transform: Any) -> Affine:

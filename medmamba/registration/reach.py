@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medmamba.data.pairs import BACKGROUND
 from medmamba.transform import Affine, Transform, resample
 from medmamba.volume import Geometry, Volume
 
+#: What is brighter than this is body, not the noise of air, of images from 0 to 1.
+BODY = 0.1
 #: A body is cut off where it takes more than this share of the outermost voxels of a scan.
 CUT_SHARE = 0.01
 #: Where more than this share of the fixed body is beyond the moving scan, it is worth a word.
@@ -55,7 +56,7 @@ def reach(
     images = [tensor[0, 0].cpu().numpy() for tensor in (moving, fixed)]
     if max(map(_cut_share, images, there)) <= CUT_SHARE:
         return Reach(moving, fixed, mask, None)
-    body = there[1] & (images[1] > BACKGROUND)
+    body = there[1] & (images[1] > BODY)
     lacking = float((body & ~there[0]).sum() / max(1, body.sum()))
     told = (
         f"the moving image ends where the fixed one goes on: {lacking:.0%} of what that shows is not there, and moves "
@@ -78,9 +79,9 @@ def _there(scan: Geometry, affine: Affine, grid: Geometry) -> NDArray[np.bool_]:
 
 
 def _cut_share(image: NDArray[np.float32], there: NDArray[np.bool_]) -> float:
-    """The share of a scan's outermost voxels that show more than background."""
+    """The share of a scan's outermost voxels that show the body."""
     ends = there & ~ndimage.binary_erosion(there)
-    return float((image[ends] > BACKGROUND).mean()) if ends.any() else 0.0
+    return float((image[ends] > BODY).mean()) if ends.any() else 0.0
 
 
 def _continued(image: NDArray[np.float32], there: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -79,7 +79,7 @@ def test_a_known_deformation_is_found_and_every_file_brings_the_image_there_by_s
         np.mean(list(each.values())) for each in (record.overlap.before, record.overlap.aligned, record.overlap.after)
     ]
     if moving == "moving_t1":
-        assert after < 1.2 < aligned
+        assert after < 1.35 < aligned
         assert dice[0] < dice[1] < dice[2]
         assert dice[2] > 0.85
     else:
