@@ -50,6 +50,8 @@ MODALITIES = (
 )
 #: Where names tell nothing.
 UNKNOWN = "image"
+#: What is a CT by its name and has nothing as dark as air in Hounsfield units: cut to the body, or on another scale.
+AIRLESS = "CT without air"
 #: Memory a voxel takes about while its image is measured.
 VOXEL_BYTES = 24
 
@@ -64,7 +66,7 @@ class ImageFingerprint:
         spacing_mm: of a voxel.
         body_mm: size of the box around what is not background.
         orientation: where its array axes point to.
-        modality: ``CT`` for Hounsfield units, else as names tell, or ``image``.
+        modality: ``CT`` for Hounsfield units, else as names tell, ``CT without air`` among them, or ``image``.
         intensities: of what is not background.
         label_values: that occur in its label map; empty without one.
         source: signature of its files.
@@ -206,9 +208,9 @@ def _statistics(values: NDArray[Any]) -> IntensityStatistics:
 
 
 def _told(path: Path) -> str:
-    """The modality that the name of a file tells, or else that of its folder."""
+    """The modality that the name of a file tells, or else that of its folder, of an image without dark air."""
     for name in (path.name, path.parent.name):
         for word in re.split(r"[^a-z0-9]+", name.lower()):
             if word in MODALITIES:
-                return word.upper()
+                return AIRLESS if word == "ct" else word.upper()
     return UNKNOWN

@@ -249,7 +249,7 @@ def _settings(
 def _deformation(images: Sequence[ImageFingerprint]) -> tuple[Deformation, str]:
     """What refinement lets a field do, and why."""
     kinds = sorted({image.modality for image in images})
-    if len(kinds) > 1 and "CT" in kinds:
+    if len(kinds) > 1 and any(kind.startswith("CT") for kind in kinds):
         return "stiff", f"{' and '.join(kinds)} agree in few borders; --deformation free follows all of them"
     return "free", "it follows each border; --deformation stiff holds it back"
 

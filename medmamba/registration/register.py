@@ -24,6 +24,7 @@ from medmamba.data.working_grid import placed, working_grid
 from medmamba.errors import DataError
 from medmamba.evaluation import deformation
 from medmamba.intensity import unusable
+from medmamba.labels import looks_like_labels
 from medmamba.memory import peak_bytes
 from medmamba.plans.plan import AffineKind, ChannelPlan, Similarity
 from medmamba.progress import Progress, silent
@@ -164,9 +165,15 @@ def check_images(fixed: Volume, moving: Volume) -> tuple[str, ...]:
             )
         if wrong := unusable(volume.array):
             raise DataError(f"{name} image: {wrong}; replace them, for example by the background's intensity")
+    told = [
+        f"the {name} image looks like a label map, whole numbers that neighbours share: see whether the right file was "
+        "given"
+        for name, volume in (("fixed", fixed), ("moving", moving))
+        if looks_like_labels(volume.array)
+    ]
     if fixed.geometry.same_grid(moving.geometry) and np.array_equal(fixed.array, moving.array):
-        return ("both images are the same, voxel by voxel: see whether the right files were given",)
-    return ()
+        told.append("both images are the same, voxel by voxel: see whether the right files were given")
+    return tuple(told)
 
 
 def automatic_spacing(fixed: Geometry) -> tuple[float, float, float]:
@@ -342,7 +349,7 @@ def _doubts(measures: Measures, losses: tuple[float, float], deforms: bool) -> I
             f"the inverse misses where points came from by {measures.inverse_consistency_mm:.2g} mm in the mean: the "
             "field is too steep to be inverted well"
         )
-    if losses[1] > losses[0] + WORSE * abs(losses[0]):
+    if losses[1] > losses[0] + WORSE * max(abs(losses[0]), WORSE):
         yield (
             f"the images are less alike after the deformation than before it ({losses[0]:.4g} to {losses[1]:.4g}, "
             "small is good)"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from medmamba import io
-from medmamba.case import Pairing
+from medmamba.case import Case, Pairing
 from medmamba.errors import DataError
 from medmamba.io import open_pairs
 from medmamba.labels import UNLABELLED
+from medmamba.plans.pairs_fingerprint import image_fingerprint
 from medmamba.plans.plan import Plan
+from medmamba.plans.registration import channel_of
 from medmamba.plans.workspace import PlannedResult, plan_dataset, planned_dataset
 from medmamba.volume import Geometry, Volume
 from tests.pairs_factory import write_modalities, write_subjects
@@ -64,6 +66,18 @@ def test_two_modalities_are_compared_by_descriptors_and_normalised_each_in_its_w
     ]
     assert "Hounsfield units -200 to" in words["fixed image"]
     assert "contrasts of different kinds" in words["similarity"]
+
+
+def test_a_name_does_not_make_hounsfield_units(tmp_path: Path) -> None:
+    """A window of Hounsfield units would leave next to nothing of other intensities."""
+    volume = Volume(
+        np.random.default_rng(0).uniform(0, 1600, (1, 12, 12, 12)).astype(np.float32), Geometry((12, 12, 12), np.eye(4))
+    )
+    found = image_fingerprint(Case(id="anna", images=(tmp_path / "anna_ct.nii.gz",)), volume)
+    assert found.modality == "CT without air"
+    channel, why = channel_of("fixed", [found], [found])
+    assert channel.normalization == "percentiles"
+    assert why.startswith("as names tell")
 
 
 def test_less_memory_makes_the_working_grid_coarser_and_says_so(tmp_path: Path) -> None:

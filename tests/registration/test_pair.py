@@ -69,6 +69,7 @@ def test_a_known_deformation_is_found_and_every_file_brings_the_image_there_by_s
     record = registered(tmp_path, pair, Asked(refine=20, text=True))
     out = tmp_path / "out"
     assert record.decisions["similarity"].startswith("mind" if moving == "moving_ct" else "lncc")
+    assert ("a stiff field" if moving == "moving_ct" else "a free field") in record.decisions["refinement"]
     assert record.points is not None
     assert record.overlap is not None
     before, aligned, after = (
@@ -249,6 +250,20 @@ def test_the_same_image_twice_is_registered_and_told(tmp_path: Path) -> None:
     assert "both images are the same, voxel by voxel" in record.remarks[0]
     assert (record.measures["displacement_mm"] or 0) < 0.5  # a fifth of the finest voxel edge, of noise
     np.testing.assert_allclose(record.alignment.matrix, np.eye(4), atol=0.02)
+
+
+def test_a_label_map_in_the_place_of_an_image_is_told(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    pair = of_files(tmp_path)
+    maps = replace(pair, moving=replace(pair.moving, images=(tmp_path / "moving_label.nii.gz",)))
+    record = registered(tmp_path, maps, Asked(refine=0, affine="none"))
+    assert [remark for remark in record.remarks if "looks like a label map" in remark][0].startswith("the moving image")
+
+
+def test_how_the_field_may_deform_can_be_asked_for(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    record = registered(tmp_path, of_files(tmp_path), Asked(refine=2, affine="none", deformation="stiff"))
+    assert record.decisions["refinement"] == "2 steps of a stiff field: asked for"
 
 
 def test_a_header_that_is_mirrored_is_suspected(tmp_path: Path) -> None:
