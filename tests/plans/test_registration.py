@@ -70,9 +70,9 @@ def test_two_modalities_are_compared_by_descriptors_and_normalised_each_in_its_w
 
 def test_a_name_does_not_make_hounsfield_units(tmp_path: Path) -> None:
     """A window of Hounsfield units would leave next to nothing of other intensities."""
-    volume = Volume(
-        np.random.default_rng(0).uniform(0, 1600, (1, 12, 12, 12)).astype(np.float32), Geometry((12, 12, 12), np.eye(4))
-    )
+    values = np.random.default_rng(0).uniform(0, 1600, (1, 12, 12, 12)).astype(np.float32)
+    volume = Volume(values, Geometry((12, 12, 12), np.eye(4)))
+    io.write(volume, tmp_path / "anna_ct.nii.gz")
     found = image_fingerprint(Case(id="anna", images=(tmp_path / "anna_ct.nii.gz",)), volume)
     assert found.modality == "CT without air"
     channel, why = channel_of("fixed", [found], [found])
