@@ -137,14 +137,15 @@ def evaluated(wanted: argparse.Namespace, name: str) -> dict[str, dict[str, floa
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=threads(1))
     from medmamba.evaluation.report import Report
 
-    report = Report.load(place / "report.json").whole(FIGURES)
+    report = Report.load(place / "report.json")
     numbers = {}
     for case in report.cases:
         record = json.loads((place / case.id / "run.json").read_text())
         spent = record["seconds"]
         seconds = spent.get("registration", spent.get("network", 0.0) + spent.get("refine", 0.0))
         numbers[case.id] = {
-            **dict(zip(report.metrics, case.scores[0].values, strict=True)),
+            **dict(zip(report.metrics, np.nanmean([score.values for score in case.scores], axis=0), strict=True)),
+            **{name: case.figures[name] for name in FIGURES},
             "seconds": seconds,
             "peak_gib": record["peak_bytes"] / 2**30,
         }

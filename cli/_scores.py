@@ -60,8 +60,8 @@ def show_report(report: Report) -> None:
         say("No intervals: they need at least five cases.", "dim")
     if any(summary.infinite for summary in report.summaries):
         say(
-            "A distance is infinite where one segmentation lacks the structure, and so is the mean. That of the finite "
-            f"values, in brackets, is better than the truth: compare models by {_safe(report)}.",
+            "A distance is infinite where one segmentation lacks the structure or there is none, and so is the mean. "
+            f"That of the finite values, in brackets, is better than the truth{_safe(report)}.",
             "dim",
         )
     worst = report.worst(3)
@@ -72,8 +72,6 @@ def show_report(report: Report) -> None:
 
 def show_pairs(reports: Sequence[Report]) -> None:
     """Print means over registered pairs as a whole, a column for each report."""
-    from medmamba.evaluation.metrics import metric
-
     whole = [report.whole(report.figures) for report in reports]
     names = dict.fromkeys(name for report in whole for name in report.metrics)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -85,23 +83,24 @@ def show_pairs(reports: Sequence[Report]) -> None:
         for report in whole:
             found = next((each for each in report.summaries if each.metric == name), None)
             sure = f" ({_interval(found)})" if found and found.interval else ""
-            cells.append(f"{_figure(found.finite_mean)}{sure}" if found else "-")
+            cells.append(f"{_mean(found)}{sure}" if found else "-")
         table.add_row(Text(_titled(name), "cyan"), *cells)
     out.print(table, soft_wrap=False)
-    _define([name for name in names if metric(name).of_pair], reports[0].policy)
+    _define(list(names), reports[0].policy)
     out.print()
 
 
 def _safe(report: Report) -> str:
-    """What compares models where distances are infinite: medians that are finite, and measured shares."""
+    """What compares where distances are infinite: medians that are finite, and measured shares; empty for neither."""
     from medmamba.evaluation.metrics import metric
 
     rows = [metric(name) for name in report.metrics]
     shares = [row.title for row in rows if row.higher_is_better and not row.own_policy]
     far = [summary for summary in report.summaries if summary.infinite]
     safe = ["the median"] if all(math.isfinite(summary.median) for summary in far) else []
-    safe.append(f"{', '.join(shares)}, where such a case counts 0" if shares else "a share such as --metric dice")
-    return ", or by ".join(safe)
+    if not any(row.of_pair for row in rows):
+        safe.append(f"{', '.join(shares)}, where such a case counts 0" if shares else "a share such as --metric dice")
+    return f": compare {'methods' if report.figures else 'models'} by {', or by '.join(safe)}" if safe else ""
 
 
 #: How cases on a page are looked at; words for the option of each command that writes one.
@@ -202,10 +201,13 @@ def _complain_of_pairs(report: Report) -> None:
 
     for cases, fate in (
         (
-            [case for case in report.failed if case.scores],
+            [case for case in report.failed if case.scores or case.figures],
             "count with the worst values (--missing skip leaves them out)",
         ),
-        ([case for case in report.failed if not case.scores], "take no part, as their label maps are not known"),
+        (
+            [case for case in report.failed if not case.scores and not case.figures],
+            "take no part, as no label maps or landmarks of theirs are known",
+        ),
         ([case for case in report.cases if case.status == "skipped"], "are left out"),
     ):
         if cases:

@@ -172,8 +172,9 @@ def evaluate(
     reference is a failure: nothing is resampled.
 
     Of a folder that `medmamba register` wrote, the moving label maps are compared with the fixed ones, registered and
-    by the affine map alone, and each pair is measured as a whole: folding, spread of log Jacobians, inverse consistency
-    and error of landmarks in mm, seconds, memory. before.json and pairs.csv are written as well.
+    by the affine map alone, in the structures that both maps of a pair have, and each pair is measured as a whole: mean
+    Dice, median HD95, folding, spread of log Jacobians, inverse consistency and error of landmarks in mm, seconds,
+    memory. before.json and pairs.csv are written as well.
 
     Folders of nnUNetv2_predict are taken as they lie; probabilities that it saved beside the segmentations tell
     how well a network knows what it knows: --metric ece.

@@ -176,7 +176,7 @@ def register(
     | inverse_field.nii.gz | the same of the inverse, on the moving grid |
     | affine.tfm | the alignment alone |
     | jacobian.nii.gz | how much the deformation stretches each voxel; 0 or less: folded |
-    | labels.nii.gz, points.csv | labels and landmarks of the moving image in the fixed one |
+    | labels.nii.gz, points.csv | labels and landmarks of the moving image in the fixed one, each point exactly |
     | checkerboard.png, difference.png | to look at: before and after |
     | run.json | what was decided and why, numbers before and after, seconds, memory |
 

@@ -108,7 +108,8 @@ def report(
     )
     for each in reports:
         if each.failed:
-            note(f"{each.name}: {len(each.failed)} of {len(each.cases)} cases failed, which the page lists")
+            what = "pairs" if each.figures else "cases"
+            note(f"{each.name}: {len(each.failed)} of {len(each.cases)} {what} failed, which the page lists")
     _, *numbers = write_page(reports, output, images=images, subgroups=subgroups, title=title, viewer=viewer)
     say(f"page {output}")
     say(f"numbers {' '.join(map(str, numbers))}")

@@ -48,7 +48,7 @@ WITHIN = {
     "evaluation": (
         "sources page",
         "registered",
-        "evaluate comparison breakdown subgroups nnunet_summary landmarks registered_folder",
+        "evaluate comparison breakdown subgroups nnunet_summary landmarks registered_folder registered_labels",
         "report probabilities maps meaning",
         "metrics",
         "masks",

@@ -129,15 +129,12 @@ def compare(reports: Sequence[Report], *, seed: int = 0) -> Comparison:
     if len(reports) < 2:
         raise ValueError(f"a comparison needs two reports or more, got {len(reports)}")
     names = distinct_names(reports)
-    for check in (_check_labels, _check_metrics, _check_policies):
-        check(reports, names)
-    scored = [{case.id: case for case in report.cases if case.scores} for report in reports]
+    scored = check_alike(reports)
     everywhere = sorted({case.id for report in reports for case in report.cases})
     lacking = {case: tuple(n for n, has in zip(names, scored, strict=True) if case not in has) for case in everywhere}
     common = tuple(case for case in everywhere if not lacking[case])
     if not common:
         raise DataError(f"{_listed(names)} have no case in common; compare reports of the same references")
-    _check_references(scored, common, names)
     columns = _columns(reports, scored, common)
     contrasts = _contrasts(columns, names, seed)
     ranks = {
@@ -156,6 +153,20 @@ def compare(reports: Sequence[Report], *, seed: int = 0) -> Comparison:
         overall=ranking.ranking(mean_ranks(np.stack(list(ranks.values()), axis=-1)), seed=seed),
         tests=sum(contrast.p_holm is not None for contrast in contrasts),
     )
+
+
+def check_alike(reports: Sequence[Report]) -> list[dict[str, CaseScore]]:
+    """Refuse reports that cannot be held against one another; cases that have scores, by id, for each.
+
+    Raises:
+        DataError: if labels, metrics, policies or references differ, naming what differs.
+    """
+    names = distinct_names(reports)
+    for check in (_check_labels, _check_metrics, _check_policies):
+        check(reports, names)
+    scored = [{case.id: case for case in report.cases if case.scores} for report in reports]
+    _check_references(scored, sorted(set(scored[0]).intersection(*scored)), names)
+    return scored
 
 
 def distinct_names(reports: Sequence[Report]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from medmamba.errors import UsageError
@@ -81,6 +81,7 @@ class Metric:
         how: how lesions are told apart and matched, where that matters: one sentence for all columns of a challenge.
         challenge: whose table it is a column of, by the name in `CHALLENGES`; empty elsewhere.
         of_pair: it is of a registered pair as a whole, and no mask tells it.
+        of_structures: it is what the values of a registered pair's structures come to, see `over_structures`.
     """
 
     title: str
@@ -97,6 +98,7 @@ class Metric:
     how: str = ""
     challenge: str = ""
     of_pair: bool = False
+    of_structures: bool = False
 
     def defined(self, policy: Policy) -> str:
         """The definition with what becomes of empty masks by this policy."""
@@ -125,6 +127,8 @@ _SURFACE = "Nikolov et al. 2021, numbers of DeepMind's surface-distance 0.1: sur
 _SHARE = "Taha and Hanbury 2015"
 #: Names of surface Dice at a tolerance.
 _NSD = r"nsd_(\d+(?:\.\d+)?)mm"
+#: Names of `over_structures`.
+_OVER = r"(mean|median)_(\w+(?:\.\d+mm)?)"
 
 
 def _nsd(tolerance_mm: float) -> Metric:
@@ -393,7 +397,7 @@ OF_PAIRS: dict[str, Metric] = {
         "mm",
     ),
     "seconds": _of_pair("time", "Seconds that registering the pair took, by the record of who did it.", "clock", "s"),
-    "memory": _of_pair("memory", "Most memory that the process had taken by then.", "operating system", "GiB"),
+    "memory": _of_pair("memory", "Most memory that the process had taken by then.", "operating system", "GB"),
 }
 #: Those by which methods are compared; the others describe.
 COMPARED = ("folding", "sd_log_jacobian", "inverse_consistency", "tre", "seconds", "memory")
@@ -415,7 +419,7 @@ TELLING_LESIONS_APART = frozenset(name for group in ("lesions", "panoptic", *CHA
 
 
 def metric(name: str) -> Metric:
-    """A row of `METRICS` or `OF_PAIRS`, or surface Dice at any tolerance: ``nsd_0.5mm``.
+    """A row of `METRICS` or `OF_PAIRS`, surface Dice at any tolerance (``nsd_0.5mm``), or a name of `over_structures`.
 
     Raises:
         UsageError: if nothing is called so.
@@ -426,10 +430,29 @@ def metric(name: str) -> Metric:
         if float(tolerance[1]) > 0:
             return _nsd(float(tolerance[1]))
         raise UsageError(f"a tolerance must be larger than 0 mm, got {name!r}; choose one such as nsd_0.5mm")
+    if over := re.fullmatch(_OVER, name):
+        return _of_structures(over[1], metric(over[2]))
     raise UsageError(
         f"unknown metric {name!r}; choose from {', '.join(WORDS)}, nsd_<tolerance>mm such as nsd_0.5mm, or groups of "
         f"metrics: {', '.join(GROUPS)}"
     )
+
+
+def over_structures(name: str) -> str:
+    """What the values of a registered pair's structures in a metric come to, by its own name.
+
+    That is the median of distances, in which infinite ones are the worst and make nothing else of the rest, and the
+    mean of all others.
+
+    >>> over_structures("dice"), over_structures("hd95")
+    ('mean_dice', 'median_hd95')
+    """
+    return f"{'median' if metric(name).unit == 'mm' else 'mean'}_{name}"
+
+
+def _of_structures(over: str, row: Metric) -> Metric:
+    definition = f"{over.capitalize()} over the structures that both label maps of a pair have. {row.definition}"
+    return replace(row, title=f"{over} {row.title}", definition=definition, of_structures=True)
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
@@ -443,7 +466,7 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     """
     every = [member for name in names for member in GROUPS.get(name, (name,))]
     for name in every:
-        if metric(name).of_pair:
+        if metric(name).of_pair or metric(name).of_structures:
             raise UsageError(
                 f"{name!r} is measured of registered pairs, always, and of no mask: `medmamba evaluate` a folder that "
                 "`medmamba register` wrote"

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medmamba import io
 from medmamba.engines import Failure, map_cases, suited
-from medmamba.errors import UsageError
 from medmamba.evaluation.deformation import (
     counted,
     folding_percent,
@@ -29,11 +29,11 @@ from medmamba.evaluation.deformation import (
     tre_mm,
 )
 from medmamba.evaluation.evaluate import evaluate
-from medmamba.evaluation.matching import Match, find_meaning, labels_in
 from medmamba.evaluation.origin import versions
 from medmamba.evaluation.registered_folder import MUCH_FOLDING, RegisteredPair, Unregistered, read_pairs
+from medmamba.evaluation.registered_labels import LabelMaps
 from medmamba.evaluation.report import WHOLE_PAIR, Report
-from medmamba.evaluation.scores import CaseScore, Origin, Policy
+from medmamba.evaluation.scores import CaseScore, Origin, Policy, Status
 from medmamba.io.formats.transforms import read_transform
 from medmamba.io.landmarks import matched_points
 from medmamba.io.sizes import largest_voxels
@@ -48,7 +48,8 @@ ALIGNED, UNTOUCHED = "affine alone", "before"
 LITTLE_VOXELS = 0.02
 #: Memory a voxel takes about while a pair is measured, where all voxels count; a head in air takes three quarters.
 VOXEL_BYTES = 210
-GIB = 2**30
+#: Figures of a pair with landmarks that failed: an error that is worse than any other; the rest is not known.
+LOST = {"tre": math.inf}
 
 
 def evaluate_registrations(
@@ -68,21 +69,26 @@ def evaluate_registrations(
         folder: see above.
         labels: as for `medmamba.evaluation.evaluate.evaluate_files`.
         metrics: of label maps, as for `medmamba.evaluation.evaluate.evaluate`; with none, the group ``standard``.
-        policy: likewise; a pair that failed is a missing prediction.
+        policy: likewise; a pair that failed is a missing prediction, whose landmarks are infinitely far apart.
         least_ml: structures of less volume than this in the mean of the fixed label maps are left out.
         name: of the method; with none, the folder's.
         workers: pairs worked on at the same time; each needs memory for images and fields.
         progress: told after each pair.
 
     Returns:
-        After registration and, where there are label maps or landmarks, before it. Pairs without label maps have
-        figures alone; where no pair has any, these are the report's metrics.
+        After registration and, where there are label maps or landmarks, before it. Structures that one of a pair's
+        label maps lacks are undefined for that pair. Pairs without label maps have figures alone; where no pair has
+        any, these are the report's metrics.
 
     Raises:
         DataError: if the folder or its labels are wrong.
         UsageError: for an unknown metric, or where no structure is large enough.
     """
     pairs, failed = read_pairs(folder)
+    policy = policy or Policy()
+    how: dict[str, Any] = {
+        "metrics": metrics or ("standard",), "policy": policy, "workers": workers, "progress": progress
+    }  # fmt: skip
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
         voxels = largest_voxels([side.image for pair in pairs for side in (pair.fixed, pair.moving)])
@@ -92,32 +98,28 @@ def evaluate_registrations(
             pair.id: _Measured(notes=(outcome.reason,), failed=True) if isinstance(outcome, Failure) else outcome
             for pair, outcome in zip(pairs, outcomes, strict=True)
         } | {each.id: _Measured(notes=(each.reason,), failed=True) for each in failed}
-        matches = {when: _matches(pairs, failed, place / when) for when in ("after", "before")}
-        structures = _structures(pairs, matches["after"], labels, progress) if matches["after"] else None
+        asked: tuple[RegisteredPair | Unregistered, ...] = (*pairs, *failed)
+        for pair in asked:
+            if policy.missing == "fail" and measured[pair.id].failed and pair.points is not None:
+                measured[pair.id] = replace(measured[pair.id], after=LOST, before=LOST)
+        maps = LabelMaps.read(asked, workers=workers, progress=progress)
+        structures = maps.meaning(labels) if maps.pairs else None
         made = [
-            _large(
-                evaluate(
-                    each,
-                    structures,
-                    metrics=metrics or ("standard",),
-                    policy=policy,
-                    workers=workers,
-                    progress=progress,
-                ),
-                least_ml,
-            )
+            maps.large(maps.of_pairs(evaluate(maps.matches(place / when), structures, **how)), least_ml)
             if structures
             else None
-            for each in matches.values()
+            for when in ("after", "before")
         ]
     model = _words(pairs)
     origin = Origin(prediction=folder.resolve(), model=model, versions=versions())
     aligned = any(isinstance(step, Affine) for step in read_transform(pairs[0].transform).steps)
-    after = _with_figures(made[0], {pair: (known, known.after) for pair, known in measured.items()})
+    after = _with_figures(made[0], {pair: (known, known.after) for pair, known in measured.items()}, policy)
     after = replace(after, origin=origin, name=name or folder.resolve().name)
     if made[1] is None and not any(known.before for known in measured.values()):
         return (after,)
-    before = _with_figures(made[1], {pair: (known, known.before) for pair, known in measured.items()}, after.metrics)
+    before = _with_figures(
+        made[1], {pair: (known, known.before) for pair, known in measured.items()}, policy, after.metrics
+    )
     return after, replace(before, origin=origin, name=ALIGNED if aligned else UNTOUCHED)
 
 
@@ -154,8 +156,8 @@ def _measure(pair: RegisteredPair, place: Path) -> _Measured:
             io.write(resample(moving, transform, fixed, "label"), place / when / f"{pair.id}.nii.gz")
     figures = _figures(pair, whole)
     errors, left_out = {}, tuple[str, ...]()
-    if pair.fixed.points is not None and pair.moving.points is not None:
-        ours, theirs, left_out = matched_points(pair.fixed.points, pair.moving.points)
+    if pair.points is not None:
+        ours, theirs, left_out = matched_points(*pair.points)
         errors = {when: {"tre": float(tre_mm(each, ours.mm, theirs.mm).mean())} for when, each in ways.items()}
     return _Measured(
         after={**figures, **errors.get("after", {})},
@@ -180,7 +182,7 @@ def _figures(pair: RegisteredPair, whole: Transform) -> dict[str, float]:
     if pair.seconds:
         found["seconds"] = math.fsum(pair.seconds.values())
     if pair.peak_bytes is not None:
-        found["memory"] = pair.peak_bytes / GIB
+        found["memory"] = pair.peak_bytes / 1e9
     return found
 
 
@@ -217,42 +219,6 @@ def _doubts(pair: RegisteredPair, whole: Transform, figures: dict[str, float]) -
     return doubts
 
 
-def _matches(pairs: Sequence[RegisteredPair], failed: Sequence[Unregistered], place: Path) -> list[Match]:
-    """The moved label map of each pair that has two, against the fixed one; of pairs that failed there is none."""
-    found = []
-    for pair in pairs:
-        if pair.labels is not None:
-            moved = place / f"{pair.id}.nii.gz"
-            found.append(Match(id=pair.id, reference=pair.labels[0], prediction=moved if moved.is_file() else None))
-    lost = [Match(id=each.id, reference=each.label, prediction=None) for each in failed if each.label is not None]
-    return sorted((*found, *lost), key=lambda match: match.id)
-
-
-def _structures(pairs: Sequence[RegisteredPair], matches: Sequence[Match], labels: str, progress: Progress) -> Labels:
-    """What values mean, by what the user says or what lies beside the first label map, else every value there is."""
-    fixed, moving = next(pair.labels for pair in pairs if pair.labels is not None)
-    found = find_meaning(moving, fixed, labels)
-    return found.labels if found else labels_in(_distinct(matches), progress)
-
-
-def _distinct(matches: Sequence[Match]) -> list[Match]:
-    """One of each reference: an atlas is in all pairs."""
-    return list({match.reference: match for match in matches}.values())
-
-
-def _large(report: Report, least_ml: float) -> Report:
-    """The report with the structures that are large enough in the mean over pairs."""
-    volumes: dict[str, list[float]] = {label.name: [] for label in report.labels.foreground}
-    for case in report.cases:
-        for score in case.scores:
-            if score.reference_ml is not None:
-                volumes[score.label].append(score.reference_ml)
-    kept = [name for name, ml in volumes.items() if not least_ml or (ml and math.fsum(ml) / len(ml) >= least_ml)]
-    if not kept:
-        raise UsageError(f"no structure takes {least_ml:g} ml in the mean of the fixed label maps; ask for less")
-    return report.of_labels(kept)
-
-
 def _words(pairs: Sequence[RegisteredPair]) -> str:
     """What registered, by the record of the first pair."""
     told = pairs[0].decisions
@@ -260,19 +226,24 @@ def _words(pairs: Sequence[RegisteredPair]) -> str:
 
 
 def _with_figures(
-    report: Report | None, measured: dict[str, tuple[_Measured, dict[str, float]]], names: Sequence[str] = ()
+    report: Report | None,
+    measured: dict[str, tuple[_Measured, dict[str, float]]],
+    policy: Policy,
+    names: Sequence[str] = (),
 ) -> Report:
     """A report with figures of whole pairs, also of those without label maps; without any these are its metrics."""
     scored = {case.id: case for case in report.cases} if report else {}
     cases = []
     for pair, (known, figures) in sorted(measured.items()):
-        case = scored.get(pair, CaseScore(id=pair, status="failed" if known.failed else "scored"))
+        case = scored.get(pair, CaseScore(id=pair, status="scored"))
         if known.failed:  # for a reason that is known, other than a prediction that was never made
-            case = replace(case, status="skipped" if case.status == "skipped" else "failed", notes=())
+            left_out = policy.missing == "skip"
+            status: Status = "skipped" if left_out else "failed"
+            case = replace(case, status=status, notes=(), scores=() if left_out else case.scores)
         notes = dict.fromkeys((*known.notes, *case.notes))
         cases.append(replace(case, figures=figures, notes=tuple(notes)))
     if report is not None:
         return replace(report, cases=tuple(cases))
     labels = Labels(foreground=(Label(name=WHOLE_PAIR, values=(1,)),))
-    alone = Report(labels=labels, metrics=(), cases=tuple(cases))
+    alone = Report(labels=labels, metrics=(), cases=tuple(cases), policy=policy)
     return alone.whole(names or alone.figures)

@@ -71,7 +71,12 @@ class RegisteredPair:
     @property
     def labels(self) -> tuple[Path, Path] | None:
         """Label maps of the fixed and the moving image, where both have one."""
-        return None if self.fixed.label is None or self.moving.label is None else (self.fixed.label, self.moving.label)
+        return _both(self.fixed.label, self.moving.label)
+
+    @property
+    def points(self) -> tuple[Path, Path] | None:
+        """Likewise of landmarks."""
+        return _both(self.fixed.points, self.moving.points)
 
     @property
     def transform(self) -> Path:
@@ -91,12 +96,18 @@ class Unregistered:
     Args:
         id: of the pair.
         reason: why, for people.
-        label: label map of the fixed image, where both have one.
+        labels: label maps of the fixed and the moving image, where both are known to have one.
+        points: likewise of landmarks.
     """
 
     id: str
     reason: str
-    label: Path | None = None
+    labels: tuple[Path, Path] | None = None
+    points: tuple[Path, Path] | None = None
+
+
+def _both(fixed: Path | None, moving: Path | None) -> tuple[Path, Path] | None:
+    return None if fixed is None or moving is None else (fixed, moving)
 
 
 def is_registered(folder: Path) -> bool:
@@ -134,10 +145,13 @@ def read_pairs(folder: Path) -> tuple[tuple[RegisteredPair, ...], tuple[Unregist
 def _without(name: str, facts: dict[str, Any], where: str) -> Unregistered:
     """What is known of a pair that was not registered."""
     known = [from_json(Side, _known(facts[side], _FILES), where) for side in ("fixed", "moving") if facts.get(side)]
-    labels = [side.label for side in known if side.label is not None]
+    fixed, moving = known if len(known) == 2 else (None, None)
     words = _WITHOUT.get(str(facts.get("status")), "")
     reason = "; ".join(filter(None, (words, facts.get("message")))) or f"there is no {TRANSFORM}"
-    return Unregistered(id=name, reason=reason, label=labels[0] if len(labels) == 2 else None)
+    if fixed is None or moving is None:
+        return Unregistered(id=name, reason=reason)
+    labels, points = _both(fixed.label, moving.label), _both(fixed.points, moving.points)
+    return Unregistered(id=name, reason=reason, labels=labels, points=points)
 
 
 def _pair(name: str, place: Path) -> RegisteredPair:

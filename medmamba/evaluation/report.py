@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medmamba.errors import UsageError
 from medmamba.evaluation.challenges import CHALLENGES
-from medmamba.evaluation.metrics import OF_PAIRS, Metric, metric
+from medmamba.evaluation.metrics import OF_PAIRS, Metric, metric, over_structures
 from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
 from medmamba.evaluation.statistics import (
     MEAN_OVER_LABELS,
@@ -52,6 +52,11 @@ NO_PREDICTION = "no prediction"
 
 #: What is said before the names of metrics that the policy leaves alone.
 OWN = "These decide themselves about empty masks and infinite distances:"
+#: What is said of registered pairs.
+SHARED = (
+    "A structure that one of a pair's label maps lacks is undefined for that pair, before and after registration: no "
+    "transform could bring it."
+)
 #: How the sums are made, whatever the policy.
 SUMS = (
     "The mean over labels is the mean of the labels' means.",
@@ -115,7 +120,8 @@ class Report:
     def summaries(self) -> tuple[Summary, ...]:
         """One per metric and label, and one per metric over all labels when there are several."""
         table, names = self.table, [label.name for label in self.labels.foreground]
-        left_out = len(self.cases) - len(table)
+        # Of a registered pair without label maps nothing is missing.
+        left_out = sum(not case.scores and case.status != "scored" for case in self.cases)
         parts = {name: slice(row, row + 1) for row, name in enumerate(names)}
         if len(names) > 1:
             parts[MEAN_OVER_LABELS] = slice(None)
@@ -151,7 +157,7 @@ class Report:
 
     @property
     def exceptions(self) -> tuple[str, ...]:
-        """Which metrics the policy leaves alone, in a sentence; none where it decides about all."""
+        """Which metrics the policy leaves alone, and which structures of registered pairs; none where it decides."""
         rows = [metric(name) for name in self.metrics]
         own = ", ".join(
             dict.fromkeys(
@@ -160,7 +166,8 @@ class Report:
                 if row.own_policy
             )
         )
-        return (f"{OWN} {own}.",) if own else ()
+        of_structures = self.figures and not all(row.of_pair for row in rows)
+        return (*([f"{OWN} {own}."] if own else []), *([SHARED] if of_structures else []))
 
     def only(self, metrics: Sequence[str]) -> Report:
         """The same report with some of its metrics, in another order if need be."""
@@ -193,22 +200,25 @@ class Report:
         return replace(self, labels=replace(self.labels, foreground=kept, region_order=order), cases=cases)
 
     def whole(self, figures: Sequence[str]) -> Report:
-        """Registered pairs as a whole: means over structures of each metric, and some of the figures.
+        """Registered pairs as a whole: the values of their structures in one, and some of the figures.
 
-        Undefined and infinite values are left out of a pair's mean, as whoever looks for them finds them in this
-        report.
+        Metrics are those of `medmamba.evaluation.metrics.over_structures`. Undefined values of structures are left out,
+        as one of the pair's label maps lacks these; infinite ones are not.
         """
-        metrics = [name for name in self.metrics if not metric(name).of_pair]
+        names = [name for name in self.metrics if not metric(name).of_pair]
+        sums = {over_structures(name): self.metrics.index(name) for name in names}
 
         def of(case: CaseScore) -> tuple[LabelScore, ...]:
-            means = [_finite_mean([score.values[column] for score in case.scores]) for column in range(len(metrics))]
-            values = (*means, *(case.figures.get(name, math.nan) for name in figures))
-            return (LabelScore(label=WHOLE_PAIR, values=values),) if case.scores or case.figures else ()
+            if not case.scores and not case.figures and case.status != "scored":
+                return ()
+            over = (_over(name, [score.values[column] for score in case.scores]) for name, column in sums.items())
+            values = (*over, *(case.figures.get(name, math.nan) for name in figures))
+            return (LabelScore(label=WHOLE_PAIR, values=values),)
 
         return replace(
             self,
             labels=Labels(foreground=(Label(name=WHOLE_PAIR, values=(1,)),)),
-            metrics=(*metrics, *figures),
+            metrics=(*sums, *figures),
             cases=tuple(replace(case, scores=of(case)) for case in self.cases),
         )
 
@@ -304,7 +314,8 @@ class Report:
         nothing = [LabelScore(label=label.name, values=undefined) for label in self.labels.foreground]
         rows: list[Row] = [("case", "label", "status", *self.metrics, "prediction_ml", "reference_ml")]
         for case in self.cases:
-            for score in case.scores or nothing:  # a case that has no line would not be missed
+            # A case that has no line would not be missed; a registered pair without label maps has one in pairs.csv.
+            for score in case.scores or (nothing if case.status != "scored" else ()):
                 values = ["" if math.isnan(value) else value for value in score.values]
                 rows.append(
                     (case.id, score.label, _WRITTEN[case.status], *values, score.prediction_ml, score.reference_ml)
@@ -332,9 +343,12 @@ class Report:
         ]
 
 
-def _finite_mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
+def _over(name: str, values: Sequence[float]) -> float:
+    """Mean or median of those that are defined, by the name of `over_structures`."""
+    defined = [value for value in values if not math.isnan(value)]
+    if not defined:
+        return math.nan
+    return float(np.median(defined) if name.startswith("median_") else np.mean(defined))
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:

@@ -57,6 +57,7 @@ def test_methods_are_reported_together_once_each_was_evaluated(folder: Path) -> 
         (("{labels}",), "name what it is to be compared with"),
         (("{labels}", "{labels}", "--least-ml", "1"), "leave out --least-ml"),
         (("{folder}", "--metric", "folding"), "is measured of registered pairs, always"),
+        (("{folder}", "--metric", "mean_dice"), "is measured of registered pairs, always"),
     ],
 )
 def test_what_does_not_go_together_is_refused(folder: Path, options: tuple[str, ...], words: str) -> None:
@@ -76,6 +77,15 @@ def test_pairs_that_failed_are_counted_and_said_loudly(tmp_path: Path) -> None:
     assert code == 3
     assert "1 of 3 pairs were not registered and count with the worst values" in said
     assert "failed lost: no overlap" in said
+    table = said[said.index("mean over pairs") : said.index("mean Dice: Mean over")]
+    rows = {line[:18].strip(): " ".join(line.split()) for line in table.splitlines()}
+    assert rows["median HD95 (mm)"].count("inf (") == rows["TRE (mm)"].count("inf (") == 2  # before and after
+    assert table.count("finite of 3)") == 4
+    assert rows["folding (%)"].endswith("0.000 over 2 of 3")
+    assert "memory (GB)" in rows
+    assert "the structure or there is none, and so is the mean" in said
     code, said = run("evaluate", folder, "--missing", "skip")
     assert code == 0
     assert "1 of 3 pairs were not registered and are left out: lost" in said
+    table = said[said.index("mean over pairs") : said.index("mean Dice: Mean over")]
+    assert table.count("over 2 of 3") == len(table.splitlines()[1:]) + 3  # in both columns where before is known too

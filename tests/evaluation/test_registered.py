@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medmamba import io
 from medmamba.errors import DataError, UsageError
 from medmamba.evaluation.registered import ALIGNED, UNTOUCHED, evaluate_registrations
 from medmamba.evaluation.registered_folder import BEFORE_FILE, read_pairs, save_before
+from medmamba.evaluation.registered_labels import NOTHING_SHARED
 from medmamba.evaluation.report import WHOLE_PAIR, Report
 from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.sources import read_reports
@@ -61,7 +64,7 @@ def test_figures_are_of_the_field_and_by_the_record(reports: tuple[Report, Repor
     assert 0.5 < figures["min_jacobian"] < 1
     assert 2 < figures["displacement"] < 4  # waves of 3 mm along each axis; the affine map moves by 2 mm and more
     assert 0 < figures["inverse_consistency"] < 0.2 < figures["inverse_consistency_max"] < 1
-    assert (figures["seconds"], figures["memory"]) == (9.5, 1.0)
+    assert (figures["seconds"], figures["memory"]) == (9.5, 2**30 / 1e9)
 
 
 def test_a_pair_without_a_transform_is_a_failed_case_with_its_reason(reports: tuple[Report, Report]) -> None:
@@ -88,11 +91,17 @@ def test_a_pair_that_failed_counts_with_the_worst_values_unless_it_is_to_be_left
         mean = report.summaries[0]
         assert (mean.metric, mean.label, mean.n) == ("dice", "cortex", 3)
         assert mean.finite_mean == pytest.approx(p0.scores[0].values[0] / 3)
+        whole = {each.metric: each for each in report.whole(("tre",)).summaries}
+        assert whole["mean_dice"].mean == pytest.approx(np.mean([score.values[0] for score in p0.scores]) / 3)
+        for name in ("median_hd95", "tre"):
+            assert (whole[name].mean, whole[name].infinite, whole[name].values) == (math.inf, 2, 3)
     left = evaluate_registrations(out, policy=Policy(missing="skip"))[0]
     assert [(case.status, case.scores == ()) for case in left.cases] == [
         ("skipped", True), ("scored", False), ("skipped", True)
     ]  # fmt: skip
     assert left.cases[0].notes == ("no overlap",)
+    assert "tre" not in left.cases[0].figures
+    assert {(each.values, each.missing) for each in left.whole(("tre",)).summaries} == {(3, 2)}
 
 
 def test_reports_are_saved_and_read_with_their_figures(reports: tuple[Report, Report], tmp_path: Path) -> None:
@@ -102,7 +111,7 @@ def test_reports_are_saved_and_read_with_their_figures(reports: tuple[Report, Re
     assert Report.load(tmp_path).cases == after.cases
     assert Report.load(tmp_path / BEFORE_FILE).cases == before.cases
     head, lost, first, _ = (tmp_path / "pairs.csv").read_text().splitlines()
-    assert head.startswith("pair,status,dice,hd95,folding,sd_log_jacobian")
+    assert head.startswith("pair,status,mean_dice,median_hd95,folding,sd_log_jacobian")
     assert lost == "lost,failed" + "," * (head.count(",") - 1) + "no overlap"
     assert first.startswith("p0,scored,0.9")
 
@@ -125,11 +134,99 @@ def test_methods_are_compared_with_what_was_before_all_of_them_once(folder: Path
 def test_a_whole_pair_is_the_mean_over_structures_and_its_figures(reports: tuple[Report, Report]) -> None:
     after = reports[0]
     whole = after.whole(("folding", "tre"))
-    assert whole.metrics == ("dice", "hd95", "folding", "tre")
+    assert whole.metrics == ("mean_dice", "median_hd95", "folding", "tre")
     assert [label.name for label in whole.labels.foreground] == [WHOLE_PAIR]
     [score] = whole.cases[1].scores
     assert score.values[0] == pytest.approx(np.mean([each.values[0] for each in after.cases[1].scores]))
     assert score.values[2:] == (0, after.cases[1].figures["tre"])
+
+
+def test_a_pair_takes_an_infinite_distance_as_the_worst_and_never_leaves_it_out(reports: tuple[Report, ...]) -> None:
+    case = reports[0].cases[1]
+    for lost, expected in ((1, sorted(score.values[1] for score in case.scores[1:])[1]), (2, math.inf)):
+        scores = tuple(
+            replace(score, values=(0.0, math.inf)) if place < lost else score for place, score in enumerate(case.scores)
+        )
+        [whole] = replace(reports[0], cases=(replace(case, scores=scores),)).whole(()).cases[0].scores
+        assert whole.values[1] == expected
+        assert whole.values[0] == pytest.approx(sum(score.values[0] for score in scores) / 3)
+
+
+def painted(path: Path, value: int, corner: int) -> None:
+    """Give a small cube of a label map another value."""
+    volume = io.read_label(path)
+    array = volume.array.copy()
+    array[:, corner : corner + 3, corner : corner + 3, corner : corner + 3] = value
+    io.write(volume.with_array(array), path)
+
+
+def test_figures_of_a_pair_depend_on_that_pair_alone(tmp_path: Path) -> None:
+    """Structures that its fixed or its moving map lacks count for no pair, whatever others have."""
+    out, cases = tmp_path / "out", tmp_path / "cases"
+    write_folder(out, cases, 2)
+    (cases / "dataset.json").unlink()
+    for name, values in {"p0_moving": (8, 9), "p0_fixed": (7,), "p1_fixed": (7, 8, 9)}.items():
+        for value in values:
+            painted(cases / f"{name}_label.nii.gz", value, 2 * (value - 6))
+    both = evaluate_registrations(out)
+    (out / "registration.json").write_text(json.dumps({"pairs": {"p0": {"status": "done"}}}))
+    alone = evaluate_registrations(out)
+    for ours, theirs in zip(both, alone, strict=True):
+        assert ours.cases[0].notes == theirs.cases[0].notes == ()
+        assert ours.whole(()).cases[0].scores == theirs.whole(()).cases[0].scores
+        counted = {score.label for score in ours.cases[0].scores if not math.isnan(score.values[0])}
+        assert counted == {"label_1", "label_2", "label_3"}
+        assert "one of a pair's label maps lacks" in ours.exceptions[0]
+
+
+def test_of_a_pair_that_failed_the_worst_counts_for_its_own_structures_alone(tmp_path: Path) -> None:
+    out, cases = tmp_path / "out", tmp_path / "cases"
+    write_folder(out, cases, 2)
+    (cases / "dataset.json").unlink()
+    painted(cases / "p0_fixed_label.nii.gz", 7, 2)
+    painted(cases / "p0_moving_label.nii.gz", 7, 10)
+    record = json.loads((out / "p1" / "run.json").read_text())
+    sides = {side: record[side] for side in ("fixed", "moving")}
+    pairs = {"p0": {"status": "done"}, "p1": {"status": "failed", "message": "no overlap", **sides}}
+    (out / "registration.json").write_text(json.dumps({"pairs": pairs}))
+    lost = evaluate_registrations(out)[0].cases[1]
+    assert [score.values[0] for score in lost.scores[:3]] == [0.0] * 3
+    assert math.isnan(lost.scores[3].values[0])
+
+
+def test_label_maps_that_share_no_structure_are_told(tmp_path: Path) -> None:
+    out, cases = write_folder(tmp_path / "out", tmp_path / "cases", 1), tmp_path / "cases"
+    (cases / "dataset.json").unlink()
+    volume = io.read_label(cases / "p0_moving_label.nii.gz")
+    io.write(volume.with_array(volume.array * 20), cases / "p0_moving_label.nii.gz")
+    case = evaluate_registrations(out)[0].cases[0]
+    assert case.notes == (NOTHING_SHARED,)
+    assert all(math.isnan(value) for score in case.scores for value in score.values)
+    io.write(volume.with_array(volume.array * 0), cases / "p0_moving_label.nii.gz")
+    io.write(volume.with_array(volume.array * 0), cases / "p0_fixed_label.nii.gz")
+    with pytest.raises(DataError, match="no structures in the label maps of 1 pairs: none holds more than background"):
+        evaluate_registrations(out)
+
+
+def test_of_a_pair_without_label_maps_nothing_is_missing(tmp_path: Path) -> None:
+    out = write_folder(tmp_path / "out", tmp_path / "cases")
+    edited(out, "p1", moving={**json.loads((out / "p1" / "run.json").read_text())["moving"], "label": None})
+    after = evaluate_registrations(out)[0]
+    assert {(each.values, each.missing) for each in after.summaries if each.label == "cortex"} == {(1, 0)}
+    after.save(tmp_path)
+    assert "p1" not in (tmp_path / "report.csv").read_text()
+    assert "p1,scored,,," in (tmp_path / "pairs.csv").read_text()
+    dice, folding = (each for each in after.whole(("folding",)).summaries if each.metric in ("mean_dice", "folding"))
+    assert (dice.finite, dice.values, folding.finite) == (1, 2, 2)
+
+
+def test_pairs_of_figures_alone_are_left_out_on_request_too(tmp_path: Path) -> None:
+    out = write_folder(tmp_path / "out", tmp_path / "cases", failed=("lost",))
+    for name in ("p0", "p1"):
+        edited(out, name, moving={**json.loads((out / name / "run.json").read_text())["moving"], "label": None})
+    assert [case.status for case in evaluate_registrations(out)[0].cases] == ["failed", "scored", "scored"]
+    skipped = evaluate_registrations(out, policy=Policy(missing="skip"))[0]
+    assert (skipped.cases[0].status, skipped.policy.missing) == ("skipped", "skip")
 
 
 def test_small_structures_are_left_out_on_request(folder: Path) -> None:
@@ -189,7 +286,6 @@ def test_without_an_affine_map_before_is_what_the_headers_say(tmp_path: Path) ->
 
 def test_a_mask_says_where_the_field_counts(tmp_path: Path) -> None:
     """In a corner that the waves do not reach nothing moves."""
-    from medmamba import io
     from medmamba.volume import Volume
     from tests.registered_factory import FIXED
 

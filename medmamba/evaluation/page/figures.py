@@ -32,7 +32,7 @@ def forests(about: Subjects, most: int = 2) -> list[Figure]:
         if not any(math.isfinite(each.mean) for _, each in summaries):
             continue  # the sentences say why
         rows = [_mean_row(about, model, each) for model, each in summaries]
-        title = f"Mean {metric(name).title}"
+        title = f"{f'Mean over {about.case}s of' if metric(name).of_structures else 'Mean'} {metric(name).title}"
         svg = plots.forest(rows, title=title, axis=metric_head(name).text, share=is_share(name))
         sure = _interval_words([each for _, each in summaries])
         made.append(Figure(svg=svg, caption=f"{title}{sure} {_direction(name)}{_cut_words(about)}"))

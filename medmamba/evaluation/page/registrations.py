@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
-from medmamba.evaluation.comparison import Comparison, compare
+from medmamba.evaluation.comparison import Comparison, check_alike, compare
 from medmamba.evaluation.metrics import COMPARED, metric
 from medmamba.evaluation.page import figures, tables, versus
 from medmamba.evaluation.page.gallery import VOXEL_BYTES, choose
@@ -35,6 +35,7 @@ from medmamba.evaluation.page.parts import (
 from medmamba.evaluation.page.summary import order, say, value_words
 from medmamba.evaluation.registered_folder import MUCH_FOLDING, RegisteredPair, is_registered, read_pairs
 from medmamba.evaluation.report import Report
+from medmamba.evaluation.statistics import Summary
 from medmamba.files import in_words
 from medmamba.io.sizes import largest_voxels
 from medmamba.progress import Progress
@@ -45,12 +46,19 @@ log = logging.getLogger(__name__)
 FEW = 2
 #: Structures whose values are drawn, at most.
 MOST_STRUCTURES = 24
+#: What stands above the table of structures.
+SUMS_OF_STRUCTURES = "Structures: the pairs of each structure together, then over structures"
 METHODS = (
     "A transform takes points of the fixed image to the moving one. The moving label map is brought onto the grid of "
     "the fixed one by one interpolation, in which of the labels around a point the one with the largest share wins.",
     "Before: by the affine maps of the transform alone, or as the headers have the images where there are none.",
-    "A pair's Dice and distance are means over its structures of the values that are finite. Methods are compared pair "
-    "by pair in these and in the figures of whole pairs; structures are shown, and not tested one by one.",
+    "A pair's structures are those that both of its label maps have, the same before and after and by any method. Its "
+    "mean Dice is over these; of distances it is the median, in which infinite ones are the worst.",
+    "The sums of whole pairs take the structures of a pair together and then the pairs; those of structures take the "
+    "pairs together and then the structures. Where pairs do not have the same structures, both means differ.",
+    "A pair that failed counts with the worst values: Dice 0, an infinite distance, landmarks infinitely far apart. "
+    "Its other figures are not known: their means are over the pairs that have them, whose number (n) is beside them.",
+    "Methods are compared pair by pair in what is told of whole pairs; structures are shown, not tested one by one.",
     "Pairs that share an image are not independent of one another: p values and intervals over them are too sure.",
 )
 
@@ -101,9 +109,10 @@ def gather(about: Subjects, progress: Progress) -> Registrations | None:
     if not any(model.report.figures for model in about.models):
         return None
     known = {name for model in about.models for name in model.report.figures}
+    check_alike([model.report for model in about.models])
     reports = [model.report.whole([name for name in COMPARED if name in known]) for model in about.models]
     whole = subjects(reports)
-    groups, notes = _gallery(about, progress)
+    groups, notes = _gallery(about, whole, progress)
     return Registrations(
         whole=whole,
         comparison=compare(reports, seed=reports[0].seed) if len(reports) > 1 else None,
@@ -112,12 +121,14 @@ def gather(about: Subjects, progress: Progress) -> Registrations | None:
     )
 
 
-def _gallery(about: Subjects, progress: Progress) -> tuple[tuple[tuple[str, tuple[Card, ...]], ...], tuple[str, ...]]:
+def _gallery(
+    about: Subjects, whole: Subjects, progress: Progress
+) -> tuple[tuple[tuple[str, tuple[Card, ...]], ...], tuple[str, ...]]:
     """Worst, median and best pairs, drawn for each method whose files are at hand."""
     chosen = choose(order(about))
     if about.several and len(chosen) > 1:
         chosen = [(name, cases[:FEW] if name.startswith("Worst") else cases[-1:]) for name, cases in chosen]
-    at_hand = [(model, _pairs(model.report)) for model in about.models]
+    at_hand = [(model, _pairs(model.report)) for model in whole.models]
     wanted = [
         (model, there[case])
         for _, cases in chosen
@@ -169,8 +180,8 @@ def sections(about: Subjects, found: Registrations) -> Iterable[Section]:
     whole = found.whole
     sums = [tables.summary_table(whole)]
     if about.metrics != whole.metrics and about.labels != whole.labels:
-        sums.append(replace(tables.summary_table(about), id="sums-structures", caption="Structures"))
-    sums[0] = replace(sums[0], caption="Whole pairs")
+        sums.append(replace(tables.summary_table(about), id="sums-structures", caption=SUMS_OF_STRUCTURES))
+    sums[0] = replace(sums[0], caption="Whole pairs: the structures of each pair together, then over pairs")
     yield Section(
         id="results",
         title="Results",
@@ -181,8 +192,8 @@ def sections(about: Subjects, found: Registrations) -> Iterable[Section]:
         id="pairs",
         title="Pairs",
         words=(
-            "Dice and distances are means over structures. In red: pairs that failed, that fold in more than "
-            f"{MUCH_FOLDING:g} % of the voxels, or whose field is next to zero.",
+            "Dice is the mean over a pair's structures, a distance the median. In red: pairs that failed, that fold in "
+            f"more than {MUCH_FOLDING:g} % of the voxels, or whose field is next to zero.",
         ),
         tables=(_pair_table(about),),
     )
@@ -269,8 +280,7 @@ def sentences(about: Subjects, model: Model) -> Iterator[Markup]:
     cases = [case for case in model.report.cases if "folding" in case.figures]
     if not cases:
         return
-    figure = {name: np.array([case.figures.get(name, math.nan) for case in cases]) for name in model.report.figures}
-    worst = int(figure["folding"].argmax())
+    folding = np.array([case.figures["folding"] for case in cases])
     much = [about.link(case.id) for case in cases if case.figures["folding"] > MUCH_FOLDING]
     if much:
         yield say("<strong>{} in more than {} % of the voxels</strong>: {}.",
@@ -278,15 +288,25 @@ def sentences(about: Subjects, model: Model) -> Iterator[Markup]:
                   listed(much, 5))  # fmt: skip
     else:
         yield say("Folding: {} % of the voxels in the mean, {} % at most ({}).",
-                  value_text(float(figure["folding"].mean()), "folding"),
-                  value_text(float(figure["folding"][worst]), "folding"), about.link(cases[worst].id))  # fmt: skip
+                  value_text(float(folding.mean()), "folding"), value_text(float(folding.max()), "folding"),
+                  about.link(cases[int(folding.argmax())].id))  # fmt: skip
+    sums = {summary.metric: summary for summary in model.report.whole(model.report.figures).summaries}
     told = [
-        f"{metric(name).title} {value_text(float(np.nanmean(values)), name)} {metric(name).unit}".rstrip()
+        _mean_words(sums[name])
         for name in ("sd_log_jacobian", "inverse_consistency", "tre", "seconds", "memory")
-        if not np.isnan(values := figure.get(name, np.array([math.nan]))).all()
+        if name in sums and sums[name].finite
     ]
     if told:
         yield say("Means over pairs: {}.", listed(told, len(told)))
+
+
+def _mean_words(summary: Summary) -> str:
+    """A mean with its unit and, where it is not over all pairs, over how many; of the finite values where some are."""
+    row, name = metric(summary.metric), summary.metric
+    words = f"{row.title} {value_text(summary.finite_mean, name)} {row.unit}".rstrip()
+    over = "" if summary.finite == summary.values else f" over {summary.finite} of {summary.values} pairs"
+    failed = f" (infinite in {summary.infinite} that failed)" if summary.infinite else ""
+    return words + over + failed
 
 
 def comparison_section(found: Registrations) -> Section | None:
@@ -294,7 +314,7 @@ def comparison_section(found: Registrations) -> Section | None:
     if found.comparison is None:
         return None
     made = versus.section(found.whole, found.comparison)
-    return replace(made, words=(*made.words, METHODS[-2], METHODS[-1]))
+    return replace(made, words=(*made.words, *METHODS[-2:]))
 
 
 def named(reports: Sequence[Report]) -> str:

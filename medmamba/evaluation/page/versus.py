@@ -109,16 +109,19 @@ def _judged(about: Subjects, contrast: Contrast, names: dict[str, Markup]) -> Ma
     where = f"{title} of {contrast.label}" if len(about.labels) > 1 else title
     first, second = names[contrast.first], names[contrast.second]
     if contrast.same:
-        return say("{}: <strong>identical</strong> on all {}.", where, count(test.n, about.case))
+        return say("{}: {} and {} are <strong>identical</strong> on all {}.", where, first, second,
+                   count(test.n, about.case))  # fmt: skip
     if test.p_value is None:
-        return say("{}: {}.", where, _reason(about, test) or "nothing is claimed")
+        return say("{} of {} and {}: {}.", where, first, second, _reason(about, test) or "nothing is claimed")
     if contrast.better:
         unit = f" {metric(contrast.metric).unit}" if metric(contrast.metric).unit else ""
         by = ""
         if test.shift and math.isfinite(test.shift.value):
             by = f", typically by {value_text(abs(test.shift.value), contrast.metric)}{unit}"
-        return say("{}: <strong>{} is better</strong>{}, more than chance explains (adjusted {}; {}).", where,
-                   names[contrast.better], by, p_words(contrast.p_holm), _record(about, contrast))  # fmt: skip
+        worse = second if contrast.better == contrast.first else first
+        than = say(" than {}", worse) if len(names) > 2 else ""  # of two it is clear
+        return say("{}: <strong>{} is better</strong>{}{}, more than chance explains (adjusted {}; {}).", where,
+                   names[contrast.better], than, by, p_words(contrast.p_holm), _record(about, contrast))  # fmt: skip
     if not contrast.could_tell:
         least = "the smallest p that {} can have{} is {}".format(
             count(test.wins + test.losses, "differing pair"),

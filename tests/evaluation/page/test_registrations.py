@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io as streams
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from medmamba import io
+from medmamba.errors import DataError
 from medmamba.evaluation import page
 from medmamba.evaluation.page import registrations
 from medmamba.evaluation.page.deformed import GRID, draw
@@ -51,9 +53,10 @@ def test_methods_are_compared_pair_by_pair_in_overlap_and_in_what_fields_do(repo
     found = gather(subjects(reports), silent)
     assert found is not None
     assert found.comparison is not None
-    assert found.whole.metrics == ("dice", "hd95", "folding", "sd_log_jacobian", "inverse_consistency", "tre",
-                                   "seconds", "memory")  # fmt: skip
-    better = {(each.first, each.second): each.better for each in found.comparison.contrasts if each.metric == "dice"}
+    assert found.whole.metrics == ("mean_dice", "median_hd95", "folding", "sd_log_jacobian", "inverse_consistency",
+                                   "tre", "seconds", "memory")  # fmt: skip
+    of_dice = [each for each in found.comparison.contrasts if each.metric == "mean_dice"]
+    better = {(each.first, each.second): each.better for each in of_dice}
     assert better["good", "worse <i>"] == "good"
     assert better["affine alone", "good"] == "good"
     time = [each for each in found.comparison.contrasts if each.metric == "seconds"]
@@ -85,6 +88,25 @@ def test_words_are_those_of_registration(written: Path, part: str) -> None:
     shown = text[text.index(f'id="{part}"') :].split("</section>")[0]
     said = [*re.findall(r'title="([^"]*)"', shown), re.sub(r"<[^>]*>", " ", shown)]
     assert not re.findall(r"(?i)\b(?:cases?|models?|predict\w*|segment\w*)\b", " ".join(said))
+
+
+def test_what_is_not_over_all_pairs_says_over_how_many(reports: tuple[Report, ...], tmp_path: Path) -> None:
+    *cases, last = reports[1].cases
+    lost = replace(
+        last, status="failed", figures={"tre": math.inf},
+        scores=tuple(replace(score, values=(0.0, math.inf)) for score in last.scores),
+    )  # fmt: skip
+    gone = replace(reports[1], origin=replace(reports[1].origin, prediction=tmp_path / "gone"), cases=(*cases, lost))
+    text = re.sub(r"<[^>]*>", " ", page.write([gone], tmp_path / "page.html").read_text())
+    assert re.search(r"SD log J \S+ over 8 of 9 pairs", text)
+    assert re.search(r"TRE \S+ mm over 8 of 9 pairs \(infinite in 1 that failed\)", text)
+    assert re.search(r"median HD95 \(mm\)\s+whole pair\s+∞ \(\S+ of 8 finite\)", text)
+    assert "Mean over pairs of mean Dice" in text
+
+
+def test_methods_of_other_structures_are_not_compared(reports: tuple[Report, ...]) -> None:
+    with pytest.raises(DataError, match="must have the same labels"):
+        gather(subjects([reports[1], reports[2].of_labels(["cortex"])]), silent)
 
 
 def test_without_files_there_are_numbers_and_no_pictures(reports: tuple[Report, ...], tmp_path: Path) -> None:

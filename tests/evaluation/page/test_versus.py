@@ -64,6 +64,15 @@ def test_wins_ties_and_losses_are_told_and_are_those_of_the_better_model(tmp_pat
     assert "of 12 cases 9 won, 2 tied, 1 lost)" in words
 
 
+def test_of_three_models_both_that_a_sentence_is_about_are_named(tmp_path: Path) -> None:
+    base = made_up(IDS, labels=ONE, name="a", metrics=("dice",), lesions=())
+    same, better = shifted(base, [0.0] * 12, "b"), shifted(base, [0.01 * (n + 1) for n in range(12)], "c")
+    words = parsed(base, same, better, folder=tmp_path).words
+    assert "a and b are identical on all 12 cases." in words
+    assert "c is better than a, " in words
+    assert "c is better than b, " in words
+
+
 def test_wins_against_missing_predictions_are_called_so(tmp_path: Path) -> None:
     a, b = made_up(IDS, labels=ONE, name="a"), made_up(IDS, labels=ONE, name="b", seed=1)
     cases = tuple(replace(case, status="missing") if number < 5 else case for number, case in enumerate(a.cases))
