@@ -160,6 +160,7 @@ def methods_of(run: Path) -> dict[str, list[str]]:
         "nothing": ["--refine", "0"],
         "refine 30, MIND": ["--refine", "30", "--similarity", "mind"],
         "refine 30, MI": ["--refine", "30", "--similarity", "mi"],
+        "refine 30, MIND, free": ["--refine", "30", "--similarity", "mind", "--deformation", "free"],
         "MambaMorph": [*model, "--refine", "0"],
         "MambaMorph, refine 30, MIND": [*model, "--refine", "30", "--similarity", "mind"],
     }
