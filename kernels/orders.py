@@ -92,11 +92,13 @@ def check_recorded(lengths: Iterable[int], length: int) -> None:
 class ScanOrder:
     """How a grid of tokens, say (D, H, W), (T, H, W) or (H, W), becomes a sequence.
 
-    First the grid's axes are permuted, then the sequence is cut in equal pieces whose tokens alternate, and last it is
-    reversed.
+    First some axes are turned round and all are permuted, then the sequence is cut in equal pieces whose tokens
+    alternate, and last it is reversed.
 
     Args:
         axes: the grid's axes from slowest to fastest; empty: as they lie in memory.
+        backward: axes of the grid that are read from their end. On (T, H, W) with backward = (1, 2) frames come one
+            after the other, each from its last pixel to its first.
         pieces: the sequence is cut in so many pieces, of which first all first tokens come, then all second ones, and
             so on: slices or frames interleaved. With pieces = D a grid (D, H, W) is read along D first. 12 tokens in 3
             pieces: 0 4 8 1 5 9 2 6 10 3 7 11.
@@ -106,12 +108,15 @@ class ScanOrder:
     axes: tuple[int, ...] = ()
     pieces: int = 1
     reverse: bool = False
+    backward: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if sorted(self.axes) != list(range(len(self.axes))):
             raise ValueError(f"ScanOrder: axes must be a permutation of 0, 1, ..., but are {self.axes}")
         if self.pieces < 1:
             raise ValueError(f"ScanOrder: pieces must be at least 1, but are {self.pieces}")
+        if len(set(self.backward)) < len(self.backward) or min(self.backward, default=0) < 0:
+            raise ValueError(f"ScanOrder: backward must name axes 0, 1, ..., each once, but is {self.backward}")
 
     def walk(self, grid: Sequence[int]) -> Walk:
         """This order on a grid.
@@ -126,7 +131,10 @@ class ScanOrder:
         grid = tuple(grid)
         if self.axes and len(self.axes) != len(grid):
             raise ValueError(f"ScanOrder: axes {self.axes} do not fit the grid {grid}: one number for each of its axes")
-        strides = [math.prod(grid[i + 1 :]) for i in range(len(grid))]
+        if max(self.backward, default=0) >= len(grid):
+            raise ValueError(f"ScanOrder: backward {self.backward} names an axis that the grid {grid} does not have")
+        strides = [math.prod(grid[i + 1 :]) * (-1 if i in self.backward else 1) for i in range(len(grid))]
+        start = sum((1 - grid[i]) * strides[i] for i in self.backward) if math.prod(grid) else 0
         loops = _merge([(grid[i], strides[i]) for i in self.axes or range(len(grid))])
         if self.pieces > 1:
             loops = _merge(self._interleave(loops, grid))
@@ -134,9 +142,8 @@ class ScanOrder:
             raise ValueError(
                 f"ScanOrder: {self} on a grid {grid} takes {len(loops)} nested loops; {MAX_AXES} is the most"
             )
-        start = 0
         if self.reverse:
-            start = sum((size - 1) * stride for size, stride in loops) if math.prod(grid) else 0
+            start += sum((size - 1) * stride for size, stride in loops) if math.prod(grid) else 0
             loops = [(size, -stride) for size, stride in loops]
         return Walk(start, tuple(size for size, _ in loops), tuple(stride for _, stride in loops))
 

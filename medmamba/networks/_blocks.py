@@ -96,15 +96,16 @@ def conv(
     *,
     bias: bool = True,
     groups: int = 1,
+    padding: Sequence[int] | None = None,
 ) -> nn.Module:
-    """Convolution that keeps the size at stride 1, for odd kernels; the kernel's length decides the dimensions."""
+    """Convolution whose kernel's length decides the dimensions; unless padded otherwise, an odd one keeps the size."""
     dims = len(kernel)
     return _CONV[dims](
         in_channels,
         out_channels,
         tuple(kernel),
         stride=tuple(stride) if stride is not None else 1,
-        padding=tuple(size // 2 for size in kernel),
+        padding=tuple(size // 2 for size in kernel) if padding is None else tuple(padding),
         bias=bias,
         groups=groups,
     )

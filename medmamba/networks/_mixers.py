@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medmamba.errors import UsageError
 from medmamba.kernels import BACKWARD, FORWARD, ScanOrder, bidirectional, cross
+from medmamba.networks._causal import CausalGridMamba, State
 from medmamba.networks._ssm import GridMamba
 from medmamba.networks.experts import BALANCE_WEIGHT, SwitchFeedForward
 from medmamba.networks.mamba import MambaBlock
@@ -55,13 +56,22 @@ class TokenMixer(nn.Module):
         states: per channel of a Mamba block.
         taps: of its convolution.
         expand: its inner width over d.
+        causal: whether the first axis is time and no frame sees a later one, see `medmamba.networks._causal`.
 
     Raises:
         UsageError: if there is no such mixer.
     """
 
     def __init__(
-        self, name: Mixer, width: int, dims: int, *, states: int = 16, taps: int = 4, expand: float = 2
+        self,
+        name: Mixer,
+        width: int,
+        dims: int,
+        *,
+        states: int = 16,
+        taps: int = 4,
+        expand: float = 2,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         check_mixer(name)
@@ -70,12 +80,18 @@ class TokenMixer(nn.Module):
             self.mamba = MambaBlock(width, states, taps, expand)
         else:
             orders, mean = orders_of(name, dims), name == "bimamba"
-            self.mamba = GridMamba(width, orders, mean=mean, states=states, taps=taps, expand=expand)
+            kind = CausalGridMamba if causal else GridMamba
+            self.mamba = kind(width, orders, mean=mean, states=states, taps=taps, expand=expand)
         self.experts = _Experts(width) if name == "moe" else nn.Identity()
 
     def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         """(B, L, d) to (B, L, d), for tokens of a grid, last axis fastest."""
         return cast(Tensor, self.experts(self.mamba(x, grid)))
+
+    def advance(self, x: Tensor, grid: Sequence[int], state: State) -> tuple[Tensor, State]:
+        """As `forward` of a causal mixer, for frames that follow those of a state; () where none came before."""
+        y, after = cast("MambaBlock | CausalGridMamba", self.mamba).advance(x, grid, state)
+        return cast(Tensor, self.experts(y)), after
 
 
 class _Experts(nn.Module):

@@ -79,19 +79,52 @@ class ConvFeedForward(nn.Module):
         width: C.
         dims: axes of the grid of tokens, 2 or 3.
         expansion: width between the linear layers over C.
+        padding: of the convolution; None: such that the size stays.
     """
 
-    def __init__(self, width: int, dims: int, expansion: float = EXPANSION) -> None:
+    def __init__(
+        self, width: int, dims: int, expansion: float = EXPANSION, padding: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         inner = int(expansion * width)
         self.fc1 = nn.Linear(width, inner)
-        self.dwconv = conv(inner, inner, (3,) * dims, groups=inner)
+        self.dwconv = conv(inner, inner, (3,) * dims, groups=inner, padding=padding)
         self.fc2 = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *grid, C) to the same shape."""
-        y = channels_last(self.dwconv(channels_first(self.fc1(x))))
+        return self._narrow(self.fc1(x))
+
+    def _narrow(self, inner: Tensor) -> Tensor:
+        """What follows the first linear layer."""
+        y = channels_last(self.dwconv(channels_first(inner)))
         return cast(Tensor, self.fc2(F.gelu(y)))
+
+
+class CausalFeedForward(ConvFeedForward):
+    """`ConvFeedForward` on clips, whose convolution sees no frame after the one that it is for.
+
+    Args:
+        width: C.
+        expansion: width between the linear layers over C.
+    """
+
+    #: Frames before the present one that the convolution sees.
+    PAST = 2
+
+    def __init__(self, width: int, expansion: float = EXPANSION) -> None:
+        super().__init__(width, 3, expansion, padding=(0, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, h, w, C) to the same shape."""
+        return self.advance(x, ())[0]
+
+    def advance(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `forward`, for frames that follow those of a state; () where none came before."""
+        inner = self.fc1(x)
+        past = state[0] if state else inner.new_zeros(inner.shape[0], self.PAST, *inner.shape[2:])
+        seen = torch.cat([past, inner], dim=1)
+        return self._narrow(seen), (seen[:, -self.PAST :],)
 
 
 class Block(nn.Module):

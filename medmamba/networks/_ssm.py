@@ -159,23 +159,49 @@ class ScansInOrders(KeepsFloat32):
         Returns:
             (B, L, e).
         """
+        parameters = self.A_log, self.D, self.step_weight, self.step_bias
+        return self.scan_from(u, projected, z, grid, scale, self.orders, parameters)[0]
+
+    def scan_from(
+        self,
+        u: Tensor,
+        projected: Tensor,
+        z: Tensor | None,
+        grid: Sequence[int],
+        scale: float,
+        orders: Sequence[ScanOrder],
+        parameters: Sequence[Tensor],
+        state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of some orders, on from a state, as `scan`.
+
+        Args:
+            orders: K of them.
+            parameters: ``A_log``, ``D``, ``step_weight`` and ``step_bias`` of these orders.
+            state: (B, K, e, N) after what came before; None: nothing did.
+
+        Returns:
+            (B, L, e), and the state after these tokens.
+        """
+        A_log, D, step_weight, step_bias = parameters
         step, B, C = projected.split([self.rank, self.states, self.states], dim=-1)
-        each = (-1, len(self.orders), -1, -1)  # copies nothing; changes nothing unless the orders share
-        y, _ = multi_scan(
+        each = (-1, len(orders), -1, -1)  # copies nothing; changes nothing unless the orders share
+        y, state = multi_scan(
             u,
-            torch.matmul(step, self.step_weight.mT).mT.expand(each),
-            -torch.exp(self.A_log),
+            torch.matmul(step, step_weight.mT).mT.expand(each),
+            -torch.exp(A_log),
             B.mT.expand(each),
             C.mT.expand(each),
-            self.D.expand(len(self.orders), -1),
+            D.expand(len(orders), -1),
             z,
-            self.step_bias.expand(len(self.orders), -1),  # added inside the scan, in float32
+            step_bias.expand(len(orders), -1),  # added inside the scan, in float32
             delta_softplus=True,
-            orders=self.orders,
+            orders=orders,
             grid=grid,
             scale=scale,
+            initial_state=state,
         )
-        return y.mT
+        return y.mT, state
 
 
 class GridMamba(ScansInOrders):
@@ -242,6 +268,9 @@ class GridMamba(ScansInOrders):
         u = causal_conv(u.mT, self.conv_weight, self.conv_bias, orders=self.orders[: len(self.conv_weight)], grid=grid)
         # Tokens first in memory: every product reads and writes whole rows of channels.
         projected = torch.matmul(u.mT, self.x_proj.mT)
-        y = self.scan(u.expand(-1, len(self.orders), -1, -1), projected, z.mT, grid, self.scale)
+        return self.leave(self.scan(u.expand(-1, len(self.orders), -1, -1), projected, z.mT, grid, self.scale))
+
+    def leave(self, y: Tensor) -> Tensor:
+        """What the scans gave, (B, L, e), to the output."""
         out = cast(Tensor, self.out_proj(y))
         return out if self.gamma is None else out * self.gamma

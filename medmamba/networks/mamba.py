@@ -102,6 +102,11 @@ class MambaBlock(KeepsFloat32):
         """(B, L, d) to (B, L, d); the grid that the tokens are of, which other mixers need, changes nothing."""
         return self.prefill(x)[0]
 
+    def advance(self, x: Tensor, grid: Sequence[int], state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`prefill` with the state as a tuple, () where nothing came before; see `medmamba.networks._causal`."""
+        y, after = self.prefill(x, MambaState(*state) if state else None)
+        return y, (after.conv, after.ssm)
+
     def prefill(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         """As `forward`, and the state to go on from; with the state after earlier tokens, these follow them."""
         # Tokens first in memory: every product reads and writes whole rows of channels, and nothing is transposed.

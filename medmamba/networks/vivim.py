@@ -15,13 +15,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from medmamba.errors import UsageError
 from medmamba.kernels import interleaved
 from medmamba.networks import _segformer as segformer
 from medmamba.networks._backbone import accumulate, channels_first, check_least, check_row, draw_linear, drop_rates, run
 from medmamba.networks._blocks import check_size, pointwise
+from medmamba.networks._causal import CausalGridMamba, State
 from medmamba.networks._mixers import Mixer, TokenMixer, check_mixer, orders_of
 from medmamba.networks._registry import register
 from medmamba.networks._ssm import GridMamba, StepStart
+from medmamba.networks._video import VideoNetwork, check_clips
 from medmamba.plans.plan import Topology
 
 #: Standard deviation of the Mamba layers' linear weights.
@@ -36,6 +39,9 @@ class MambaLayer(nn.Module):
     The orders: forwards and backwards frame by frame, and the same pixel of all frames, then the next pixel. The Mamba
     block computes in the precision of its weights whatever the autocast.
 
+    A causal one has the same parameters: frame by frame forwards; the same with each frame from its last pixel to its
+    first; each pixel through time. Its convolution sees the two frames before and the present one.
+
     Args:
         width: C.
         states: per channel of the Mamba block.
@@ -46,6 +52,7 @@ class MambaLayer(nn.Module):
             the order through time.
         step_start: how the step sizes of the three orders begin.
         mixer: what mixes the clip's tokens; "tri" are the three orders, "none" leaves the feed-forward part only.
+        causal: whether no frame sees a later one.
     """
 
     def __init__(
@@ -59,19 +66,24 @@ class MambaLayer(nn.Module):
         pieces: int = 0,
         step_start: StepStart = "mamba",
         mixer: Mixer = "tri",
+        causal: bool = False,
     ) -> None:
         super().__init__()
+        self.causal = causal
         orders = interleaved(pieces) if pieces else orders_of("tri", 3)
         self.mamba: nn.Module | None = None
         if mixer != "none":
             self.norm1 = nn.LayerNorm(width)
         # The published block by itself, so that weights have the published names.
         if mixer == "tri":
-            self.mamba = GridMamba(width, orders, states=states, taps=taps, expand=expand, mean=True, starts=step_start)
+            kind = CausalGridMamba if causal else GridMamba
+            self.mamba = kind(width, orders, states=states, taps=taps, expand=expand, mean=True, starts=step_start)
         elif mixer != "none":
-            self.mamba = TokenMixer(mixer, width, 3)
+            self.mamba = TokenMixer(mixer, width, 3, causal=causal)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = segformer.ConvFeedForward(width, 3, expansion)
+        self.mlp: nn.Module = (
+            segformer.CausalFeedForward(width, expansion) if causal else segformer.ConvFeedForward(width, 3, expansion)
+        )
         draw_linear(self.modules(), LINEAR_STD)
         if isinstance(self.mamba, GridMamba):
             nn.init.trunc_normal_(self.mamba.x_proj, std=LINEAR_STD)
@@ -80,12 +92,26 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, h, w, C) to (B, T, h, w, C)."""
+        if self.causal:
+            return self.advance(x, ())[0]
         if self.mamba is not None:
             with torch.autocast(x.device.type, enabled=False):
                 x = x.to(self.norm1.weight.dtype)
                 mixed = self.mamba(self.norm1(x).flatten(1, 3), x.shape[1:4])
                 x = x + cast(Tensor, mixed).view(x.shape)
         return x + cast(Tensor, self.mlp(self.norm2(x)))
+
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `forward` of a causal layer, for frames that follow those of a state; () where none came before."""
+        before, past = state or ((), ())
+        if self.mamba is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                x = x.to(self.norm1.weight.dtype)
+                mixer = cast("CausalGridMamba | TokenMixer", self.mamba)
+                mixed, before = mixer.advance(self.norm1(x).flatten(1, 3), x.shape[1:4], before)
+                x = x + mixed.view(x.shape)
+        fed, past = cast(segformer.CausalFeedForward, self.mlp).advance(self.norm2(x), past)
+        return x + fed, (before, past)
 
 
 class Stage(nn.Module):
@@ -105,17 +131,29 @@ class Stage(nn.Module):
 
     def forward(self, frames: Tensor, clips: int) -> Tensor:
         """Frames of all clips (B T, C_in, H, W) to a map (B T, h, w, C) of each."""
+        x = self.each_frame(frames, clips)
+        for layer in self.mamba_layers:
+            x = run(layer, x, checkpointing=self.checkpointing)
+        return x.flatten(0, 1)
+
+    def advance(self, frames: Tensor, clips: int, state: State) -> tuple[Tensor, State]:
+        """As `forward` of a causal stage, for frames that follow those of a state; () where none came before."""
+        x, after = self.each_frame(frames, clips), []
+        for layer, known in zip(self.mamba_layers, state or [()] * len(self.mamba_layers), strict=True):
+            x, remembered = cast(MambaLayer, layer).advance(x, known)
+            after.append(remembered)
+        return x.flatten(0, 1), tuple(after)
+
+    def each_frame(self, frames: Tensor, clips: int) -> Tensor:
+        """Frames of all clips (B T, C_in, H, W) to what the Mamba layers get, (B, T, h, w, C)."""
         x = self.embed(frames)
         for block in self.blocks:
             x = run(block, x, checkpointing=self.checkpointing)
-        x = x.unflatten(0, (clips, -1))
-        for layer in self.mamba_layers:
-            x = run(layer, x, checkpointing=self.checkpointing)
-        return cast(Tensor, x.flatten(0, 1))
+        return cast(Tensor, x.unflatten(0, (clips, -1)))
 
 
 @register("vivim", task="video", dims=(2,), source="Yang et al.: Vivim, 2024")
-class Vivim(nn.Module):
+class Vivim(VideoNetwork):
     """SegFormer whose stages end in Mamba layers that scan the clip forwards, backwards and through time.
 
     Args:
@@ -138,12 +176,14 @@ class Vivim(nn.Module):
             or two tokens with which it learns less from afar.
         mixer: what mixes the clip in the Mamba layers; "none" leaves their feed-forward parts only, which is the
             network to compare with.
+        causal: whether no frame's logits depend on a later frame, see `MambaLayer`; the parameters are the same. Then
+            the network takes a stream too. While it trains, batch norm in the decoder is over all frames.
         any_size: take also frames that the strides do not divide, as the authors' code does: outermost patches reach
             over the edge, and logits lie a little beside their pixels.
         checkpointing: compute blocks a second time in the backward pass instead of keeping their insides.
 
     Raises:
-        UsageError: if depths, heads or reductions do not fit the topology.
+        UsageError: if depths, heads or reductions do not fit the topology, or a causal network is to have pieces.
     """
 
     def __init__(
@@ -163,6 +203,7 @@ class Vivim(nn.Module):
         edge_head: bool = False,
         step_start: StepStart = "mamba",
         mixer: Mixer = "tri",
+        causal: bool = False,
         any_size: bool = False,
         checkpointing: bool = False,
     ) -> None:
@@ -170,6 +211,8 @@ class Vivim(nn.Module):
         check_mixer(mixer)
         check_least(1, decoder_width=decoder_width)
         check_least(0, mamba_layers=mamba_layers, pieces=pieces)
+        if causal and pieces:
+            raise UsageError(f"a causal Vivim knows no whole clip to cut in pieces, got pieces={pieces}; leave it at 0")
         widths, strides = topology.features, topology.strides
         for name, given in (("depths", depths), ("heads", heads), ("reductions", reductions)):
             rule = f"{name} must be positive numbers, one for each of the {len(widths)} stages of the topology"
@@ -186,11 +229,15 @@ class Vivim(nn.Module):
             blocks = [segformer.Block(width, heads[stage], coarser[stage], next(rates)) for _ in range(depths[stage])]
             for module in (embed, *blocks):
                 segformer.initialise(module)
-            layers = [MambaLayer(width, pieces=pieces, step_start=step_start, mixer=mixer) for _ in range(mamba_layers)]
+            layers = [
+                MambaLayer(width, pieces=pieces, step_start=step_start, mixer=mixer, causal=causal)
+                for _ in range(mamba_layers)
+            ]
             self.stages.append(Stage(embed, blocks, layers, checkpointing=checkpointing))
         self.decoder = segformer.Decoder(widths, decoder_width, out_channels, dropout)
         segformer.initialise(self.decoder)
         self.edge_head = pointwise(widths[0], 1, 2) if edge_head else None
+        self.causal = causal
         self._in_channels, self._total_stride, self._any_size = in_channels, topology.total_stride, any_size
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -199,23 +246,38 @@ class Vivim(nn.Module):
         Raises:
             ValueError: if that is not the shape, or the strides do not divide height and width as they must.
         """
-        if x.dim() != 5 or x.shape[2] != self._in_channels or not x.shape[1]:
-            raise ValueError(
-                f"clips must be (batch, frames, {self._in_channels} channels, height, width) with a frame at least, "
-                f"but are {tuple(x.shape)}"
-            )
-        clips, size = x.shape[0], x.shape[3:]
+        frames = self._frames(x)
+        maps: list[Tensor] = []
+        for stage in self.stages:
+            maps.append(stage(channels_first(maps[-1]) if maps else frames, x.shape[0]))
+        logits = self._decode(maps, x)
+        if self.edge_head is None:
+            return logits
+        edges = segformer.resize(self.edge_head(channels_first(maps[0])), x.shape[3:])
+        return logits, edges.unflatten(0, (x.shape[0], -1))
+
+    def follow(self, frames: Tensor, memory: State) -> tuple[Tensor, State]:
+        """See `VideoNetwork`; there are no logits of edges."""
+        x, after = self._frames(frames), []
+        maps: list[Tensor] = []
+        for stage, known in zip(self.stages, memory or [()] * len(self.stages), strict=True):
+            given = channels_first(maps[-1]) if maps else x
+            made, remembered = cast(Stage, stage).advance(given, frames.shape[0], known)
+            maps.append(made)
+            after.append(remembered)
+        return self._decode(maps, frames), tuple(after)
+
+    def _frames(self, x: Tensor) -> Tensor:
+        """(B, T, C, H, W) to (B T, C, H, W), unless the network cannot take it."""
+        check_clips(x, self._in_channels)
         frames = x.flatten(0, 1)
         if not self._any_size:
             check_size(frames, self._total_stride)
-        maps: list[Tensor] = []
-        for stage in self.stages:
-            maps.append(stage(channels_first(maps[-1]) if maps else frames, clips))
-        logits = self.decoder(maps, size).unflatten(0, (clips, -1))
-        if self.edge_head is None:
-            return cast(Tensor, logits)
-        edges = segformer.resize(self.edge_head(channels_first(maps[0])), size)
-        return logits, edges.unflatten(0, (clips, -1))
+        return frames
+
+    def _decode(self, maps: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Maps of all stages to the logits (B, T, K, H, W) of clips (B, T, C, H, W)."""
+        return cast(Tensor, self.decoder(maps, x.shape[3:])).unflatten(0, (x.shape[0], -1))
 
 
 def published_topology(patch_size: Sequence[int] = (256, 256)) -> Topology:
