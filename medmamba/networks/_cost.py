@@ -6,13 +6,15 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medmamba.networks._registry import create_registration
+from medmamba.networks._registry import create_registration, create_video
 from medmamba.plans.plan import Topology
 
 #: Edge of the images, or more where the strides need it.
 EDGE = 32
+#: Frames of a clip.
+FRAMES = 4
 
 
 def registration_bytes(name: str, topology: Topology, options: dict[str, Any]) -> float:
@@ -23,6 +25,22 @@ def registration_bytes(name: str, topology: Topology, options: dict[str, Any]) -
     """
     size = tuple(stride * max(2, math.ceil(EDGE / stride)) for stride in topology.total_stride)
     network = create_registration(name, 1, topology, **options).train()
+    return _kept_bytes(network, torch.rand(1, 1, *size), torch.rand(1, 1, *size)) / math.prod(size)
+
+
+def video_bytes(name: str, in_channels: int, out_channels: int, topology: Topology, options: dict[str, Any]) -> float:
+    """What a network for video keeps for its backward pass, in bytes for each pixel of each frame of a clip.
+
+    Raises:
+        UsageError: as `medmamba.networks.create_video`.
+    """
+    size = tuple(stride * max(2, math.ceil(EDGE / stride)) for stride in topology.total_stride[-2:])
+    network = create_video(name, in_channels, out_channels, topology, **options).train()
+    return _kept_bytes(network, torch.rand(1, FRAMES, in_channels, *size)) / (FRAMES * math.prod(size))
+
+
+def _kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
+    """What a network keeps of these inputs for its backward pass."""
     own = {parameter.data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}
 
@@ -33,6 +51,6 @@ def registration_bytes(name: str, topology: Topology, options: dict[str, Any]) -
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # All of it is alive to the end, so that no address is counted twice.
-        alive = network(torch.rand(1, 1, *size), torch.rand(1, 1, *size))
+        alive = network(*inputs)
     del alive
-    return sum(kept.values()) / math.prod(size)
+    return sum(kept.values())

@@ -1,7 +1,8 @@
 """Networks by name.
 
 A network is a class (or a function that makes one) registered under a name; the registry imports every public file
-beside it, and what other distributions announce as entry points of the group ``medmamba.networks``.
+beside it, and what other distributions announce as entry points of the group ``medmamba.networks``. An adapter puts
+segmentation networks to another use, each under its prefix, a colon and the network's name: ``frames:unet``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from medmamba.errors import UsageError
+from medmamba.networks._video import VideoNetwork
 from medmamba.plans.plan import Topology
 
 ENTRY_POINTS = "medmamba.networks"
@@ -49,7 +51,33 @@ class Entry:
     options: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What makes other networks of segmentation networks; see `adapts`."""
+
+    prefix: str
+    task: str
+    needs: int
+    takes: tuple[int, ...]
+    said: str
+    factory: Factory
+    options: dict[str, Any]
+
+    def entry(self, entry: Entry) -> Entry:
+        """What the registry knows of an adapted network."""
+        return replace(
+            entry,
+            name=f"{self.prefix}:{entry.name}",
+            task=self.task,
+            dims=self.takes,
+            summary=f"{entry.name} {self.said}: {entry.summary}",
+            factory=partial(self.factory, entry),
+            options={**self.options, **entry.options},
+        )
+
+
 _entries: dict[str, Entry] = {}
+_adapters: dict[str, Adapter] = {}
 
 
 def register(
@@ -81,12 +109,6 @@ def register(
     def enter(factory: F) -> F:
         if name in _entries:
             raise ValueError(f"two networks want the name {name!r}: {_entries[name].factory} and {factory}")
-        parameters = inspect.signature(factory).parameters.values()
-        options = {
-            parameter.name: parameter.default
-            for parameter in parameters
-            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in ("deep_supervision", *fixed)
-        }
         _entries[name] = Entry(
             name=name,
             task=task,
@@ -94,11 +116,43 @@ def register(
             summary=summary or (inspect.getdoc(factory) or "").partition("\n")[0],
             source=source,
             factory=partial(factory, **fixed),
-            options=options,
+            options=_options(factory, "deep_supervision", *fixed),
         )
         return factory
 
     return enter
+
+
+def adapts(prefix: str, *, task: str, needs: int, takes: tuple[int, ...], said: str) -> Callable[[F], F]:
+    """Enter every segmentation network for another task, under a prefix.
+
+    What it enters is called with the `Entry` of the segmentation network, and then as a network is.
+
+    Args:
+        prefix: before the names.
+        task: what the adapted networks are for.
+        needs: dimensions that a network must be able to have.
+        takes: dimensions of the topologies that the adapter takes.
+        said: what it does, for the summary, after the name of a network.
+    """
+
+    def enter(factory: F) -> F:
+        _adapters[prefix] = Adapter(
+            prefix=prefix, task=task, needs=needs, takes=takes, said=said, factory=factory, options=_options(factory)
+        )
+        return factory
+
+    return enter
+
+
+def _options(factory: Factory, *without: str) -> dict[str, Any]:
+    """The keyword-only arguments, and their defaults."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in without
+    }
 
 
 def create(name: str, in_channels: int, out_channels: int, topology: Topology, **options: Any) -> nn.Module:
@@ -149,6 +203,35 @@ def create_registration(name: str, in_channels: int, topology: Topology, **optio
     return entry.factory(in_channels, topology, **options)
 
 
+def create_video(name: str, in_channels: int, out_channels: int, topology: Topology, **options: Any) -> VideoNetwork:
+    """Make a network for video.
+
+    Args:
+        name: one of ``names("video")``: a network for clips such as "vivim", or a segmentation network put to this
+            use: "frames:unet" works frame by frame, "volume:unet" takes time for its first axis.
+        in_channels: channels of a frame.
+        out_channels: channels of the logits.
+        topology: of frames (H, W); a "volume:..." takes that, and one of clips (T, H, W).
+        options: the network's own, see `describe`.
+
+    Returns:
+        A freshly initialised network from clips (B, T, C, H, W) to logits (B, T, K, H, W), Vivim with an edge head to
+        those of edges too. Whether it takes a stream is told by its attribute ``causal``.
+
+    Raises:
+        UsageError: as `create` does; for a network that is not for video.
+    """
+    entry = describe(name)
+    if entry.task != "video":
+        adapted = " or ".join(f"{prefix}:{name}" for prefix in _adapters if f"{prefix}:{name}" in _all())
+        remedy = f"take {adapted}" if adapted else f"choose one of {', '.join(names('video'))}"
+        raise UsageError(f"network {name!r} is for {entry.task}, not video; {remedy}")
+    _check(entry, topology, options)
+    network = entry.factory(in_channels, out_channels, topology, **options)
+    assert isinstance(network, VideoNetwork)
+    return network
+
+
 def _check(entry: Entry, topology: Topology, options: dict[str, Any]) -> None:
     """Refuse options and topologies that a network cannot be made with."""
     unknown = sorted(set(options) - set(entry.options))
@@ -169,8 +252,7 @@ def _check(entry: Entry, topology: Topology, options: dict[str, Any]) -> None:
 
 def names(task: str | None = None) -> tuple[str, ...]:
     """Names of all networks, or of those for a task, sorted."""
-    _import_all()
-    return tuple(sorted(name for name, entry in _entries.items() if task in (None, entry.task)))
+    return tuple(sorted(name for name, entry in _all().items() if task in (None, entry.task)))
 
 
 def describe(name: str) -> Entry:
@@ -179,10 +261,22 @@ def describe(name: str) -> Entry:
     Raises:
         UsageError: if there is none of this name, listing those there are.
     """
-    _import_all()
-    if name not in _entries:
+    entries = _all()
+    if name not in entries:
         raise UsageError(f"there is no network {name!r}; choose one of {', '.join(names())}")
-    return _entries[name]
+    return entries[name]
+
+
+def _all() -> dict[str, Entry]:
+    """All networks, adapted ones too."""
+    _import_all()
+    adapted = (
+        adapter.entry(entry)
+        for adapter in _adapters.values()
+        for entry in _entries.values()
+        if entry.task == "segmentation" and adapter.needs in entry.dims
+    )
+    return _entries | {entry.name: entry for entry in adapted}
 
 
 @cache

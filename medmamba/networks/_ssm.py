@@ -173,9 +173,14 @@ class ScansInOrders(KeepsFloat32):
         parameters: Sequence[Tensor],
         state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The sum of some orders, on from a state, as `scan`.
+        """The sum of some orders, on from a state.
 
         Args:
+            u: see `scan`.
+            projected: see `scan`.
+            z: see `scan`.
+            grid: see `scan`.
+            scale: see `scan`.
             orders: K of them.
             parameters: ``A_log``, ``D``, ``step_weight`` and ``step_bias`` of these orders.
             state: (B, K, e, N) after what came before; None: nothing did.

@@ -107,4 +107,3 @@ class VideoNetwork(nn.Module):
     def follow(self, frames: Tensor, memory: State) -> tuple[Tensor, State]:
         """What `advance` does in this network, on frames of one size; what it remembers may hold a graph."""
         raise NotImplementedError
-
