@@ -166,7 +166,7 @@ class ScanOrder:
             raise ValueError(
                 f"ScanOrder: a grid {grid} cannot be cut in {self.pieces} equal pieces; "
                 f"take a number that divides its {math.prod(grid)} tokens"
-                + (" and falls on whole axes" if self.axes else "")
+                + (" and falls on whole axes" if self.axes or self.backward else "")
             )
         return left + outer
 

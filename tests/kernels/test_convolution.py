@@ -16,6 +16,7 @@ CASES = {
     "cross": (cross(2), (16, 18)),
     "shorter-than-taps": (bidirectional(), (2,)),
     "cross3d": (cross(3), (3, 4, 5)),
+    "frames-from-their-ends": ((ScanOrder(), ScanOrder(backward=(1, 2))), (5, 6, 7)),
 }
 
 

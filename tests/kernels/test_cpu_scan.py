@@ -199,6 +199,8 @@ PANELS = {
     "columns-and-back": (cross(2), (16, 18)),
     "odd-frames": (interleaved(5), (5, 8, 9)),
     "three-axes": (cross(3), (4, 8, 9)),
+    "frames-from-their-ends": ((ScanOrder(), ScanOrder(backward=(1, 2))), (5, 8, 9)),
+    "columns-from-their-ends": ((ScanOrder(axes=(0, 2, 1), backward=(1, 2)), ScanOrder(backward=(2,))), (5, 8, 9)),
     "short-rows": ((ScanOrder(axes=(1, 2, 0), reverse=True),), (16, 5, 9)),
 }
 

@@ -48,7 +48,10 @@ def orders_and_grids(draw: st.DrawFn) -> tuple[ScanOrder, tuple[int, ...]]:
     grid = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
     axes = draw(st.sampled_from([(), tuple(draw(st.permutations(range(len(grid)))))]))
     pieces = draw(st.sampled_from([n for n in range(1, math.prod(grid) + 1) if math.prod(grid) % n == 0]))
-    return ScanOrder(axes=axes, pieces=1 if axes else pieces, reverse=draw(st.booleans())), grid
+    backward = tuple(sorted(draw(st.sets(st.integers(0, len(grid) - 1)))))
+    return ScanOrder(
+        axes=axes, pieces=1 if axes or backward else pieces, reverse=draw(st.booleans()), backward=backward
+    ), grid
 
 
 @given(orders_and_grids())
@@ -56,12 +59,22 @@ def orders_and_grids(draw: st.DrawFn) -> tuple[ScanOrder, tuple[int, ...]]:
 def test_walk_is_what_permuting_cutting_and_flipping_give(case: tuple[ScanOrder, tuple[int, ...]]) -> None:
     order, grid = case
     tokens = torch.arange(math.prod(grid)).view(grid)
-    expected = tokens.permute(order.axes or tuple(range(len(grid)))).reshape(order.pieces, -1).T.reshape(-1)
+    expected = (
+        tokens.flip(order.backward)
+        .permute(order.axes or tuple(range(len(grid))))
+        .reshape(order.pieces, -1)
+        .T.reshape(-1)
+    )
     walk = order.walk(grid)
     assert walk.positions().tolist() == (expected.flip(0) if order.reverse else expected).tolist()
     assert walk.length == math.prod(grid)
     assert decode(walk.encode())[0].positions().tolist() == walk.positions().tolist()
     assert len(walk.encode()) == 9
+
+
+def test_frames_come_one_after_the_other_each_from_its_end() -> None:
+    assert visited(ScanOrder(backward=(1, 2)), 2, 2, 3) == [5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6]
+    assert ScanOrder(backward=(1, 2)).walk((5, 2, 3)).sizes == (5, 6)
 
 
 def test_pieces_after_a_permutation_fall_on_whole_axes() -> None:
@@ -74,6 +87,7 @@ def test_pieces_after_a_permutation_fall_on_whole_axes() -> None:
     [
         (ScanOrder(pieces=5), (2, 6), "cannot be cut in 5 equal pieces"),
         (ScanOrder(axes=(1, 0)), (2, 3, 4), "do not fit the grid"),
+        (ScanOrder(backward=(2,)), (2, 3), "names an axis that the grid"),
     ],
 )
 def test_order_that_does_not_fit_the_grid_is_refused(order: ScanOrder, grid: tuple[int, ...], says: str) -> None:
@@ -115,6 +129,7 @@ ORDERS = {
     "segmamba": (interleaved(4), (4, 2, 3)),
     "cross2d": (cross(2), (4, 6)),
     "cross3d": (cross(3), (2, 3, 4)),
+    "clip": ((FORWARD, ScanOrder(backward=(1, 2)), ScanOrder(axes=(0, 2, 1), backward=(1,))), (4, 2, 3)),
 }
 
 

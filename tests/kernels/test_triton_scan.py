@@ -162,6 +162,7 @@ def test_triton_adds_up_gradients_of_tokens_window_by_window(arguments, short_pi
     ("grid", "orders", "shared"),
     [
         pytest.param((2, 4, 3), (ScanOrder(axes=(1, 0, 2), pieces=2), cross(3)[4]), False, id="input-each"),
+        pytest.param((3, 2, 2), (ScanOrder(), ScanOrder(backward=(1, 2))), True, id="frames-from-their-ends"),
         pytest.param((4, 5), (cross(2)[3], ScanOrder(pieces=5)), True, id="one-input"),
     ],
 )

@@ -142,15 +142,16 @@ def test_every_backend_gives_the_same_stream(
 
 
 @each_causal_network
-@pytest.mark.parametrize(("kind", "rounding"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("frames", [1, 2, 7])
+@pytest.mark.parametrize(("kind", "rounding"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 def test_stream_gives_what_the_whole_clip_gives(
-    name: str, options: dict[str, Any], kind: torch.dtype, rounding: float
+    name: str, options: dict[str, Any], kind: torch.dtype, rounding: float, frames: int
 ) -> None:
-    network, x = build(name, **options).to(kind), clips(7, kind=kind)
+    network, x = stirred(build(name, **options)).to(kind), clips(frames, kind=kind)
     with torch.no_grad():
         found, state = stream(network, x)
         assert difference(found, network(x)) < rounding
-    assert state.frames == 7
+    assert state.frames == frames
 
 
 @each_causal_network
@@ -234,6 +235,15 @@ def test_strides_go_through_time_while_four_frames_are_left(frames: int, patch: 
     assert made.patch_size == (patch, 8, 16)
     assert tuple(row[0] for row in made.strides) == steps
     assert made.kernel_sizes[1] == (3, 3, 1)
+
+
+def test_network_of_a_single_size_gets_shorter_clips_as_long_as_its_own() -> None:
+    tied = Topology(patch_size=(4, 4), strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2, features=(4, 24))
+    network = networks.create_video("volume:umamba_enc", 1, 2, tied, frames=4).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 1, 4, 4)).shape == (1, 3, 2, 4, 4)
+        with pytest.raises(DataError, match=r"patches of \(4, 4, 4\) voxels and cannot take \(5, 4, 4\)"):
+            network(torch.zeros(1, 5, 1, 4, 4))
 
 
 def test_topology_of_clips_is_taken_as_it_is() -> None:
