@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 import medmamba
 from medmamba.errors import DataError, UsageError
-from medmamba.exchange.state_dicts import check_family, find_weights, looks_like
+from medmamba.exchange.state_dicts import check_family, find_segformer, find_weights, looks_like
 from medmamba.exchange.weight_files import STANDARD, CheckpointError, files_of, read_checkpoint
 from medmamba.files import OutputError
 from medmamba.networks.published import FAMILIES, SYSTEMS, UpstreamError, from_upstream, says
+from medmamba.networks.published.vivim import load_segformer
+from medmamba.networks.vivim import Vivim
 from medmamba.records import from_json, read_json, to_json, write_json
 from medmamba.training.weights import write_tensors
 
@@ -216,3 +218,29 @@ def load(path: Path) -> nn.Module:
     described = path.with_suffix(".json")
     description = from_json(Description, read_json(described), str(described))
     return from_upstream(description.system, description.config, read_checkpoint(path))
+
+
+def load_backbone(network: nn.Module, checkpoint: Path, *, trust_pickle: bool = False) -> None:
+    """Give a Vivim the weights of a SegFormer from a file on this machine, and leave the rest as it is.
+
+    Args:
+        network: a `medmamba.networks.vivim.Vivim` of the SegFormer's size.
+        checkpoint: a file or folder of the transformers library, such as ``nvidia/segformer-b3-finetuned-ade-512-512``,
+            or a file of SegFormer's own authors, such as ``mit_b3.pth``; see
+            `medmamba.networks.published.vivim.load_segformer`.
+        trust_pickle: see `medmamba.exchange.weight_files.read_checkpoint`.
+
+    Raises:
+        FileNotFoundError: if the checkpoint is not there.
+        CheckpointError: if it cannot be read, or holds no SegFormer.
+        UpstreamError: if its sizes are others than the network's, naming weights.
+        UsageError: if the network is no Vivim.
+    """
+    if not isinstance(network, Vivim):
+        raise UsageError(f"only Vivim has a SegFormer for its backbone, got {type(network).__name__}")
+    tensors = find_segformer(read_checkpoint(checkpoint, trust_pickle=trust_pickle), checkpoint)
+    _check_numbers(tensors, checkpoint)
+    try:
+        load_segformer(network, tensors)
+    except UpstreamError as error:
+        raise UpstreamError(f"{checkpoint}: {error}") from error

@@ -31,6 +31,8 @@ _CURRENT = ("online_model", "current_model_state")
 #: No weights of a network: counters of averages and of thop, which counts operations, and losses.
 _COUNTERS = re.compile(r"(.*\.)?total_(ops|params)|n_averaged|initted|step|steps")
 _LOSSES = re.compile(r"(criterion|criteria|loss|losses|loss_fn|loss_func|loss_function)\..*")
+#: What every SegFormer has, by the names of the transformers library and of its own authors.
+_SEGFORMER = re.compile(r"((segformer\.)?encoder\.patch_embeddings\.0|(backbone\.)?patch_embed1)\.proj\.weight")
 #: Deeper than any training code nests; recursive objects end here.
 _DEEPEST = 8
 
@@ -97,6 +99,24 @@ def find_weights(content: Any, where: Path, family: str, *, entry: str | None = 
     if weights.others:
         log.warning("%s: left out, as no part of %s: %s", where.name, family, some(weights.others, 8))
     return weights.tensors
+
+
+def find_segformer(content: Any, where: Path) -> dict[str, Tensor]:
+    """The state dict of a SegFormer in a checkpoint, without what wrappers put before its names.
+
+    Args:
+        content: what `medmamba.exchange.weight_files.read_checkpoint` gave.
+        where: the file, for errors.
+
+    Raises:
+        CheckpointError: if there is none, or several.
+    """
+    places = dict(_state_dicts(content))
+    found = [tensors for tensors in places.values() if any(_SEGFORMER.fullmatch(key) for key in tensors)]
+    if len(found) != 1:
+        what = f"{len(found)} SegFormers, of which one must be saved alone" if found else "no weights of a SegFormer"
+        raise CheckpointError(f"{where} holds {what}{'' if places else _instead(content)}")
+    return found[0]
 
 
 def looks_like(tensors: Mapping[str, Any]) -> str | None:

@@ -47,7 +47,7 @@ class Group:
         """(B, L, C) to (B', L', C), B' for each clip and index outside; of a single clip a view, if all is outside."""
         axes = 0, *(1 + axis for axis in self.outside), 1, *(1 + axis for axis in self.inside), 1 + len(grid)
         sequences = x.shape[0] * math.prod(grid[axis] for axis in self.outside)
-        return x.unflatten(1, tuple(grid)).permute(axes).reshape(sequences, -1, x.shape[2])
+        return torch.unflatten(x, 1, tuple(grid)).permute(axes).reshape(sequences, -1, x.shape[2])
 
     def unfold(self, y: Tensor, grid: Sequence[int]) -> Tensor:
         """What `fold` did, undone: (B, *grid, C), a view."""

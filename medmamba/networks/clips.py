@@ -42,7 +42,8 @@ class EachFrame(VideoNetwork):
             DataError: for sizes that the network does not take.
         """
         check_clips(x, self._in_channels)
-        return cast(Tensor, self.network(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        logits: Tensor = self.network(x.flatten(0, 1))
+        return torch.unflatten(logits, 0, x.shape[:2])
 
     def follow(self, frames: Tensor, memory: State) -> tuple[Tensor, State]:
         """See `VideoNetwork`; nothing is remembered."""

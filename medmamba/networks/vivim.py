@@ -238,7 +238,7 @@ class Vivim(VideoNetwork):
         segformer.initialise(self.decoder)
         self.edge_head = pointwise(widths[0], 1, 2) if edge_head else None
         self.causal = causal
-        self._in_channels, self._total_stride, self._any_size = in_channels, topology.total_stride, any_size
+        self.in_channels, self._total_stride, self._any_size = in_channels, topology.total_stride, any_size
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Clips (B, T, C, H, W) to logits (B, T, K, H, W), with an edge head also those of edges (B, T, 1, H, W).
@@ -269,7 +269,7 @@ class Vivim(VideoNetwork):
 
     def _frames(self, x: Tensor) -> Tensor:
         """(B, T, C, H, W) to (B T, C, H, W), unless the network cannot take it."""
-        check_clips(x, self._in_channels)
+        check_clips(x, self.in_channels)
         frames = x.flatten(0, 1)
         if not self._any_size:
             check_size(frames, self._total_stride)
@@ -277,7 +277,8 @@ class Vivim(VideoNetwork):
 
     def _decode(self, maps: Sequence[Tensor], x: Tensor) -> Tensor:
         """Maps of all stages to the logits (B, T, K, H, W) of clips (B, T, C, H, W)."""
-        return cast(Tensor, self.decoder(maps, x.shape[3:])).unflatten(0, (x.shape[0], -1))
+        logits: Tensor = self.decoder(maps, x.shape[3:])
+        return torch.unflatten(logits, 0, (x.shape[0], -1))
 
 
 def published_topology(patch_size: Sequence[int] = (256, 256)) -> Topology:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medmamba.exchange.pretrained import import_weights, load, system_of
+from medmamba.errors import UsageError
+from medmamba.exchange.pretrained import import_weights, load, load_backbone, system_of
 from medmamba.exchange.weight_files import CheckpointError
 from medmamba.files import OutputError
-from medmamba.networks import UpstreamError, from_upstream
+from medmamba.networks import UpstreamError, create_video, from_upstream
 from medmamba.networks.mamba import MambaBlock
 from medmamba.networks.published import SYSTEMS
+from medmamba.plans.plan import Topology
 from tests import golden
 
 FILE = Path("weights.pth")
@@ -396,3 +399,68 @@ def test_module_is_found_under_the_name_of_earlier_versions() -> None:
     from medmamba import pretrained
 
     assert pretrained.load is load
+
+
+SMALL = Topology(patch_size=(16, 24), strides=((4, 4), (2, 2)), kernel_sizes=((7, 7), (3, 3)), features=(6, 8))
+CLIPS: dict[str, Any] = {"depths": (1, 1), "heads": (2, 2), "decoder_width": 10, "mamba_layers": 1}
+
+
+def backbone(channels: int = 3) -> nn.Module:
+    """A small Vivim."""
+    return create_video("vivim", channels, 2, SMALL, **CLIPS)
+
+
+@pytest.fixture
+def segformer() -> dict[str, Tensor]:
+    """One for classification, by the names of the transformers library, whose weights are all 0.5."""
+    names = {
+        re.sub(r"^stages\.(\d)\.embed\.", r"segformer.encoder.patch_embeddings.\1.", key): tensor
+        for key, tensor in backbone().state_dict().items()
+        if re.match(r"stages\.\d\.(embed|blocks)\.", key)
+    }
+    for pattern, name in (
+        (r"^stages\.(\d)\.blocks\.", r"segformer.encoder.block.\1."),
+        (r"\.attention\.dense\.", ".attention.output.dense."),
+        (r"\.attention\.(?!output)", ".attention.self."),
+        (r"\.mlp\.fc(\d)\.", r".mlp.dense\1."),
+        (r"\.dwconv\.", ".dwconv.dwconv."),
+    ):
+        names = {re.sub(pattern, name, key): tensor for key, tensor in names.items()}
+    return {key: torch.full_like(tensor, 0.5) for key, tensor in names.items()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "model-alone", "wrapped", "grey"])
+def test_backbone_of_a_vivim_comes_from_a_file(tmp_path: Path, segformer: dict[str, Tensor], kind: str) -> None:
+    path = tmp_path / "theirs.pth"
+    if kind == "folder":
+        path = tmp_path / "segformer"
+        path.mkdir()
+        save_file(segformer, path / "model.safetensors")
+        (path / "config.json").write_text("{}")
+    elif kind == "model-alone":
+        torch.save({key.removeprefix("segformer."): tensor for key, tensor in segformer.items()}, path)
+    else:
+        torch.save({"meta": {"epoch": 3}, "state_dict": {f"module.{key}": t for key, t in segformer.items()}}, path)
+    network = backbone(1 if kind == "grey" else 3)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    load_backbone(network, path)
+    for key, tensor in network.state_dict().items():
+        if not re.match(r"stages\.\d\.(embed|blocks)\.", key):
+            assert torch.equal(tensor, before[key]), key
+        else:
+            assert (tensor == (1.5 if kind == "grey" and key == "stages.0.embed.proj.weight" else 0.5)).all(), key
+
+
+def test_backbone_that_does_not_fit_is_said_of_the_file(tmp_path: Path, segformer: dict[str, Tensor]) -> None:
+    path = tmp_path / "theirs.pth"
+    torch.save(segformer | {"segformer.encoder.patch_embeddings.0.proj.weight": torch.zeros(5, 3, 7, 7)}, path)
+    with pytest.raises(UpstreamError, match=r"theirs\.pth: .*embed\.proj\.weight \(5, 3, 7, 7\) instead of"):
+        load_backbone(backbone(), path)
+    torch.save({"weight": torch.ones(3)}, path)
+    with pytest.raises(CheckpointError, match=r"theirs\.pth holds no weights of a SegFormer"):
+        load_backbone(backbone(), path)
+    torch.save({"one": segformer, "two": segformer}, path)
+    with pytest.raises(CheckpointError, match="holds 2 SegFormers"):
+        load_backbone(backbone(), path)
+    with pytest.raises(UsageError, match="only Vivim has a SegFormer for its backbone, got Linear"):
+        load_backbone(nn.Linear(1, 1), path)

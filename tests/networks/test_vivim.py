@@ -241,6 +241,67 @@ def test_weights_of_a_segformer_for_classification_fill_the_backbone() -> None:
     assert torch.equal(other.state_dict()[key], network.state_dict()[key])
 
 
+def authors_name(key: str) -> str:
+    """What SegFormer's own authors call a parameter, by the name of the transformers library."""
+    for pattern, name in (
+        (r"^segformer\.encoder\.(\w+)\.(\d+)\.", lambda m: f"backbone.{m[1]}{int(m[2]) + 1}."),
+        (r"patch_embeddings", "patch_embed"),
+        (r"^(backbone\.patch_embed\d)\.layer_norm\.", r"\1.norm."),
+        (r"^backbone\.layer_norm(\d)", r"backbone.norm\1"),
+        (r"\.layer_norm_(\d)\.", r".norm\1."),
+        (r"\.attention\.self\.query\.", ".attn.q."),
+        (r"\.attention\.self\.layer_norm\.", ".attn.norm."),
+        (r"\.attention\.output\.dense\.", ".attn.proj."),
+        (r"\.attention\.self\.", ".attn."),
+        (r"\.mlp\.dense(\d)\.", r".mlp.fc\1."),
+        (r"^decode_head\.linear_c\.(\d)\.", lambda m: f"decode_head.linear_c{int(m[1]) + 1}."),
+        (r"^decode_head\.linear_fuse\.", "decode_head.linear_fuse.conv."),
+        (r"^decode_head\.batch_norm\.", "decode_head.linear_fuse.bn."),
+        (r"^decode_head\.classifier\.", "decode_head.linear_pred."),
+    ):
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def authors_weights(network: Vivim) -> dict[str, Tensor]:
+    """As `segformer_weights`, by the names of SegFormer's own authors, whose keys and values are one layer."""
+    named = {authors_name(key): tensor for key, tensor in segformer_weights(network).items()}
+    joined = {
+        key.replace(".key.", ".kv."): torch.cat([tensor, named[key.replace(".key.", ".value.")]])
+        for key, tensor in named.items()
+        if ".key." in key
+    }
+    rest = {key: tensor for key, tensor in named.items() if not re.search(r"\.(key|value)\.", key)}
+    return rest | joined | {"decode_head.conv_seg.weight": torch.ones(5, 10, 1, 1)}
+
+
+def test_weights_by_the_names_of_segformers_authors_are_the_same() -> None:
+    network, one, other = build(), build(seed=1), build(seed=1)
+    weights = authors_weights(network)
+    assert {"backbone.patch_embed1.norm.weight", "backbone.block2.1.attn.kv.bias", "backbone.norm1.weight"} < set(
+        weights
+    )
+    load_segformer(one, segformer_weights(network))
+    load_segformer(other, weights)
+    for key, tensor in one.state_dict().items():
+        assert torch.equal(other.state_dict()[key], tensor), key
+    only = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+    load_segformer(other, only | {"head.weight": torch.ones(1000, 8)})
+
+
+def test_grey_frames_are_read_as_if_they_had_three_equal_channels() -> None:
+    torch.manual_seed(0)
+    colour = networks.create("vivim", 3, 3, SMALL, **OPTIONS).eval()
+    grey = networks.create("vivim", 1, 3, SMALL, **OPTIONS).eval()
+    assert isinstance(colour, Vivim)
+    assert isinstance(grey, Vivim)
+    load_segformer(grey, segformer_weights(colour))
+    x = clip()[:, 0, :1]
+    with torch.no_grad():
+        expected = colour.stages[0].embed(x.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(grey.stages[0].embed(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_weights_that_a_segformer_lacks_are_named() -> None:
     weights = segformer_weights(build())
     del weights["segformer.encoder.block.1.0.mlp.dense1.bias"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -45,8 +46,38 @@ _NAMES = (
     (r"^out\.", "decoder.out."),
     (r"^edgeocr_cls_head\.", "edge_head."),
 )
-#: From the names of the transformers library to the authors'.
-_LIBRARY = ((r"^segformer\.encoder\.", "encoder.downsample_layers."), (r"^decode_head\.", "decoder."))
+#: From the names of the transformers library to the authors'; of its model without a head, too.
+_LIBRARY = (
+    (r"^(segformer\.)?encoder\.(?!downsample_layers\.)", "encoder.downsample_layers."),
+    (r"^decode_head\.", "decoder."),
+)
+
+
+def _before(pattern: str) -> Callable[[re.Match[str]], str]:
+    """Of a match the pattern's text with the number of its stage, counted from 0, for {}."""
+    return lambda match: pattern.format(int(match[1]) - 1)
+
+
+#: From the names of SegFormer's own authors to those of the transformers library; keys and values are one layer there.
+_ORIGINAL = (
+    (r"^backbone\.", ""),
+    (r"^patch_embed(\d)\.", _before("encoder.patch_embeddings.{}.")),
+    (r"^block(\d)\.", _before("encoder.block.{}.")),
+    (r"^norm(\d)\.", _before("encoder.layer_norm.{}.")),
+    (r"(patch_embeddings\.\d)\.norm\.", r"\1.layer_norm."),
+    (r"\.norm([12])\.", r".layer_norm_\1."),
+    (r"\.attn\.q\.", ".attention.self.query."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.attn\.norm\.", ".attention.self.layer_norm."),
+    (r"\.attn\.", ".attention.self."),
+    (r"\.mlp\.fc(\d)\.", r".mlp.dense\1."),
+    (r"^decode_head\.linear_c(\d)\.", _before("decode_head.linear_c.{}.")),
+    (r"^decode_head\.linear_fuse\.conv\.", "decode_head.linear_fuse."),
+    (r"^decode_head\.linear_fuse\.bn\.", "decode_head.batch_norm."),
+    (r"^(head|decode_head\.(conv_seg|linear_pred))\.", "classifier."),
+)
+#: What says that names are those of SegFormer's own authors.
+_OF_ORIGINAL = re.compile(r"(backbone\.)?patch_embed1\.")
 
 #: Of a SegFormer: what it must have, what is beside that, for training or for what the authors leave out; and what must
 #: be as the library has it.
@@ -68,12 +99,14 @@ _UNREAD = (
 def load_segformer(network: Vivim, state_dict: Weights) -> Vivim:
     """Give a network the weights of a SegFormer, and leave its Mamba layers and heads as they are.
 
-    The authors begin with B3 trained on ADE20K, which fits a network of `published_topology` and default options.
+    The authors begin with B3 trained on ADE20K, which fits a network of `published_topology` and default options. For
+    frames of one channel the weights that read red, green and blue are added up: a grey frame then gives what it would
+    give three times over.
 
     Args:
         network: of the SegFormer's size.
-        state_dict: by the names of the transformers library, of a model for segmentation; or of one for
-            classification, which has nothing for the decoder.
+        state_dict: by the names of the transformers library or of SegFormer's own authors, of a model for segmentation;
+            or of one for classification, or without a head, which has nothing for the decoder.
 
     Returns:
         The network.
@@ -81,13 +114,29 @@ def load_segformer(network: Vivim, state_dict: Weights) -> Vivim:
     Raises:
         UpstreamError: if keys are missing, left over or of another shape, naming them.
     """
+    if any(_OF_ORIGINAL.match(key) for key in state_dict):
+        state_dict = _split_values(renamed(state_dict, _ORIGINAL))
     theirs = renamed(state_dict, _LIBRARY)
+    first = "encoder.downsample_layers.patch_embeddings.0.proj.weight"
+    if first in theirs and network.in_channels == 1:
+        theirs[first] = theirs[first].sum(1, keepdim=True)
     own = r".*\.mamba_layers\.|decoder\.out\.|edge_head\."
     if not any(key.startswith("decoder.") for key in theirs):
         own += r"|decoder\."
     kept = {key: value for key, value in network.state_dict().items() if re.match(own, key)}
     load(network, _our_names(theirs) | kept)
     return network
+
+
+def _split_values(tensors: Weights) -> dict[str, Tensor]:
+    """Keys and values, which SegFormer's own authors make in one layer, as a layer each."""
+    joined = {key: tensor.chunk(2) for key, tensor in tensors.items() if ".kv." in key}
+    split = {
+        key.replace(".kv.", f".{name}."): part
+        for key, parts in joined.items()
+        for name, part in zip(("key", "value"), parts, strict=True)
+    }
+    return split | {key: tensor for key, tensor in tensors.items() if key not in joined}
 
 
 def _our_names(tensors: Weights) -> dict[str, Tensor]:
