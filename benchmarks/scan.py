@@ -278,11 +278,11 @@ class Meter:
     def _on_cpu(self, run: Callable[[], list[Tensor]]) -> tuple[list[Tensor], float, int]:
         if sys.platform.startswith("linux"):
             ctypes.CDLL(None).malloc_trim(0)  # what an earlier call freed would be used again unseen
-        before, peak, done = _resident(), [0], threading.Event()
+        before, peak, done = resident(), [0], threading.Event()
 
         def watch() -> None:
             while not done.wait(0.002):
-                peak[0] = max(peak[0], _resident())
+                peak[0] = max(peak[0], resident())
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -291,10 +291,10 @@ class Meter:
         seconds = time.perf_counter() - start
         done.set()
         watcher.join()
-        return results, seconds, max(peak[0], _resident()) - before
+        return results, seconds, max(peak[0], resident()) - before
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of this process that are in memory; 0 where the system does not say."""
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
