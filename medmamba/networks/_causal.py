@@ -136,4 +136,9 @@ class CausalGridMamba(GridMamba):
 
 def kept(state: State) -> State:
     """A state that holds on to no graph and to no memory but its own."""
-    return tuple(part.detach().clone() if isinstance(part, Tensor) else kept(part) for part in state)
+    return tuple(_alone(part.detach()) if isinstance(part, Tensor) else kept(part) for part in state)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it is a part of a larger one."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -203,7 +203,9 @@ def create_registration(name: str, in_channels: int, topology: Topology, **optio
     return entry.factory(in_channels, topology, **options)
 
 
-def create_video(name: str, in_channels: int, out_channels: int, topology: Topology, **options: Any) -> VideoNetwork:
+def create_video(
+    name: str, in_channels: int, out_channels: int, topology: Topology, *, causal: bool = False, **options: Any
+) -> VideoNetwork:
     """Make a network for video.
 
     Args:
@@ -212,6 +214,7 @@ def create_video(name: str, in_channels: int, out_channels: int, topology: Topol
         in_channels: channels of a frame.
         out_channels: channels of the logits.
         topology: of frames (H, W); a "volume:..." takes that, and one of clips (T, H, W).
+        causal: whether no frame's logits may depend on a later frame; what works frame by frame is so anyway.
         options: the network's own, see `describe`.
 
     Returns:
@@ -219,16 +222,22 @@ def create_video(name: str, in_channels: int, out_channels: int, topology: Topol
         those of edges too. Whether it takes a stream is told by its attribute ``causal``.
 
     Raises:
-        UsageError: as `create` does; for a network that is not for video.
+        UsageError: as `create` does; for a network that is not for video, or cannot be causal if it must.
     """
     entry = describe(name)
     if entry.task != "video":
         adapted = " or ".join(f"{prefix}:{name}" for prefix in _adapters if f"{prefix}:{name}" in _all())
         remedy = f"take {adapted}" if adapted else f"choose one of {', '.join(names('video'))}"
         raise UsageError(f"network {name!r} is for {entry.task}, not video; {remedy}")
+    if causal and "causal" in entry.options:
+        options["causal"] = True
     _check(entry, topology, options)
     network = entry.factory(in_channels, out_channels, topology, **options)
     assert isinstance(network, VideoNetwork)
+    if causal and not network.causal:
+        raise UsageError(
+            f"network {name!r} looks at later frames and cannot be causal; take vivim, or one that works frame by frame"
+        )
     return network
 
 

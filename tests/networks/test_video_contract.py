@@ -25,12 +25,8 @@ FEW: dict[str, Any] = {
 }  # fmt: skip
 CHANNELS, CLASSES = 2, 3
 NAMES = networks.names("video")
-#: Each network, and as another where that is causal.
-CAUSAL = [
-    pytest.param(name, {"causal": True} if name == "vivim" else {}, id=name)
-    for name in NAMES
-    if not name.startswith("volume:")
-]
+CAUSAL = [pytest.param(name, {"causal": True}, id=name) for name in NAMES if not name.startswith("volume:")]
+#: Each network, and Vivim both ways.
 VARIANTS = [*(pytest.param(name, {}, id=name) for name in NAMES), pytest.param("vivim", {"causal": True}, id="causal")]
 each_network = pytest.mark.parametrize(("name", "options"), VARIANTS)
 each_causal_network = pytest.mark.parametrize(("name", "options"), CAUSAL)
@@ -185,6 +181,16 @@ def tensors(memory: Any) -> Any:
 
 
 @each_causal_network
+def test_state_may_be_gone_on_from_twice(name: str, options: dict[str, Any]) -> None:
+    network, x = stirred(build(name, **options)), clips(3)
+    with torch.no_grad():
+        _, state = network.step(x[:, 0], network.start())
+        once, after = network.step(x[:, 1], state)
+        network.step(x[:, 2], after)
+        assert torch.equal(network.step(x[:, 1], state)[0], once)
+
+
+@each_causal_network
 def test_frame_of_another_size_is_refused(name: str, options: dict[str, Any]) -> None:
     network = build(name, **options)
     _, state = network.step(clips()[:, 0], network.start())
@@ -260,7 +266,8 @@ def test_topology_of_clips_is_taken_as_it_is() -> None:
         ("mambamorph", {}, "'mambamorph' is for registration, not video; choose one of frames:"),
         ("frames:vivim", {}, "there is no network 'frames:vivim'"),
         ("volume:unet", {"frames": 0}, "at least 1, got 0"),
-        ("frames:unet", {"causal": True}, "no option causal"),
+        ("frames:unet", {"frames": 4}, "no option frames"),
+        ("volume:unet", {"causal": True}, "'volume:unet' looks at later frames and cannot be causal; take vivim"),
         ("vivim", {"causal": True, "pieces": 5}, "no whole clip to cut in pieces, got pieces=5"),
     ],
 )
