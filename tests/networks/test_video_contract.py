@@ -168,10 +168,15 @@ def test_stream_holds_no_graph_and_does_not_grow(name: str, options: dict[str, A
     state, sizes = network.start(), []
     for frame in x.unbind(1):
         _, state = network.step(frame, state)
-        held = list(tensors(state.memory))
-        assert not any(tensor.requires_grad for tensor in held)
-        sizes.append(sum(tensor.untyped_storage().nbytes() for tensor in held))
+        assert not any(tensor.requires_grad for tensor in tensors(state.memory))
+        sizes.append(held(state))
     assert all(later == earlier for earlier, later in pairwise(sizes[4:]))
+    assert held(network.advance(x, network.start())[1]) == sizes[-1]
+
+
+def held(state: StreamState) -> int:
+    """Bytes of memory that a state keeps."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors(state.memory))
 
 
 def tensors(memory: Any) -> Any:
