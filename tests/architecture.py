@@ -29,7 +29,7 @@ FLOORS = (
     " plans.fingerprint plans.intensities plans.registration plans.pairs_fingerprint",
     "io",
     "kernels plans",
-    "volume case labels warp transform intensity device memory progress engines records files",
+    "volume clip case labels warp transform intensity device memory progress engines records files",
     "errors",
 )
 #: Floors inside a package, from its roof down; ``__init__`` is the package's own file, ``*`` stands for any text. A
