@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 #: What masks hold where nobody said what is there: left out of losses and scores, and never background.
 UNLABELLED = -1
-#: Types of pixels: of most films, of deep ones (10 to 16 bit, over the full scale of 65535), and of measured values.
+#: Types of pixels: of most films, of deep ones (values as they are stored; films of more than 8 bit over the full scale
+#: of 65535), and of measured values.
 PixelType = Literal["uint8", "uint16", "float32"]
 
 
@@ -138,7 +140,7 @@ class Clip:
 
 def is_increasing(times: Sequence[Fraction]) -> bool:
     """Whether each is later than the one before."""
-    return all(first < second for first, second in zip(times[:-1], times[1:], strict=True))
+    return all(first < second for first, second in pairwise(times))
 
 
 def rate_of(times_s: Sequence[Fraction]) -> Fraction | None:
@@ -149,7 +151,7 @@ def rate_of(times_s: Sequence[Fraction]) -> Fraction | None:
     >>> rate_of([Fraction(0), Fraction(1, 25), Fraction(2, 25), Fraction(1)])
     Fraction(25, 1)
     """
-    steps = sorted(second - first for first, second in zip(times_s[:-1], times_s[1:], strict=True))
+    steps = sorted(second - first for first, second in pairwise(times_s))
     return 1 / steps[len(steps) // 2] if steps else None
 
 

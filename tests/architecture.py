@@ -60,7 +60,7 @@ WITHIN = {
         "scores",
     ),
     "exchange": ("nnunet pretrained", "state_dicts", "weight_files", "*"),
-    "io": ("__init__", "check datasets places", "layouts sizes", "images", "formats", "*"),
+    "io": ("__init__", "check datasets places", "layouts sizes", "images clips", "formats", "*"),
     "kernels": (
         "compat",
         "__init__",
@@ -113,7 +113,9 @@ CONFINED = {
     "SimpleITK": ("io", "data.align"),
     "numba": ("kernels",),
     "jinja2": ("evaluation.page",),
-    "PIL": ("evaluation.page",),
+    "PIL": ("evaluation.page", "io.clips"),
+    "av": ("io.clips",),
+    "tifffile": ("io.clips",),
     "triton": ("kernels",),
 }
 

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from medmamba.errors import DataError, FileError
 
 
 class ImageFileError(FileError):
     """A file is not an image that can be worked with."""
+
+
+class ClipFileError(FileError):
+    """A file or folder is not a film, or not the masks of one, that can be worked with."""
+
+
+class ClipEndsEarlyError(ClipFileError):
+    """A film is cut off or damaged behind its first frames, all of which have been given.
+
+    Args:
+        path: of the film.
+        reason: what is wrong.
+        frames: how many good ones there are before that.
+    """
+
+    def __init__(self, path: Path, reason: str, frames: int = 0) -> None:
+        super().__init__(path, reason)
+        self.frames = frames
+        self.args = (path, reason, frames)
 
 
 class TransformFileError(FileError):

@@ -160,10 +160,16 @@ def headers(planes: Sequence[Plane], making: Making) -> tuple[Dataset, ...]:
     """
     files = dict.fromkeys(plane.file for plane in planes)
     with quiet():
-        return tuple(_header(file, making) for file in files)
+        return tuple(header(file, making) for file in files)
 
 
-def _header(path: Path, making: Making) -> Dataset:
+def header(path: Path, making: Making) -> Dataset:
+    """A file without its pixels, fit to take attributes from.
+
+    Raises:
+        OSError: if it cannot be read.
+        ImageFileError: if it lacks what nobody can make up.
+    """
     try:
         return _completed(path, pydicom.dcmread(path, stop_before_pixels=True, force=True), making)
     except ImageFileError:

@@ -78,7 +78,7 @@ def segmentation(
             pixel_array=pixels,
             segmentation_type=SegmentationTypeValues[stored_as],
             fractional_type="PROBABILITY" if kind == "fractional" else "OCCUPANCY",
-            segment_descriptions=_descriptions(structures.labels, names, meaning, making),
+            segment_descriptions=descriptions(structures.labels, names, meaning, making),
             series_instance_uid=generate_uid(),
             series_number=int(sources[0].get("SeriesNumber") or 0) % 1000 + 1000,
             sop_instance_uid=generate_uid(),
@@ -93,7 +93,7 @@ def segmentation(
             pixel_measures=PixelMeasuresSequence(first.spacing_mm, thickness, step),
             omit_empty_frames=kind != "itk",
         )
-    _add_what_highdicom_leaves_out(made, structures.labels, meaning)
+    add_what_highdicom_leaves_out(made, structures.labels, meaning)
     _name_true_frames(made, planes)
     return made
 
@@ -157,9 +157,10 @@ def _stacked(structures: Structures) -> NDArray[Any]:
     return np.stack([structures.mask(number) for number in range(len(structures.labels.foreground))], axis=-1)
 
 
-def _descriptions(
+def descriptions(
     labels: Labels, names: Mapping[str, str], meaning: Mapping[str, Coding], making: Making
 ) -> list[SegmentDescription]:
+    """The segments of structures, numbered from 1."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
@@ -199,7 +200,7 @@ def _concept(term: Term) -> Any:
     return CodedConcept(value=term.value, scheme_designator=term.scheme, meaning=term.meaning)
 
 
-def _add_what_highdicom_leaves_out(made: Dataset, labels: Labels, meaning: Mapping[str, Coding]) -> None:
+def add_what_highdicom_leaves_out(made: Dataset, labels: Labels, meaning: Mapping[str, Coding]) -> None:
     """Sides and parts of structures, and the values by which a label map means them."""
     segments = made.SegmentSequence[-len(labels.foreground) :]  # a LABELMAP has the background before them
     for segment, label, value in zip(segments, labels.foreground, painted(labels), strict=True):
