@@ -19,9 +19,8 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
 
 from medmamba.clip import rate_of
-from medmamba.io.clips._av import pyav
 from medmamba.io.clips.dicom_times import spacing_of, times_of, times_of_files
-from medmamba.io.clips.film import open_film
+from medmamba.io.clips.film import container_of, open_film
 from medmamba.io.clips.reader import ClipFormat, Raw, Source, as_pixels, clock_of, info_of
 from medmamba.io.dicom.derived import DERIVED, quiet, sop_class
 from medmamba.io.dicom.instances import (
@@ -152,21 +151,11 @@ def _of_stream(
     path: Path, count: int, times: tuple[Fraction, ...] | None, known: dict[str, Any], remarks: tuple[Remark, ...]
 ) -> Iterator[Source]:
     """MPEG or H.264 inside of DICOM: a film file in its fragments, the times being those of DICOM."""
-    av = pyav("reading films inside of DICOM")
     with reading(path):
         dataset = pydicom.dcmread(path, force=True)
         film = b"".join(generate_frames(dataset.PixelData, number_of_frames=1))
 
-    @contextmanager
-    def container() -> Iterator[Any]:
-        try:
-            opened = av.open(io.BytesIO(film))
-        except av.FFmpegError as error:
-            raise ClipFileError(path, f"the film inside is damaged ({error.strerror}); export it again") from error
-        with opened:
-            yield opened
-
-    with open_film(container, path) as inner:
+    with open_film(lambda: container_of(io.BytesIO(film), path), path) as inner:
         told = inner.info.frames
         if told != count:
             remarks = (*remarks, Remark(f"the header says {count} frames, and the film has {told}, which are taken"))

@@ -26,14 +26,19 @@ SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ts", ".m2ts", ".h264", ".264"),
     *(".gif", ".apng", ".ogv", ".flv"),
 )
-#: What a container is opened with: one that names other files or addresses must not lead anywhere.
-_OPTIONS = {"protocol_whitelist": "file"}
+#: By which protocols a container may be read, of files and of bytes that are here: one that names other files or
+#: addresses must not lead anywhere.
+_OF_FILES, _OF_BYTES = {"protocol_whitelist": "file"}, {"protocol_whitelist": "none"}
 _NO_FILMS = ("hls", "concat", "dash", "image2", "sdp")
 #: A rate above is that of a clock and not of pictures.
 _MOST_RATE = 1000
 #: A header that promises so much more time than there are frames tells of a file that was cut off.
 _MISSING_S = 0.25
 _REMEDY = "copy or export it again"
+_OF_PIPES = (
+    "an MP4 that has its index at the end is none through a pipe: give the file, or remux it with ffmpeg -c copy "
+    "-movflags +faststart"
+)
 
 
 def _recognises(path: Path, start: bytes) -> bool:
@@ -141,19 +146,23 @@ def _marks(frame: Any) -> set[str]:
 
 
 @contextmanager
-def _container(file: str | BinaryIO, path: Path) -> Iterator[Any]:
+def container_of(file: str | BinaryIO, path: Path, remedy: str = _REMEDY) -> Iterator[Any]:
+    """A film as PyAV opens it.
+
+    Args:
+        file: its name as FFmpeg takes it, or bytes that come from elsewhere.
+        path: for messages.
+        remedy: what to do about one that cannot be opened.
+
+    Raises:
+        ClipFileError: if it cannot, or holds no film.
+        MachineError: if PyAV is not installed.
+    """
     av = pyav("reading film files")
-    options = _OPTIONS if isinstance(file, str) else {}
     try:
-        container = av.open(file, options=options)
+        container = av.open(file, options=_OF_FILES if isinstance(file, str) else _OF_BYTES)
     except av.FFmpegError as error:
-        if isinstance(file, str):
-            reason = f"the film cannot be opened, it is damaged, cut off or none ({_said(error)}); {_REMEDY}"
-        else:
-            reason = (
-                f"the stream cannot be read as a film ({_said(error)}); an MP4 that has its index at the end is no "
-                "stream: give the file, or remux it with ffmpeg -c copy -movflags +faststart"
-            )
+        reason = f"the film cannot be opened: it is damaged, cut off or none ({_said(error)}); {remedy}"
         raise ClipFileError(path, reason) from error
     with container:
         if any(name in _NO_FILMS for name in container.format.name.split(",")):
@@ -246,7 +255,7 @@ def survey(open_container: Callable[[], Any], path: Path) -> tuple[Survey, tuple
 
 @contextmanager
 def _open(path: Path) -> Iterator[Source]:
-    with open_film(lambda: _container(f"file:{path.resolve()}", path), path) as source:
+    with open_film(lambda: container_of(f"file:{path.resolve()}", path), path) as source:
         yield source
 
 
@@ -292,7 +301,7 @@ def open_stream(file: BinaryIO, name: str = "<stream>") -> Iterator[Source]:
         ClipFileError: if it is none; of frames also if their times go back.
     """
     path = Path(name)
-    with _container(file, path) as container:
+    with container_of(file, path, _OF_PIPES) as container:
         stream = container.streams.video[0]
         frames = _decoded(container, path)
         first = next(frames, None)

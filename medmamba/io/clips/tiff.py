@@ -79,6 +79,12 @@ def pages_of(path: Path, file: tifffile.TiffFile) -> tuple[Sequence[Any], str]:
     inner = "".join(axis for axis in sizes if axis in "YXSC")
     if inner not in ("YX", "YXS", "CYX", "SYX") or "".join(sizes) != "".join(over) + inner:
         raise ClipFileError(path, f"frames are rows, columns and channels, got axes {one.axes} of {one.shape}")
+    if inner == "SYX" and not over:
+        raise ClipFileError(
+            path,
+            f"the one page of {one.shape[0]} planes may be colours, or frames that were written as such; write a page "
+            'for each frame (tifffile: photometric="minisblack")',
+        )
     return one.pages, inner
 
 

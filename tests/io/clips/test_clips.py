@@ -220,6 +220,16 @@ def test_three_or_four_grey_frames_are_no_colours(tmp_path: Path, count: int) ->
     assert read_clip(factory.write_tiff(tmp_path / "film.tif", GREY[:count])).info.frames == count
 
 
+@pytest.mark.parametrize("count", [3, 4])
+def test_frames_that_were_written_as_planes_of_one_picture_are_not_taken_for_colours(
+    tmp_path: Path, count: int
+) -> None:
+    path = tmp_path / "film.tif"
+    tifffile.imwrite(path, GREY[:count, ..., 0], photometric="rgb", planarconfig="separate")
+    with pytest.raises(ClipFileError, match="may be colours, or frames"):
+        read_clip(path)
+
+
 def test_planes_of_colours_are_frames_of_colours(tmp_path: Path) -> None:
     path = tmp_path / "film.tif"
     planes = np.moveaxis(COLOUR, -1, 1)
@@ -410,6 +420,20 @@ def test_pydicoms_ultrasound_clip_is_read_whole() -> None:
         assert reader.info.spacing_mm is None  # its region ends outside of the picture
     assert [frame.time_s for frame in frames] == [Fraction(33333 * k, 10**6) for k in range(30)]
     assert np.array_equal(np.stack([frame.pixels for frame in frames]), pydicom.dcmread(path).pixel_array)
+
+
+def test_damage_inside_of_dicom_is_told_of_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason='PyAV is not installed; pip install "medmamba[video]"')
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID
+
+    made = factory.dicom(COLOUR)
+    made.PixelData = encapsulate([b"no film at all.."])
+    made["PixelData"].is_undefined_length = True
+    made.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.102")
+    made.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    with pytest.raises(ClipFileError, match=r"film\.dcm.*damaged, cut off or none"):
+        read_clip(tmp_path / "film.dcm")
 
 
 def test_h264_inside_of_dicom_has_the_times_of_dicom(tmp_path: Path) -> None:

@@ -236,6 +236,8 @@ def test_a_list_of_other_files_is_not_followed(tmp_path: Path) -> None:
     path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n")
     with pytest.raises(ClipFileError):
         read_clip(path)
+    with pytest.raises(ClipFileError), path.open("rb") as file, open_clip(file) as reader:
+        list(reader)
 
 
 @pytest.mark.parametrize(("name", "movflags"), [("film.mkv", ""), ("film.mp4", "frag_keyframe+empty_moov")])
