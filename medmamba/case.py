@@ -135,7 +135,7 @@ class Dataset:
         name: name of the data set.
         root: its folder.
         layout: how the folder is organised: ``nnunet``, ``nnunet-v1``, ``msd``, ``folders`` or ``brats``, or ``pairs``
-            (see datasets.md).
+            or ``video`` (see datasets.md).
         channels: names of the image channels, in order; they decide the normalisation (``CT`` is Hounsfield units).
         labels: what the values in label maps mean.
         training: cases with a reference segmentation, sorted by id.
@@ -166,6 +166,13 @@ class Dataset:
     pairs: tuple[Pair, ...] = ()
     pairing: Pairing = field(default_factory=Pairing)
     atlas: str = ""
+
+    @property
+    def task(self) -> Literal["segmentation", "registration", "video"]:
+        """What its cases are for: images, pairs of them, or films, of which each is one case with one image."""
+        if self.pairs:
+            return "registration"
+        return "video" if self.layout == "video" else "segmentation"
 
     def __post_init__(self) -> None:
         problems = split_problems(self.splits, {case.id for case in self.training})

@@ -26,7 +26,8 @@ FLOORS = (
     "exchange training prediction evaluation registration",
     "tasks data",
     "networks plans.workspace plans.planner plans.decisions plans.nnunet plans.from_nnunet"
-    " plans.fingerprint plans.intensities plans.registration plans.pairs_fingerprint",
+    " plans.fingerprint plans.intensities plans.registration plans.pairs_fingerprint"
+    " plans.video plans.clips_fingerprint",
     "io",
     "kernels plans",
     "volume clip case labels warp transform intensity device memory progress engines records files",
@@ -81,10 +82,10 @@ WITHIN = {
     ),
     "plans": (
         "workspace",
-        "planner registration from_nnunet",
+        "planner registration video from_nnunet",
         "decisions nnunet",
         "pairs_fingerprint",
-        "fingerprint intensities",
+        "fingerprint clips_fingerprint intensities",
         "grid topology splits budget",
         "__init__",
         "plan",

@@ -6,20 +6,23 @@ See datasets.md for pictures of the layouts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from medmamba.case import Case, Dataset, Pair, Pairing
+from medmamba.clip import UNLABELLED as NO_MASK
 from medmamba.errors import DataError
 from medmamba.files import content_digest
 from medmamba.io import images as image_files
 from medmamba.io.check.rules import description_errors
+from medmamba.io.clips import open_clip, open_clip_masks
 from medmamba.io.dicom.media import is_medium
 from medmamba.io.errors import DatasetError
 from medmamba.io.layouts import LAYOUTS, Survey, brats, names, survey
+from medmamba.io.layouts.clips import LAYOUT as CLIPS
 from medmamba.io.layouts.folders import channels_of_files
 from medmamba.io.layouts.pairs import SIDES, survey_pairs
 from medmamba.io.manifest import Manifest
@@ -244,14 +247,29 @@ def _without_segmentations(folder: Path, images: list[Path]) -> list[Path]:
 
 
 def _labels_of_maps(found: Survey) -> Labels:
-    """In plain folders nothing says what values mean, so each one that occurs is a structure."""
+    """In plain folders, and of films, nothing says what values mean, so each one that occurs is a structure."""
+    if found.layout == CLIPS:
+        return _labels_of_masks(found)
     return _labels_of_values([case.label for case in found.training if case.label is not None], found.root / "labels")
 
 
 def _labels_of_values(maps: Sequence[Path], place: Path) -> Labels:
     """A structure for each value that occurs in label maps."""
-    values = {value for path in maps for value in np.unique(image_files.read_label(path).array).tolist()}
+    return _structures({value for path in maps for value in np.unique(image_files.read_label(path).array)}, place)
+
+
+def _labels_of_masks(found: Survey) -> Labels:
+    """A structure for each value that occurs in masks of films."""
+    values = set[int]()
+    for case in found.training:
+        assert case.label is not None
+        with open_clip(case.images[0]) as clip, open_clip_masks(case.label, clip) as masks:
+            values.update(*map(np.unique, masks))
+    return _structures(values - {NO_MASK}, found.root / "masks")
+
+
+def _structures(values: Iterable[int], place: Path) -> Labels:
     try:
-        return Labels.of_values(values)
+        return Labels.of_values(map(int, values))
     except DataError as error:
         raise DatasetError(f"{place}: {error}") from error

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from medmamba.case import some
+from medmamba.case import Case, some
 from medmamba.engines import Failure, map_cases, suited
 from medmamba.errors import DataError
+from medmamba.io.check.clips import scan_clip
 from medmamba.io.check.findings import Facts, Finding
 from medmamba.io.check.rules import NOT_ON_WINDOWS, description_errors
 from medmamba.io.check.scan import scan, some_values
 from medmamba.io.images import is_image
 from medmamba.io.layouts import Survey, survey
+from medmamba.io.layouts.clips import LAYOUT as CLIPS
 from medmamba.io.layouts.editions import like_editions, patient_of
 from medmamba.io.layouts.hints import likely_pairs
 from medmamba.io.layouts.meaning import like_described
@@ -77,7 +79,7 @@ def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
     only_images = _is_for_prediction(dataset)
     cases = dataset.test if only_images else dataset.training
     channels = dataset.channels or ()
-    function = partial(
+    function: Callable[[Case], Facts] = partial(
         scan,
         declared=channels,
         labels=dataset.labels,
@@ -85,6 +87,8 @@ def _scan_all(dataset: Survey, progress: Progress, workers: int) -> list[Facts]:
         edition=dataset.edition,
         is_labelled=not only_images,
     )
+    if dataset.layout == CLIPS:
+        function = partial(scan_clip, declared=channels, labels=dataset.labels)
     size = CASE_BYTES * largest_voxels([case.images[0] for case in cases])
     engine = suited(len(cases), at_most=workers, case_bytes=size * max(1, len(channels)))
     outcomes = map_cases(function, cases, engine, title="Checking cases", progress=progress)
@@ -208,7 +212,7 @@ def _check_structures(dataset: Survey, facts: Iterable[Facts]) -> Iterator[Findi
     labels = dataset.labels
     if not seen:
         return
-    if labels is None and dataset.layout == "folders":
+    if labels is None and dataset.layout in ("folders", CLIPS):
         values = frozenset[int]().union(*seen)
         try:
             labels = Labels.of_values(values)

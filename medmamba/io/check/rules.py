@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from medmamba.case import some, split_problems
 from medmamba.io.check.findings import Finding
+from medmamba.io.layouts.clips import LAYOUT as CLIPS
 from medmamba.io.layouts.layout import Survey
 from medmamba.io.layouts.names import as_filed, id_problem
 from medmamba.io.regions import lost_values, order_remedy
@@ -29,9 +30,19 @@ def description_errors(dataset: Survey) -> Iterator[Finding]:
     yield from _check_ids(dataset)
     if dataset.labels is not None:
         yield from _check_labels(dataset.labels, str(dataset.root / "dataset.json"))
-    file = str(dataset.root / "splits_final.json")
+    file = str(dataset.root / dataset.splits_file)
     for wrong in split_problems(dataset.splits, {case.id for case in dataset.training}):
         yield Finding("error", "splits", f"{wrong}; correct the file", file=file)
+    for number, fold in enumerate(dataset.splits if dataset.layout == CLIPS else ()):
+        learned, judged = (
+            {case.patient: case.id for case in dataset.training if case.id in side}
+            for side in (fold.train, fold.held_out)
+        )
+        if apart := sorted(learned.keys() & judged.keys()):
+            shown = some([f"{each} ({learned[each]}, {judged[each]})" for each in apart])
+            remedy = "keep each on one side, or say whose each clip is under 'patients' in dataset.json"
+            message = f"fold {number} learns from clips of patients whom it is judged on: {shown}"
+            yield Finding("error", "same-patient", f"{message}; {remedy}", file=file)
 
 
 def _check_labels(labels: Labels, file: str) -> Iterator[Finding]:

@@ -133,14 +133,23 @@ def _check_label(case: Case, labels: Labels | None, facts: Facts, edition: str) 
     values = [int(value) for value in np.unique(label.array)]
     facts.values = frozenset(values)
     if labels is not None:
-        _check_values(values, labels, case.label, facts, edition)
+        check_values(values, labels, case.label, facts, edition)
     if not any(value > 0 and (labels is None or value != labels.ignore) for value in values):
         facts.add("warning", "empty-label", "label holds background only; is that meant?", case.label)
     if facts.geometry is not None:
         _check_alignment(facts.geometry, label.geometry, case.label, facts)
 
 
-def _check_values(values: list[int], labels: Labels, file: Path, facts: Facts, edition: str) -> None:
+def check_values(values: list[int], labels: Labels, file: Path, facts: Facts, edition: str = "") -> None:
+    """Tell of values that no label has, and what they may mean.
+
+    Args:
+        values: that occur in a label map, ascending.
+        labels: of the data set.
+        file: of the label map.
+        facts: of its case.
+        edition: of BraTS, whose labels these are.
+    """
     unknown = [value for value in values if value not in labels.allowed_values]
     unused = [value for value in labels.values if value not in values]
     declared = list(labels.allowed_values)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medmamba.io.errors import DatasetError
 from medmamba.io.layouts.brats import Brats, holds_modalities
+from medmamba.io.layouts.clips import CLIP_LAYOUTS
 from medmamba.io.layouts.description import splits
 from medmamba.io.layouts.folders import PlainFolders
 from medmamba.io.layouts.hints import no_layout
@@ -17,7 +18,7 @@ from medmamba.io.layouts.nnunet import NnUNet
 __all__ = ["LAYOUTS", "Folder", "Layout", "Survey", "folders_in", "listing", "settle", "survey"]
 
 #: The first that recognises a folder surveys it.
-LAYOUTS: tuple[Layout, ...] = (Decathlon(), NnUNet(), PlainFolders(), Brats())
+LAYOUTS: tuple[Layout, ...] = (*CLIP_LAYOUTS, Decathlon(), NnUNet(), PlainFolders(), Brats())
 
 
 def survey(path: Path, edition: str = "", *, workers: int | None = None) -> Survey:
@@ -63,5 +64,5 @@ def listing(path: Path, *, by_modality: bool = False) -> Survey:
         raise DatasetError(no_layout(folder.root, LAYOUTS))
     found = layout.survey(folder)
     found.is_described = layout.is_described
-    found.splits = found.attempt(lambda: splits(folder.root / "splits_final.json"), ())
+    found.splits = found.splits or found.attempt(lambda: splits(folder.root / "splits_final.json"), ())
     return found

@@ -93,6 +93,7 @@ class Survey:
         channels: None if they are not known.
         labels: None if they are not known: in plain folders only the label maps tell.
         editions: ids of cases by the editions of BraTS that their names fit; which of them it is, label maps tell.
+        splits_file: in which an author fixes folds.
         incomplete: cases whose files are not those of the channels, and what is wrong with them.
         announced: how many training cases the description speaks of, as it says so; None if it does not.
         listed: the description names each file, so that others in the same folders mean nothing.
@@ -109,6 +110,7 @@ class Survey:
     test: tuple[Case, ...] = ()
     file_ending: str = ".nii.gz"
     splits: tuple[Split, ...] = ()
+    splits_file: str = "splits_final.json"
     incomplete: dict[str, str] = field(default_factory=dict)
     announced: Any = None
     listed: bool = False

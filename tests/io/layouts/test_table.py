@@ -47,7 +47,7 @@ def test_new_layout_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         array = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
         for name, voxels in (("scan", array + len(patient)), ("mask", array % 3)):
             io.write(Volume(voxels, Geometry((3, 4, 5), np.eye(4))), tmp_path / patient / f"{name}.nii")
-    with pytest.raises(io.DatasetError, match=r"is no data set: it has neither a dataset.json .* nor folders images/"):
+    with pytest.raises(io.DatasetError, match=r"no data set: it has neither .* a dataset.json .* nor folders images/"):
         io.open_dataset(tmp_path)
     added: tuple[Layout, ...] = (*LAYOUTS, Patients())
     monkeypatch.setattr(layouts, "LAYOUTS", added)
