@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from medmamba.plans.plan import Plan
 
 #: The network of each task when none is named.
-USUAL = {"segmentation": "umamba_bot", "registration": "mambamorph"}
+USUAL = {"segmentation": "umamba_bot", "registration": "mambamorph", "video": "vivim"}
 SET = Annotated[
     list[str] | None,
     typer.Option(

@@ -33,14 +33,15 @@ def plan(
             exists=True,
             readable=True,
             resolve_path=True,
-            help="Folder of the data set, as datasets.md has them; for registration also of subjects, of fixed images, "
+            help="Folder of the data set, as datasets.md has them, of films too; for registration also of subjects, of "
+            "fixed images, "
             "or a table of pairs (.csv). It is only read.",
             show_default=False,
         ),
     ],
     task: Annotated[
-        Literal["segmentation", "registration"] | None,
-        typer.Option(help="What to train for.", show_default="what the network is for, else segmentation"),
+        Literal["segmentation", "registration", "video"] | None,
+        typer.Option(help="What to train for.", show_default="what network and data set are for"),
     ] = None,
     network: Annotated[
         str | None,
@@ -48,7 +49,8 @@ def plan(
             "--network",
             "-n",
             help="Network to train; a wrong name lists the right ones.",
-            show_default=f"{USUAL['segmentation']}, for registration {USUAL['registration']}",
+            show_default=f"{USUAL['segmentation']}, for registration {USUAL['registration']}, "
+            f"for video {USUAL['video']}",
         ),
     ] = None,
     mixer: Annotated[
@@ -133,6 +135,13 @@ def plan(
         medmamba plan ct --task registration --moving mr --network voxelmorph
 
         medmamba plan brains --task registration --set registration.affine=rigid --set train.epochs=50
+
+    Films are told by how their folder is laid out; what is decided of them are how many frames a clip has, how far
+    apart they are, and how large:
+
+        medmamba plan endoscopies
+
+        medmamba plan endoscopies --set video.clip_length=8 --set video.causal=true
     """
     from medmamba import networks
     from medmamba.io import open_dataset, open_pairs
@@ -140,30 +149,34 @@ def plan(
     from medmamba.plans import nnunet
     from medmamba.plans.planner import possible_configurations
     from medmamba.plans.workspace import Workspace, measured, plan_dataset
-    from medmamba.training.fold import TASKS
 
     tasks = {name: networks.describe(name).task for name in networks.names()}
-    network = network or USUAL[task or "segmentation"]
-    if tasks.get(network) not in TASKS:
-        fault = f"there is no network {network!r} for {task or 'segmentation'}"
-        if network in tasks:
-            fault = f"network {network!r} is for {tasks[network]}, and training is for {', '.join(TASKS)}"
-        raise UsageError(f"{fault}; choose one of {', '.join(networks.names(task or 'segmentation'))}")
-    if task and tasks[network] != task:
+    if network is not None and network not in tasks:
+        known = ", ".join(networks.names(task or "segmentation"))
+        raise UsageError(f"there is no network {network!r} for {task or 'segmentation'}; choose one of {known}")
+    if task and network and tasks[network] != task:
         raise UsageError(f"network {network!r} is not for {task}; choose one of {', '.join(networks.names(task))}")
-    is_registration = tasks[network] == "registration"
+    is_registration = (tasks[network] if network else task) == "registration"
     if not is_registration and (moving or atlas):
         raise UsageError("--moving and --atlas are for registration; add --task registration")
-    if is_registration and (configuration or export_nnunet or channel_rule or edition):
-        raise UsageError("--configuration, --export-nnunet, --channel-rule and --edition are for segmentation")
     pairing = pairing_of(moving, atlas, direction)
     data = open_pairs(dataset, pairing) if is_registration else open_dataset(dataset, edition=edition)
+    if data.task != "segmentation" and (configuration or export_nnunet or channel_rule or edition):
+        raise UsageError("--configuration, --export-nnunet, --channel-rule and --edition are for segmentation")
+    if task not in (None, data.task):
+        raise UsageError(
+            f"{dataset} is laid out as a data set for {data.task}, not for {task}; datasets.md shows the layouts"
+        )
+    network = network or USUAL[data.task]
+    if tasks[network] != data.task:
+        fault = f"network {network!r} is for {tasks[network]}, and {dataset} is for {data.task}"
+        raise UsageError(f"{fault}; choose one of {', '.join(networks.names(data.task))}")
     workspace = Workspace(work, data.name)
     check_output_folder(workspace.folder, inputs=places_of(data))
     if export_nnunet is not None:
         nnunet.check_export(export_nnunet.resolve(), data)
     chosen: tuple[Configuration, ...] = ("3d_fullres",)
-    if not is_registration:
+    if data.task == "segmentation":
         fingerprint = measured(data, workspace, track)
         possible = possible_configurations(fingerprint)
         chosen = possible if configuration == "all" else (configuration or possible[0],)
@@ -188,6 +201,7 @@ def plan(
         for each in chosen
     ]
     weights = [_weights(result) for result in results]
+    counted = "clips" if data.task == "video" else "training cases"
     if export_nnunet is not None:
         number = nnunet.export_nnunet(export_nnunet.resolve(), data, fingerprint, [each.plan for each in results])
     if as_json:
@@ -195,7 +209,7 @@ def plan(
         typer.echo(json.dumps({"dataset": data.name, "plans": plans}, indent=2))
     else:
         for result, n in zip(results, weights, strict=True):
-            _show(result, f"{len(data.pairs)} pairs" if data.pairs else f"{len(data.training)} training cases", n)
+            _show(result, f"{len(data.pairs)} pairs" if data.pairs else f"{len(data.training)} {counted}", n)
         if export_nnunet is not None:
             _show_nnunet(export_nnunet.resolve(), number, chosen[-1])
     if any(result.outcome == "kept" for result in results):
@@ -244,12 +258,18 @@ def _weights(result: PlannedResult) -> int:
     """How many weights the planned network has; finds out early when it cannot be built."""
     import torch
 
-    from medmamba.training.fold import task_of
+    from medmamba import networks
+    from medmamba.training.fold import TASKS, task_of
 
+    plan = result.plan
     # Without memory for the weights, which takes no time.
     with torch.device("meta"):
         try:
-            network = task_of(result.plan)(result.plan).network()
+            if plan.task in TASKS:
+                network = task_of(plan)(plan).network()
+            else:
+                wanted, sizes = plan.network, (len(plan.channels), plan.labels.output_channels)
+                network = networks.create(wanted.name, *sizes, plan.topology, **wanted.options)
         except DataError as error:
             raise DataError(f"{result.path} was made, but its network cannot be built: {error}") from error
     return sum(parameter.numel() for parameter in network.parameters())

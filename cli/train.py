@@ -114,9 +114,9 @@ def train(
     from medmamba.training.run import Schedule
 
     if is_data:
-        network = network or USUAL["registration" if is_table else "segmentation"]
-        is_registration = networks.describe(network).task == "registration"
+        is_registration = networks.describe(network).task == "registration" if network else is_table
         dataset = open_pairs(source) if is_registration else open_dataset(source, edition=edition)
+        network = network or USUAL[dataset.task]
         check_output_folder(Workspace(work, dataset.name).folder, inputs=places_of(dataset))
         planned = plan_dataset(dataset, network, configuration, work=work, progress=track)
         plan_path = planned.path

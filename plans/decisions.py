@@ -217,7 +217,7 @@ def folds_decision(dataset: Dataset) -> Decision:
     elif dataset.pairs:
         reason = f"{patients} subjects shuffled; a pair is of images on one side"
     elif patients < cases:
-        reason = f"{cases} cases of {patients} patients, shuffled by patient: scans of one stay on one side"
+        reason = f"{cases} cases of {patients} patients, shuffled by patient: those of one stay on one side"
     elif len(splits) < FOLDS:
         reason = f"as many as training cases, {FOLDS} need at least {FOLDS}"
     else:

@@ -28,7 +28,7 @@ SCHEMA = 1
 
 Configuration = Literal["2d", "3d_fullres"]
 Normalization = Literal["zscore", "ct", "none", "rescale_0_1", "rgb_0_1", "percentiles", "window"]
-Task = Literal["segmentation", "registration"]
+Task = Literal["segmentation", "registration", "video"]
 Optimizer = Literal["sgd", "adam"]
 #: How far images are brought together before a network sees them.
 AffineKind = Literal["none", "centres", "rigid", "affine"]
@@ -36,7 +36,8 @@ Similarity = Literal["lncc", "mse", "mi", "mind"]
 Smoothness = Literal["diffusion", "bending"]
 
 
-_REGISTRATION = ("has no use for", "needs")
+#: Of a part that is there and should not be, or the other way round.
+_PART = ("has no use for", "needs")
 
 
 class _Rule(NamedTuple):
@@ -324,6 +325,44 @@ class RegistrationPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VideoPlan:
+    """How films are cut into the clips that a network sees, and what it is trained for besides masks.
+
+    Each frame is seen as a whole: scaled by one factor so that it fits into the topology's height and width, and padded
+    at the bottom and on the right. Normalisations that measure a case measure each frame by itself, so that a stream
+    needs no frame to come.
+
+    Args:
+        clip_length: frames of a clip.
+        stride: frames of the film from one frame of a clip to the next.
+        rate: frames a second of the usual film; None where it is not known. For information.
+        edge_weight: in the loss, of the boundaries; so are the others. Masks weigh 1.
+        temporal_weight: of changes between frames that the reference has not.
+        causal: no frame depends on later ones, so that a film can be segmented while it comes.
+        window_overlap: share of a clip that it has in common with the next one in prediction.
+    """
+
+    clip_length: int
+    stride: int = 1
+    rate: float | None = None
+    edge_weight: float = 0.0
+    temporal_weight: float = 0.0
+    causal: bool = False
+    window_overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            clip_length=_SOME,
+            stride=_SOME,
+            edge_weight=_COUNT,
+            temporal_weight=_COUNT,
+            window_overlap=_BELOW_ONE,
+            **({} if self.rate is None else {"rate": _POSITIVE}),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything between a folder of scans and a trained network.
 
@@ -348,8 +387,12 @@ class Plan:
             description, protocol and sequence; not part of the digest, for it changes nothing in a network.
         task: what the network is for. In registration, channels are those of the fixed and of the moving image, axes
             are those of the working grid (closest to R, A, S), ``spacing_mm`` is its spacing, ``median_shape`` the
-            median size of the images on it, and patches are whole images where memory allows.
-        registration: the rest of what a registration needs; None in segmentation.
+            median size of the images on it, and patches are whole images where memory allows. In video, the last two
+            axes are rows and columns of a frame, the patch is a whole frame as the network sees it, and batches are of
+            clips; ``spacing_mm`` is that of the patch's pixels, 1 where films do not tell it, and ``median_shape`` the
+            median height and width of the films' own frames.
+        registration: the rest of what a registration needs; None for other tasks.
+        video: the rest of what video needs; None for other tasks.
         schema: version of this format.
     """
 
@@ -371,6 +414,7 @@ class Plan:
     channel_rules: dict[str, str] = field(default_factory=dict)
     task: Task = "segmentation"
     registration: RegistrationPlan | None = None
+    video: VideoPlan | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -389,10 +433,11 @@ class Plan:
         if not set(self.train.mirror_axes) <= set(range(self.topology.dims)):
             raise DataError(f"mirror_axes must be of axes 0 to {self.topology.dims - 1}, got {self.train.mirror_axes}")
         _check_rules(self.channel_rules, [channel.name for channel in self.channels])
-        if (self.task == "registration") != (self.registration is not None):
-            raise DataError(
-                f"a plan for {self.task} {_REGISTRATION[self.registration is None]} the part 'registration'"
-            )
+        for part, settings in (("registration", self.registration), ("video", self.video)):
+            if (self.task == part) != (settings is not None):
+                raise DataError(f"a plan for {self.task} {_PART[settings is None]} the part {part!r}")
+        if self.task == "video" and self.topology.dims != 2:
+            raise DataError(f"a plan for video has a 2D patch, of a frame, got {self.topology.patch_size}")
         if self.task == "registration" and (len(self.channels) != 2 or self.topology.dims != 3):
             raise DataError(
                 "a plan for registration has two channels, of the fixed and of the moving image, and a 3D patch, got "
@@ -417,9 +462,13 @@ class Plan:
         """Twelve hexadecimal digits that change with every decision, and not with the place of the data."""
         decided = to_json(replace(self, dataset_root=""))
         del decided["edition"], decided["channel_rules"]
-        if self.registration is None:  # digests of plans made before there was anything but segmentation
-            del decided["task"], decided["registration"]
-        else:
+        # Digests of plans made before there was anything but segmentation, and then registration, stay what they were.
+        for part in ("registration", "video"):
+            if decided[part] is None:
+                del decided[part]
+        if self.task == "segmentation":
+            del decided["task"]
+        if self.registration is not None:
             decided["registration"]["pairing"]["moving"] = bool(self.registration.pairing.moving)
         if self.train.optimizer == "sgd":
             del decided["train"]["optimizer"]
@@ -428,6 +477,8 @@ class Plan:
     def preprocessing_digest(self) -> str:
         """As `digest`, of those decisions alone that preprocessed cases depend on."""
         decided = (self.schema, self.channels, self.labels, self.axes, self.spacing_mm, self.resampling)
+        if self.video is not None:
+            return _digest((*decided, "video", self.topology.patch_size))
         if self.registration is None:
             return _digest(decided)
         together = (self.registration.affine, self.registration.reference, self.topology.total_stride)

@@ -1,6 +1,6 @@
 """The work folder: where fingerprints, plans and preprocessed cases of a data set are kept.
 
-    <root>/<data set>/fingerprint.json, and fingerprint_pairs.json for registration
+    <root>/<data set>/fingerprint.json, or fingerprint_pairs.json for registration, fingerprint_clips.json for video
     <root>/<data set>/<configuration>__<network>/plan.json
     <root>/<data set>/<configuration>__<network>/fold_<fold>/
     <root>/<data set>/<configuration>__<network>__<option>-<value>/plan.json
@@ -25,17 +25,19 @@ from medmamba.case import Dataset
 from medmamba.errors import DataError
 from medmamba.io import DatasetError, open_dataset, open_pairs
 from medmamba.plans.budget import GPU_MEMORY_GB
+from medmamba.plans.clips_fingerprint import ClipsFingerprint, clips_fingerprint
 from medmamba.plans.decisions import Decision, first_fold
 from medmamba.plans.fingerprint import Fingerprint, fingerprint
 from medmamba.plans.pairs_fingerprint import PairsFingerprint, pairs_fingerprint
 from medmamba.plans.plan import Configuration, Plan, RegistrationPlan
 from medmamba.plans.planner import make_plan, possible_configurations
 from medmamba.plans.registration import NetworkBytes, make_registration_plan
+from medmamba.plans.video import make_video_plan
 from medmamba.progress import Progress, silent
 from medmamba.records import to_json
 
 log = logging.getLogger(__name__)
-F = TypeVar("F", Fingerprint, PairsFingerprint)
+F = TypeVar("F", Fingerprint, PairsFingerprint, ClipsFingerprint)
 
 #: Names of folders stay well below the 255 bytes that file systems allow.
 _LONGEST_NAME = 100
@@ -67,6 +69,11 @@ class Workspace:
     def pairs_fingerprint(self) -> Path:
         """What was measured of its images as pairs to be registered."""
         return self.folder / "fingerprint_pairs.json"
+
+    @property
+    def clips_fingerprint(self) -> Path:
+        """What was measured of its films."""
+        return self.folder / "fingerprint_clips.json"
 
     def plan(
         self,
@@ -135,6 +142,14 @@ def measured_pairs(
     """As `measured`, of the images of pairs."""
     measure = partial(pairs_fingerprint, workers=workers)
     return _measured(dataset, workspace, workspace.pairs_fingerprint, PairsFingerprint, measure, progress)
+
+
+def measured_clips(
+    dataset: Dataset, workspace: Workspace, progress: Progress = silent, *, workers: int | None = None
+) -> ClipsFingerprint:
+    """As `measured`, of films."""
+    measure = partial(clips_fingerprint, workers=workers)
+    return _measured(dataset, workspace, workspace.clips_fingerprint, ClipsFingerprint, measure, progress)
 
 
 def _measured(
@@ -267,9 +282,9 @@ def plan_dataset(
     A plan that is already there and differs, because somebody edited it or the data have changed, is kept.
 
     Args:
-        dataset: the folder, or the data set opened; one of pairs is planned for registration.
+        dataset: the folder, or the data set opened; what it is planned for is what it is of: images, pairs or films.
         network: name in the registry of networks.
-        configuration: slices or volumes; None means volumes where the data has any.
+        configuration: slices or volumes of images; None means volumes where the data has any.
         work: the work folder.
         gpu_memory_gb: memory that training may take.
         network_options: passed on to the network.
@@ -286,7 +301,18 @@ def plan_dataset(
     """
     data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     workspace = Workspace(work, data.name)
-    if data.pairs:
+    path_measured = workspace.fingerprint
+    if data.task == "video":
+        path_measured = workspace.clips_fingerprint
+        plan, decisions = make_video_plan(
+            measured_clips(data, workspace, progress),
+            data,
+            network=network,
+            gpu_memory_gb=gpu_memory_gb,
+            network_options=network_options,
+        )
+    elif data.task == "registration":
+        path_measured = workspace.pairs_fingerprint
         images = measured_pairs(data, workspace, progress)
         plan, decisions = make_registration_plan(
             images,
@@ -318,7 +344,7 @@ def plan_dataset(
         decisions=decisions,
         fold=first_fold(data),
         path=path,
-        fingerprint_path=workspace.pairs_fingerprint if data.pairs else workspace.fingerprint,
+        fingerprint_path=path_measured,
         outcome=outcome,
         differences=changes,
     )

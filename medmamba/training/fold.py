@@ -73,7 +73,7 @@ def task_of(plan: Plan) -> type[PlannedTask[Any]]:
         UsageError: if there is no training for it.
     """
     name = networks.describe(plan.network.name).task
-    if name in TASKS and "registration" in (name, plan.task) and name != plan.task:
+    if name in TASKS and name != plan.task:
         raise UsageError(
             f"network {plan.network.name!r} is for {name}, and the plan is for {plan.task}; plan anew for {name}, or "
             f"choose one of {', '.join(networks.names(plan.task))}"

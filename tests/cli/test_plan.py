@@ -17,6 +17,7 @@ from medmamba.plans import fingerprint as fingerprint_module
 from medmamba.plans.plan import Plan
 from medmamba.tasks.segmentation import Segmentation
 from medmamba.training import fold
+from tests.clips_factory import write_films
 
 
 @pytest.fixture
@@ -110,28 +111,55 @@ def test_an_unknown_network_is_refused_with_the_known_ones(balls: Path) -> None:
     assert not (balls.parent / "work").exists()
 
 
-def test_a_network_without_a_training_is_refused_by_what_it_is_for(balls: Path) -> None:
+def test_a_network_for_other_data_is_refused_by_what_it_is_for(balls: Path) -> None:
     result = run(balls, "--network", "vivim")
     assert result.exit_code == 2
     said, _, named = " ".join(result.stderr.split()).partition("; choose one of ")
-    assert "network 'vivim' is for video, and training is for segmentation" in said
+    assert said.endswith("network 'vivim' is for video, and " + f"{balls} is for segmentation")
     assert "umamba_bot" in named
     assert "vivim" not in named
     assert not (balls.parent / "work").exists()
 
 
-def test_a_network_of_a_new_task_is_planned_with_the_weights_that_its_task_trains(
-    balls: Path, monkeypatch: pytest.MonkeyPatch
+def test_films_are_planned_for_video_with_the_weights_that_its_task_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Video(Segmentation):
         def network(self) -> nn.Module:
             return nn.Linear(6, 1)
 
     monkeypatch.setitem(fold.TASKS, "video", Video)
-    result = run(balls, "--network", "vivim", "--configuration", "2d", "--json")
+    result = run(write_films(tmp_path / "films"), "--json")
     assert result.exit_code == 0, result.output
     (plan,) = planned(result)
     assert (plan["network"], plan["weights"]) == ("vivim", 7)
+
+
+def test_films_are_told_by_their_folder_and_shown_with_reasons(tmp_path: Path) -> None:
+    result = run(write_films(tmp_path / "films"), "--task", "video", "--set", "video.clip_length=3")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    for part in ("video plan for vivim from 4 clips", "64 x 64 pixels", "label_1", "all 24 frames", "asked for"):
+        assert part in said
+    (path,) = (tmp_path / "work").glob("*/*/plan.json")
+    video = Plan.load(path).video
+    assert video is not None
+    assert video.clip_length == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--task", "segmentation"], "is laid out as a data set for video, not for segmentation"),
+        (["--network", "umamba_bot"], "network 'umamba_bot' is for segmentation, and"),
+        (["--configuration", "2d"], "are for segmentation"),
+        (["--task", "video", "--network", "mambamorph"], "network 'mambamorph' is not for video"),
+    ],
+)
+def test_what_does_not_go_with_films_is_refused(tmp_path: Path, options: list[str], words: str) -> None:
+    result = run(write_films(tmp_path / "films", names=("a",)), *options)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
 
 
 def test_a_network_that_cannot_be_built_is_found_out(balls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
