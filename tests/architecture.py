@@ -52,6 +52,7 @@ WITHIN = {
         "evaluate comparison breakdown subgroups nnunet_summary landmarks registered_folder registered_labels",
         "report probabilities maps meaning",
         "metrics",
+        "frames",
         "masks",
         "*",
         "lesions",

@@ -22,10 +22,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 from medmamba.errors import UsageError
+from medmamba.evaluation.boundary import BOUND
 from medmamba.evaluation.calibration import BINS, MARGIN_MM, expected_calibration_error
 from medmamba.evaluation.challenges import CHALLENGES, Challenge
+from medmamba.evaluation.frames import FilmMasks, delay, delay_s, flicker, frame_boundary_f, frame_dice
 from medmamba.evaluation.masks import Masks, count_voxels
 from medmamba.evaluation.scores import Policy
 from medmamba.evaluation.surface import Mask, assd, hausdorff, surface_dice
@@ -82,6 +85,7 @@ class Metric:
         challenge: whose table it is a column of, by the name in `CHALLENGES`; empty elsewhere.
         of_pair: it is of a registered pair as a whole, and no mask tells it.
         of_structures: it is what the values of a registered pair's structures come to, see `over_structures`.
+        of_film: the value for a structure in a film, of which masks of single images know nothing; None elsewhere.
     """
 
     title: str
@@ -99,6 +103,7 @@ class Metric:
     challenge: str = ""
     of_pair: bool = False
     of_structures: bool = False
+    of_film: Callable[[FilmMasks], float] | None = None
 
     def defined(self, policy: Policy) -> str:
         """The definition with what becomes of empty masks by this policy."""
@@ -402,6 +407,72 @@ OF_PAIRS: dict[str, Metric] = {
 #: Those by which methods are compared; the others describe.
 COMPARED = ("folding", "sd_log_jacobian", "inverse_consistency", "tre", "seconds", "memory")
 
+
+def _of_film(measure: Callable[[FilmMasks], float], title: str, definition: str, source: str, **facts: Any) -> Metric:
+    return Metric(
+        title=title,
+        measure=lambda masks: float("nan"),
+        definition=definition,
+        source=source,
+        of_film=measure,
+        **facts,
+    )
+
+
+_MASKED = "Mean over the frames of a film that have a reference mask, of "
+_UNDEFINED = "0 if one mask of a frame is empty, left out if both are."
+#: What is measured of films, by name; `metric` knows these too, and no mask of a single image has them.
+OF_FILMS: dict[str, Metric] = {
+    "frame_dice": _of_film(
+        frame_dice,
+        "Dice over frames",
+        f"{_MASKED}twice the common pixels over the sum of both masks' pixels; {_UNDEFINED}",
+        "Dice 1945, of each frame by itself as in Perazzi et al. 2016 (DAVIS)",
+    ),
+    "boundary_f": _of_film(
+        frame_boundary_f,
+        "boundary F",
+        f"{_MASKED}the harmonic mean of the shares of both edges that lie near the other one, within "
+        f"{100 * BOUND:g} % of the picture's diagonal, rounded up to whole pixels; {_UNDEFINED}",
+        "Perazzi et al. 2016 (DAVIS), numbers of davis2017-evaluation but for empty masks",
+    ),
+    "flicker": _of_film(
+        flicker,
+        "flicker",
+        "Of the pixels that prediction or reference have in one of two successive frames, the share whose prediction "
+        "changes in between other than the reference does; over all such frames that both have a mask, pixels taken "
+        "together. 0 for the reference itself and for a prediction that never changes, 1 for one that comes and goes "
+        "over nothing that moves; undefined if no two successive frames have masks, or all are empty.",
+        "this software; changes that the reference makes as well do not count",
+        higher_is_better=False,
+        bound=1.0,
+        own_policy=True,
+    ),
+    "delay": _of_film(
+        delay,
+        "detection delay",
+        "Frames from the first one whose reference mask holds the structure to the first one in which the prediction "
+        "shares a pixel with it; infinite if none does, undefined if no mask holds it.",
+        "this software",
+        higher_is_better=False,
+        unit="frames",
+        own_policy=True,
+    ),
+    "delay_s": _of_film(
+        delay_s,
+        "detection delay",
+        "The same in seconds, by the times of the frames; undefined where these are not known.",
+        "this software",
+        higher_is_better=False,
+        unit="s",
+        own_policy=True,
+    ),
+}
+#: What films are scored by, the last being over all pixels of a film; of METRICS those that count voxels may be asked
+#: for as well.
+STANDARD_OF_FILMS = (*OF_FILMS, "dice")
+COUNTING = ("dice", "iou", "precision", "sensitivity", "volume_similarity")
+
 #: Names for several metrics at once.
 GROUPS: dict[str, tuple[str, ...]] = {
     "standard": ("dice", "hd95"),
@@ -419,12 +490,12 @@ TELLING_LESIONS_APART = frozenset(name for group in ("lesions", "panoptic", *CHA
 
 
 def metric(name: str) -> Metric:
-    """A row of `METRICS` or `OF_PAIRS`, surface Dice at any tolerance (``nsd_0.5mm``), or a name of `over_structures`.
+    """A row of `METRICS`, `OF_PAIRS` or `OF_FILMS`, surface Dice at any tolerance, or a name of `over_structures`.
 
     Raises:
         UsageError: if nothing is called so.
     """
-    if found := METRICS.get(name) or OF_PAIRS.get(name):
+    if found := METRICS.get(name) or OF_PAIRS.get(name) or OF_FILMS.get(name):
         return found
     if tolerance := re.fullmatch(_NSD, name):
         if float(tolerance[1]) > 0:
@@ -470,6 +541,10 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
             raise UsageError(
                 f"{name!r} is measured of registered pairs, always, and of no mask: `medmamba evaluate` a folder that "
                 "`medmamba register` wrote"
+            )
+        if metric(name).of_film:
+            raise UsageError(
+                f"{name!r} is measured of films, and of no single image: `medmamba evaluate` masks of films"
             )
     return tuple(dict.fromkeys(_plain(name) for name in every))
 

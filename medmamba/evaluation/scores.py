@@ -126,6 +126,45 @@ class Voxels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrameScores:
+    """How one label of a film was met frame by frame; NaN where a value is undefined, or the frame has no mask.
+
+    Args:
+        dice: of each frame.
+        boundary_f: likewise.
+        flicker: from the frame before to each.
+        prediction_px: area of the prediction, also in frames without a mask.
+        reference_px: of the reference; None in these.
+    """
+
+    dice: tuple[float, ...]
+    boundary_f: tuple[float, ...]
+    flicker: tuple[float, ...]
+    prediction_px: tuple[int, ...]
+    reference_px: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Film:
+    """What the frames of a case are called, and how large a pixel is.
+
+    Args:
+        numbers: of each frame, by its source.
+        times_s: since the first frame; None where they are not known.
+        spacing_mm: from one row, and one column, to the next; None where it is not known.
+    """
+
+    numbers: tuple[int, ...]
+    times_s: tuple[float, ...] | None = None
+    spacing_mm: tuple[float, float] | None = None
+
+    @property
+    def pixel_mm2(self) -> float | None:
+        """Area of a pixel; None where it is not known."""
+        return None if self.spacing_mm is None else math.prod(self.spacing_mm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelScore:
     """One row: how one label of one case was met.
 
@@ -139,6 +178,7 @@ class LabelScore:
         lesions: connected components, where a metric was asked for that tells them apart; those of a reference without
             a usable prediction are missed.
         reliability: where the network's probabilities were at hand and asked for.
+        frames: of a film, frame by frame; None elsewhere.
     """
 
     label: str
@@ -148,6 +188,7 @@ class LabelScore:
     voxels: Voxels | None = None
     lesions: tuple[Lesion, ...] = ()
     reliability: Reliability | None = None
+    frames: FrameScores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +202,7 @@ class CaseScore:
         scores: one per label; empty when the case takes no part in the summary.
         figures: of a registered pair, what is measured of it as a whole, by the names in
             `medmamba.evaluation.metrics.OF_PAIRS`; empty for segmentations.
+        film: of a film, what its frames are called; None elsewhere.
     """
 
     id: str
@@ -168,6 +210,7 @@ class CaseScore:
     notes: tuple[str, ...] = ()
     scores: tuple[LabelScore, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
+    film: Film | None = None
 
 
 _EMPTY: dict[Empty, str] = {
