@@ -49,7 +49,7 @@ WITHIN = {
     "evaluation": (
         "sources page",
         "registered",
-        "evaluate comparison breakdown subgroups nnunet_summary landmarks registered_folder registered_labels",
+        "evaluate films comparison breakdown subgroups nnunet_summary landmarks registered_folder registered_labels",
         "report probabilities maps meaning",
         "metrics",
         "frames",

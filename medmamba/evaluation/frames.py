@@ -7,7 +7,7 @@ prediction against. Frames whose mask is empty are: somebody looked, and nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -180,14 +180,18 @@ class FilmMasks:
         """Frame by frame, for tables and curves."""
         areas = self.prediction.sum(axis=(1, 2)), self.reference.sum(axis=(1, 2))
         return FrameScores(
-            dice=self.dice,
-            boundary_f=self.boundary_f,
-            flicker=tuple(math.nan if change is None else change.share for change in self.changes),
+            dice=_known(self.dice),
+            boundary_f=_known(self.boundary_f),
+            flicker=_known(math.nan if change is None else change.share for change in self.changes),
             prediction_px=tuple(map(int, areas[0])),
             reference_px=tuple(
                 int(area) if masked else None for area, masked in zip(areas[1], self.masked, strict=True)
             ),
         )
+
+
+def _known(values: Iterable[float]) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else value for value in values)
 
 
 def frame_dice(film: FilmMasks) -> float:

@@ -23,7 +23,18 @@ from numpy.typing import NDArray
 from medmamba.errors import UsageError
 from medmamba.evaluation.challenges import CHALLENGES
 from medmamba.evaluation.metrics import OF_PAIRS, Metric, metric, over_structures
-from medmamba.evaluation.scores import CaseScore, LabelScore, Lesion, Origin, Policy, Reliability, Status, Voxels
+from medmamba.evaluation.scores import (
+    CaseScore,
+    Film,
+    FrameScores,
+    LabelScore,
+    Lesion,
+    Origin,
+    Policy,
+    Reliability,
+    Status,
+    Voxels,
+)
 from medmamba.evaluation.statistics import (
     MEAN_OVER_LABELS,
     MINIMUM_FOR_INTERVAL,
@@ -45,6 +56,8 @@ SCHEMA = 3
 REPORT_FILES = ("report.json", "report.csv", "lesions.csv")
 #: What it writes as well of registered pairs.
 PAIRS_FILE = "pairs.csv"
+#: And of films.
+FRAMES_FILE = "frames.csv"
 #: What all of a registered pair is called, where a column needs the name of a structure.
 WHOLE_PAIR = "whole pair"
 #: The note of a case that has no prediction.
@@ -67,6 +80,9 @@ SUMS = (
 )
 #: What stands above the columns of the table of lesions.
 LESION_COLUMNS = ("case", "label", "number", "kind", "volume_ml", "i", "j", "k", "dice")
+#: And of the table of frames: values of a frame and its areas, in mm2 where the source says how large pixels are.
+FRAME_VALUES = ("dice", "boundary_f", "flicker", "prediction_px", "reference_px")
+FRAME_COLUMNS = ("case", "label", "frame", "number", "time_s", *FRAME_VALUES, "prediction_mm2", "reference_mm2")
 
 #: What begins a formula in spreadsheets, and commands in old ones.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -184,6 +200,11 @@ class Report:
         """What is known of registered pairs as a whole, by name; none where this is about segmentations."""
         return tuple(name for name in OF_PAIRS if any(name in case.figures for case in self.cases))
 
+    @property
+    def films(self) -> bool:
+        """Whether this is about films."""
+        return any(case.film for case in self.cases)
+
     def of_labels(self, names: Collection[str]) -> Report:
         """The same report with some of its structures."""
         kept = tuple(label for label in self.labels.foreground if label.name in names)
@@ -271,23 +292,24 @@ class Report:
         """Write the report and its tables, and return their paths.
 
         They are ``report.json``, ``report.csv`` with a line per case and label, where lesions were told apart
-        ``lesions.csv`` with a line for each, and of registered pairs ``pairs.csv`` with a line for each. A table of
-        lesions that was left by another report is removed. In all tables a name that a spreadsheet would compute, such
-        as ``=1+1``, is preceded by an apostrophe.
+        ``lesions.csv`` with a line for each, of registered pairs ``pairs.csv`` with a line for each, and of films
+        ``frames.csv`` with a line for each frame and label. A table of lesions that was left by another report is
+        removed. In all tables a name that a spreadsheet would compute, such as ``=1+1``, is preceded by an apostrophe.
         """
         json_path, csv_path, lesions_path = (folder / name for name in REPORT_FILES)
         write_json(self.to_json(), json_path)
         write_csv(self._rows(), csv_path)
-        pairs = (folder / PAIRS_FILE,) if self.figures else ()
-        for path in pairs:
-            write_csv(self._pair_rows(), path)
+        more = {PAIRS_FILE: self._pair_rows} if self.figures else {FRAMES_FILE: self._frame_rows} if self.films else {}
+        for name, rows in more.items():
+            write_csv(rows(), folder / name)
+        others = tuple(folder / name for name in more)
         lesions = self._lesion_rows()
         if len(lesions) > 1:
             write_csv(lesions, lesions_path)
-            return json_path, csv_path, lesions_path, *pairs
+            return json_path, csv_path, lesions_path, *others
         if _begins_with(lesions_path, _line(LESION_COLUMNS)):
             lesions_path.unlink()
-        return json_path, csv_path, *pairs
+        return json_path, csv_path, *others
 
     def _metric_json(self, row: Metric) -> dict[str, Any]:
         definition = " ".join(filter(None, (row.defined(self.policy), row.how)))
@@ -303,11 +325,13 @@ class Report:
                 **({"voxels": to_json(score.voxels)} if score.voxels else {}),
                 **({"lesions": to_json(score.lesions)} if score.lesions else {}),
                 **({"reliability": to_json(score.reliability)} if score.reliability else {}),
+                **({"frames": to_json(score.frames)} if score.frames else {}),
             }
             for score in case.scores
         ]
         facts = {"id": case.id, "status": _WRITTEN[case.status], "notes": list(case.notes), "scores": scores}
-        return {**facts, "figures": plain(case.figures)} if case.figures else facts
+        film = {"film": to_json(case.film)} if case.film else {}
+        return {**facts, **film, **({"figures": plain(case.figures)} if case.figures else {})}
 
     def _rows(self) -> list[Row]:
         undefined = (math.nan,) * len(self.metrics)
@@ -331,6 +355,13 @@ class Report:
             rows.append((case.id, _WRITTEN[case.status], *told, "; ".join(case.notes)))
         return rows
 
+    def _frame_rows(self) -> list[Row]:
+        rows: list[Row] = [FRAME_COLUMNS]
+        for case in self.cases:
+            for score in case.scores:
+                rows += _rows_of_frames(case.id, case.film, score)
+        return rows
+
     def _lesion_rows(self) -> list[Row]:
         return [
             LESION_COLUMNS,
@@ -341,6 +372,17 @@ class Report:
                 for number, lesion in enumerate(score.lesions, 1)
             ),
         ]
+
+
+def _rows_of_frames(case: str, film: Film | None, score: LabelScore) -> Iterable[Row]:
+    """A line for each frame of a film; none of other cases."""
+    if film is None or score.frames is None:
+        return
+    columns = [getattr(score.frames, name) for name in FRAME_VALUES]
+    times = film.times_s or (None,) * len(film.numbers)
+    for frame, (number, time_s, *values) in enumerate(zip(film.numbers, times, *columns, strict=True)):
+        areas = [None if px is None or film.pixel_mm2 is None else px * film.pixel_mm2 for px in values[-2:]]
+        yield (case, score.label, frame, number, time_s, *values, *areas)
 
 
 def _over(name: str, values: Sequence[float]) -> float:
@@ -400,6 +442,7 @@ class _WrittenCase:
     notes: tuple[str, ...]
     scores: tuple[dict[str, Any], ...]
     figures: dict[str, Any] = field(default_factory=dict)
+    film: Film | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,22 +482,28 @@ def _report(written: _Written, where: str) -> Report:
     return Report(
         labels=Labels(foreground=foreground, region_order=order, ignore=written.ignore),
         metrics=metrics,
-        cases=tuple(
-            CaseScore(
-                id=case.id,
-                status="missing" if case.status == "failed" and case.notes[:1] == (NO_PREDICTION,) else case.status,
-                notes=case.notes,
-                scores=tuple(_score(row, metrics, f"{where}: case {case.id}") for row in case.scores),
-                figures={name: _number(value, f"{where}: case {case.id}") for name, value in case.figures.items()},
-            )
-            for case in written.cases
-        ),
+        cases=tuple(_case(case, metrics, f"{where}: case {case.id}") for case in written.cases),
         extra_predictions=written.extra_predictions,
         seed=written.seed,
         policy=written.policies,
         origin=written.origin,
         name=written.name,
     )
+
+
+def _case(case: _WrittenCase, metrics: tuple[str, ...], where: str) -> CaseScore:
+    scores = tuple(_score(row, metrics, where) for row in case.scores)
+    try:
+        return CaseScore(
+            id=case.id,
+            status="missing" if case.status == "failed" and case.notes[:1] == (NO_PREDICTION,) else case.status,
+            notes=case.notes,
+            scores=scores,
+            figures={name: _number(value, where) for name, value in case.figures.items()},
+            film=case.film,
+        )
+    except ValueError as error:  # frames that do not fit together
+        raise RecordError(f"{where}: {error}") from error
 
 
 def _score(row: dict[str, Any], metrics: tuple[str, ...], where: str) -> LabelScore:
@@ -469,6 +518,7 @@ def _score(row: dict[str, Any], metrics: tuple[str, ...], where: str) -> LabelSc
         voxels=from_json(Voxels, counts, f"{where}.voxels") if (counts := row.get("voxels")) else None,
         lesions=tuple(from_json(Lesion, lesion, f"{where}.lesions") for lesion in row.get("lesions", ())),
         reliability=from_json(Reliability, found, where) if (found := row.get("reliability")) else None,
+        frames=from_json(FrameScores, frames, f"{where}.frames") if (frames := row.get("frames")) else None,
     )
 
 

@@ -127,7 +127,7 @@ class Voxels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameScores:
-    """How one label of a film was met frame by frame; NaN where a value is undefined, or the frame has no mask.
+    """How one label of a film was met frame by frame; None where a value is undefined, or the frame has no mask.
 
     Args:
         dice: of each frame.
@@ -135,13 +135,21 @@ class FrameScores:
         flicker: from the frame before to each.
         prediction_px: area of the prediction, also in frames without a mask.
         reference_px: of the reference; None in these.
+
+    Raises:
+        ValueError: if they are not of the same frames.
     """
 
-    dice: tuple[float, ...]
-    boundary_f: tuple[float, ...]
-    flicker: tuple[float, ...]
+    dice: tuple[float | None, ...]
+    boundary_f: tuple[float | None, ...]
+    flicker: tuple[float | None, ...]
     prediction_px: tuple[int, ...]
     reference_px: tuple[int | None, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(each) for each in (self.dice, self.boundary_f, self.flicker, self.reference_px)}
+        if lengths != {len(self.prediction_px)}:
+            raise ValueError(f"{len(self.prediction_px)} frames need as many of every value, got {sorted(lengths)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +165,10 @@ class Film:
     numbers: tuple[int, ...]
     times_s: tuple[float, ...] | None = None
     spacing_mm: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.times_s is not None and len(self.times_s) != len(self.numbers):
+            raise ValueError(f"{len(self.numbers)} frames need as many times, got {len(self.times_s)}")
 
     @property
     def pixel_mm2(self) -> float | None:
@@ -203,6 +215,9 @@ class CaseScore:
         figures: of a registered pair, what is measured of it as a whole, by the names in
             `medmamba.evaluation.metrics.OF_PAIRS`; empty for segmentations.
         film: of a film, what its frames are called; None elsewhere.
+
+    Raises:
+        ValueError: if scores are not of the film's frames.
     """
 
     id: str
@@ -211,6 +226,11 @@ class CaseScore:
     scores: tuple[LabelScore, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
     film: Film | None = None
+
+    def __post_init__(self) -> None:
+        for score in self.scores:
+            if score.frames and (not self.film or len(score.frames.dice) != len(self.film.numbers)):
+                raise ValueError(f"{self.id}: scores of {len(score.frames.dice)} frames need as many numbers of frames")
 
 
 _EMPTY: dict[Empty, str] = {

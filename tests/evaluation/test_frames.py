@@ -132,8 +132,8 @@ def test_table_of_frames_says_the_area_also_where_there_is_no_mask() -> None:
     scores = FilmMasks.of(moving(3), reference, ONE).scores
     assert scores.prediction_px == (100, 100, 100)
     assert scores.reference_px == (100, None, 100)
-    assert [math.isnan(value) for value in scores.dice] == [False, True, False]
-    assert all(map(math.isnan, scores.flicker))
+    assert scores.dice == (1, None, 1)
+    assert scores.flicker == (None, None, None)
 
 
 def test_films_that_do_not_fit_are_refused() -> None:
