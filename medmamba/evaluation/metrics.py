@@ -460,7 +460,7 @@ OF_FILMS: dict[str, Metric] = {
     ),
     "delay_s": _of_film(
         delay_s,
-        "detection delay",
+        "detection time",
         "The same in seconds, by the times of the frames; undefined where these are not known.",
         "this software",
         higher_is_better=False,

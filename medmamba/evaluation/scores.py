@@ -151,6 +151,16 @@ class FrameScores:
         if lengths != {len(self.prediction_px)}:
             raise ValueError(f"{len(self.prediction_px)} frames need as many of every value, got {sorted(lengths)}")
 
+    def of(self, frames: slice) -> FrameScores:
+        """Those of some frames."""
+        return FrameScores(
+            dice=self.dice[frames],
+            boundary_f=self.boundary_f[frames],
+            flicker=self.flicker[frames],
+            prediction_px=self.prediction_px[frames],
+            reference_px=self.reference_px[frames],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Film:

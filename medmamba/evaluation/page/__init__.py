@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from medmamba.case import Dataset
 from medmamba.evaluation.comparison import compare
-from medmamba.evaluation.page import context, numbers, registrations
+from medmamba.evaluation.page import context, films, numbers, registrations
 from medmamba.evaluation.page import groups as grouping
 from medmamba.evaluation.page.gallery import Gallery, gather
 from medmamba.evaluation.page.parts import subjects
@@ -34,6 +34,7 @@ def write(
     subgroups: Subgroups | None = None,
     title: str = "",
     viewer: Literal["auto", "slices", "3d"] = "auto",
+    look: films.Looking | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Write reports as a page; several are compared.
@@ -50,6 +51,7 @@ def write(
         title: of the page.
         viewer: ``auto`` embeds NiiVue where the extra ``medmamba[viewer]`` is installed, for a view in 3D; ``slices``
             leaves it out, which saves 2 MB; ``3d`` demands it.
+        look: of films, reads what there is to be seen of a clip; without it there are curves alone.
         progress: told after each case that is drawn.
 
     Returns:
@@ -74,7 +76,8 @@ def write(
     grouped, words, broken_down = grouping.section(
         about, subgroups
     )  # before what takes long, as it may refuse the table
-    gallery = Gallery(cases={}) if registered else gather(about, images, progress)
+    filmed = films.gather(about, look, progress)
+    gallery = Gallery(cases={}) if registered or filmed else gather(about, images, progress)
     made = context.page(
         about,
         gallery,
@@ -83,6 +86,7 @@ def write(
         groups=(grouped, words),
         niivue=engine,
         registered=registered,
+        filmed=filmed,
     )
     whole = registered.whole.models if registered else ()
     numbers.write(about, path, comparison=comparison, groups=broken_down, whole=whole)
@@ -106,6 +110,7 @@ def _render(made: context.Page) -> str:
         undefined=StrictUndefined,
     )
     parts = resources.files("medmamba.evaluation.page") / "templates"
-    names = ("style.css", "page.js", "layers.js" if made.registrations else "viewer.js")
+    shown = "layers.js" if made.registrations else "player.js" if made.films else "viewer.js"
+    names = ("style.css", "page.js", shown)
     style, *scripts = (Markup((parts / name).read_text("utf-8")) for name in names)
     return environment.get_template("report.html.j2").render(page=made, style=style, scripts=scripts)

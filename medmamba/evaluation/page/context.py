@@ -15,7 +15,8 @@ from medmamba.errors import UsageError
 from medmamba.evaluation import agreement, breakdown, subgroups
 from medmamba.evaluation.comparison import Comparison
 from medmamba.evaluation.metrics import metric
-from medmamba.evaluation.page import figures, registrations, tables, versus
+from medmamba.evaluation.page import figures, films, registrations, tables, versus
+from medmamba.evaluation.page.films import Films
 from medmamba.evaluation.page.gallery import Gallery, Shown
 from medmamba.evaluation.page.parts import Figure, Head, Model, Section, Subjects, count, listed, without_paths
 from medmamba.evaluation.page.pictures import GHOST, PAINTS
@@ -23,7 +24,7 @@ from medmamba.evaluation.page.registrations import Registrations
 from medmamba.evaluation.page.scene import FALSE, MISSED, OTHER, RIGHT
 from medmamba.evaluation.page.summary import sentences, value_words
 from medmamba.evaluation.page.viewer import Bundle
-from medmamba.evaluation.report import PAIRS_FILE, REPORT_FILES, SUMS
+from medmamba.evaluation.report import FRAMES_FILE, PAIRS_FILE, REPORT_FILES, SUMS
 
 #: What the colours of pictures are called, and what they mean.
 KINDS = (
@@ -80,6 +81,7 @@ class Page:
     niivue: Bundle | None
     kind: str
     registrations: Registrations | None
+    films: Films | None
     script_data: dict[str, Any] = field(repr=False)
     volumes: tuple[tuple[int, dict[str, Any]], ...] = field(repr=False)
 
@@ -93,6 +95,7 @@ def page(
     groups: tuple[Section | None, list[Markup]],
     niivue: Bundle | None,
     registered: Registrations | None = None,
+    filmed: Films | None = None,
 ) -> Page:
     """Put the page together.
 
@@ -104,6 +107,7 @@ def page(
         groups: the section on groups of cases, and what to say of them at the top.
         niivue: for the viewer; None to do without.
         registered: what there is of registrations, whose comparison stands for that of label maps.
+        filmed: what there is of films, which stands for the gallery.
     """
     if registered:
         return _of_registrations(about, registered, title=title, groups=groups)
@@ -115,24 +119,28 @@ def page(
         title=title or _title(about),
         date=_date(),
         version=version("medmamba"),
-        facts=tuple(_facts(about)),
-        summary=tuple((model, tuple(sentences(about, model))) for model in about.models),
+        facts=tuple(_facts(about, cases="films" if filmed else "cases")),
+        summary=tuple((model, tuple(_sentences(about, model, filmed))) for model in about.models),
         group_words=tuple(group_words),
         verdict=tuple(versus.verdict(about, comparison)) if comparison else (),
         forests=tuple(figures.forests(about)),
         legend=figures.legend(about),
         sections=(*_sections(about), *([grouped] if grouped else [])),
         pictures=_pictures(about, gallery),
-        picture_notes=gallery.notes,
+        picture_notes=filmed.notes if filmed else gallery.notes,
         picture_ground=_ground(gallery.channel),
-        kinds=tuple(_kinds(gallery)),
+        kinds=tuple(_kinds(filmed is not None or gallery.others)),
         comparison=versus.section(about, comparison) if comparison else None,
         metric_heads=tuple((name, tables.metric_head(name)) for name in about.metrics),
-        methods=tuple(_methods(about, comparison, grouped)),
+        methods=(
+            *([("Films", films.METHODS)] if filmed else []),
+            *_methods(about, comparison, grouped, pictures=films.PICTURES if filmed else SEGMENTED),
+        ),
         provenance=tuple((model, tuple(_provenance(model))) for model in about.models),
         niivue=niivue if volumes else None,
         kind="Evaluation report",
         registrations=None,
+        films=filmed,
         script_data=_script_data(about, [number for number, _ in volumes]),
         volumes=volumes,
     )
@@ -169,6 +177,7 @@ def _of_registrations(
         niivue=None,
         kind="Registration report",
         registrations=registered,
+        films=None,
         script_data=_script_data(about, []),
         volumes=(),
     )
@@ -220,8 +229,13 @@ def _ground(channel: str | None) -> str:
     return f"on the image ({channel})" if channel else "on the image"
 
 
-def _kinds(gallery: Gallery) -> Iterable[tuple[str, str, str]]:
-    others = any(each.others for shown in gallery.cases.values() for each in shown.montages)
+def _sentences(about: Subjects, model: Model, filmed: Films | None) -> Iterable[Markup]:
+    yield from sentences(about, model)
+    if filmed:
+        yield from films.sentences(model)
+
+
+def _kinds(others: bool) -> Iterable[tuple[str, str, str]]:
     for kind, name, words in KINDS:
         if kind != OTHER or others:
             colour, opacity = PAINTS[kind]
@@ -299,9 +313,9 @@ def _methods(
     else:
         for model, words in zip(about.models, policies, strict=True):
             yield f"What becomes of values that are no plain numbers: {model.name}", words
-    own = [metric(name).title for name in about.metrics if metric(name).own_policy]
-    if own:
-        yield "Metrics that decide this themselves", (listed(own, len(own)),)
+    deciding = [metric(name).title for name in about.metrics if metric(name).own_policy]
+    if deciding:
+        yield "Metrics that decide this themselves", (listed(deciding, len(deciding)),)
     seeds = sorted({model.report.seed for model in about.models})
     yield "Statistics", (*SUMS, f"Seed of the bootstrap: {', '.join(map(str, seeds))}.")
     if pictures is SEGMENTED:
@@ -311,7 +325,8 @@ def _methods(
     if comparison:
         yield "Comparison of models", comparison.methods
     yield "Pictures", pictures
-    files = REPORT_FILES if pictures is SEGMENTED else (*REPORT_FILES[:2], PAIRS_FILE)
+    own = PAIRS_FILE if pictures is REGISTERED else FRAMES_FILE if pictures is films.PICTURES else REPORT_FILES[2]
+    files = (*REPORT_FILES[:2], own)
     yield (
         "Files beside this page",
         (

@@ -66,6 +66,11 @@ class Gallery:
     notes: tuple[str, ...] = ()
     channel: str | None = None
 
+    @property
+    def others(self) -> bool:
+        """Whether a structure was taken for another one in some picture."""
+        return any(each.others for shown in self.cases.values() for each in shown.montages)
+
 
 def gather(about: Subjects, images: Dataset | Path | None, progress: Progress) -> Gallery:
     """Read the cases that are worth a look and draw them; what is not at hand is told."""

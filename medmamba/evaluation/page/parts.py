@@ -77,7 +77,7 @@ class Figure:
     """A plot and what it shows."""
 
     svg: Markup
-    caption: str
+    caption: str | Markup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,9 @@ class Subjects:
 
     @property
     def case(self) -> str:
-        """What is scored: a case, or a pair of images that were registered."""
+        """What is scored: a case, a pair of images that were registered, or a film."""
+        if any(model.report.films for model in self.models):
+            return "film"
         return "pair" if any(model.report.figures for model in self.models) else "case"
 
     @property

@@ -363,6 +363,54 @@ def steps(
     return _svg(bottom + 54, title, [*parts, _text((left + right) / 2, bottom + 50, across, "axis", "middle")])
 
 
+def timeline(
+    lines: Sequence[tuple[str, Sequence[float | None]]],
+    times: Sequence[float],
+    *,
+    title: str,
+    across: str,
+    up: str,
+    share: bool,
+) -> Markup:
+    """Values over the frames of a film, with gaps where there is none.
+
+    Args:
+        lines: classes of the style sheet, and a value for each frame.
+        times: of each frame, or its number.
+        title: read out.
+        across: name of the axis to the right.
+        up: name of the other.
+        share: whether values lie between 0 and 1.
+    """
+    left, right, top, bottom = 52.0, WIDTH - 14.0, 24.0, 192.0
+    known = [value for _, values in lines for value in values if value is not None]
+    x = Scale(times[0], max(times[-1], times[0] + 1e-3), left, right, right)
+    y = Scale(0.0, 1.0, bottom, top, top) if share else _scale([0.0, *known], bottom, top, zero=True)
+    parts = [*_bottom_axis(x, top, bottom, across), *_left_axis(y, left, right, up)]
+    for kind, values in lines:
+        for piece in _pieces(values):
+            places = [(x(times[frame]), y(value)) for frame, value in piece]
+            path = " ".join(f"{across},{height}" for across, height in places)
+            if len(places) > 1:
+                parts += [Markup('<polyline points="{}" class="curve {}"/>').format(path, kind)]
+            else:
+                parts += [Markup('<circle cx="{}" cy="{}" r="2.2" class="dot {}"/>').format(*places[0], kind)]
+    return _svg(bottom + 38, title, parts)
+
+
+def _pieces(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
+    """Frames in a row that have a value."""
+    found: list[list[tuple[int, float]]] = []
+    for frame, value in enumerate(values):
+        if value is None:
+            continue
+        if found and found[-1][-1][0] == frame - 1:
+            found[-1].append((frame, value))
+        else:
+            found.append([(frame, value)])
+    return found
+
+
 def curves(lines: Sequence[tuple[int, Sequence[tuple[float, float]]]], *, title: str, across: str, up: str) -> Markup:
     """Lines through points between 0 and 1 on both axes, with the diagonal that a reliable network follows."""
     left, right, top, bottom = 52.0, WIDTH - 14.0, 24.0, 292.0

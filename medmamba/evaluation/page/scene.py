@@ -109,7 +109,7 @@ def read_scene(subject: Subject) -> Scene:
     image = _image(subject, reference, order, flips)
     seen = np.logical_or.reduce([part != 0 for part in (*whole, image) if part is not None])
     box = box_around(seen)
-    expected, *predicted = (None if part is None else _places(part[box], subject.labels) for part in whole)
+    expected, *predicted = (None if part is None else places_of(part[box], subject.labels) for part in whole)
     assert expected is not None
     ignore = subject.labels.ignore
     return Scene(
@@ -134,8 +134,8 @@ def _on_grid(path: Path | None, reference: Volume) -> Volume | None:
     return None if prediction.geometry.apart(reference.geometry) else prediction
 
 
-def _places(array: NDArray[Any], labels: Labels) -> Map:
-    """Each voxel's place among the allowed values; background for values that no label has."""
+def places_of(array: NDArray[Any], labels: Labels) -> Map:
+    """Of any shape, each voxel's place among the allowed values; background for values that no label has."""
     known = np.array(labels.allowed_values)
     places = np.searchsorted(known, array).clip(max=len(known) - 1)
     return np.where(known[places] == array, np.array(_alike(labels))[places], 0).astype(np.uint8, order="C")

@@ -3,12 +3,21 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE_ROWS = 60;
 const PAPER_ROWS = 240;
+// What a place in a mask is, as scene.py has it.
+const [NOTHING, RIGHT, MISSED, FALSE, OTHER] = [0, 1, 2, 3, 4];
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
+}
+
+// Bytes that were gzipped and written in base64.
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 // What a cell is sorted by: its number, with words for what is none; text where it holds no number.

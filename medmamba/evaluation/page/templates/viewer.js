@@ -5,15 +5,8 @@ const VIEWS = [
   { name: "coronal", across: 0, up: 2, through: 1 },
   { name: "sagittal", across: 1, up: 2, through: 0 },
 ];
-const [NOTHING, RIGHT, MISSED, FALSE, OTHER] = [0, 1, 2, 3, 4];
 const viewer = document.getElementById("viewer");
 const state = { number: null, model: 0, label: -1, opacity: 1, at: [0, 0, 0], solid: false };
-
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
 
 // The image on the masks' grid: the nearest of the voxels that were kept.
 function expanded(small, shape, step) {
