@@ -88,6 +88,23 @@ def test_flicker_is_what_changes_and_the_reference_does_not() -> None:
     assert measured(one_row, still)["flicker"] == (4 + 4) / (4 * 16)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_flicker_is_that_of_pixels_counted_one_by_one(seed: int) -> None:
+    reference, prediction = moving(5, seed=seed), moving(5, seed=seed + 10)
+    reference[3] = UNLABELLED
+    reference[:, :4, :4] = np.where(reference[:, :4, :4] < 0, UNLABELLED, 9)
+    other = held = 0
+    for before, after in ((0, 1), (1, 2)):
+        for row, column in np.ndindex(32, 32):
+            there = [int(reference[frame, row, column]) for frame in (before, after)]
+            said = [int(prediction[frame, row, column]) for frame in (before, after)]
+            if 9 in there:
+                continue
+            held += 1 in there or 1 in said
+            other += (said[0] == 1) != (said[1] == 1) and [each == 1 for each in said] != [each == 1 for each in there]
+    assert measured(prediction, reference, ignore=9)["flicker"] == other / held
+
+
 def test_flicker_counts_a_change_that_goes_against_that_of_the_reference() -> None:
     reference, prediction = np.zeros((2, 2, 4, 4), dtype=np.int16)
     reference[1, 0], prediction[0, 0] = 1, 1

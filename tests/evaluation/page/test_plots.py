@@ -30,3 +30,28 @@ def test_words_of_lines_stand_beside_the_points_and_not_on_each_other() -> None:
     words = {word: float(x) for x, word in re.findall(r'<text x="([\d.]+)"[^>]*>(bias 1.00|1.01|3.00)<', drawn)}
     assert set(words) == {"bias 1.00", "3.00"}
     assert max(float(x) for x in re.findall(r'<circle cx="([\d.]+)"', drawn)) + 3.6 < min(words.values())
+
+
+def test_curves_over_time_have_gaps_and_a_lonely_value_is_a_point() -> None:
+    drawn = str(
+        plots.timeline(
+            [("c0", [0.5, 1.0, None, 0.0]), ("c1 there", [None] * 4)],
+            [0.0, 0.1, 0.2, 0.5],
+            title="t",
+            across="time (s)",
+            up="Dice",
+            share=True,
+        )
+    )
+    lines = re.findall(r'<polyline points="([^"]*)" class="curve ([^"]*)"', drawn)
+    assert [(len(points.split()), kind) for points, kind in lines] == [(2, "c0")]
+    (x, y), (right, top) = ([float(part) for part in point.split(",")] for point in lines[0][0].split())
+    assert re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawn) == [
+        (f"{52 + (right - x) * 5:.1f}", f"{2 * y - top:.1f}")
+    ]
+
+
+@pytest.mark.parametrize("values", [[0.5], [None]])
+def test_curve_of_a_single_frame_is_drawn(values: list[float | None]) -> None:
+    drawn = str(plots.timeline([("c0", values)], [7], title="t", across="n", up="Dice", share=True))
+    assert drawn.count("<circle") == sum(value is not None for value in values)
