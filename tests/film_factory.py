@@ -54,8 +54,9 @@ def write_frames(values: Values, folder: Path, numbers: Sequence[int] = ()) -> P
     return folder
 
 
-def read_masks(folder: Path) -> FilmLabels:
-    """What `write_masks` wrote."""
+def read_masks(clip: str, folder: Path) -> FilmLabels:
+    """What `write_masks` wrote of a clip."""
+    assert folder.name == clip
     files = sorted(folder.glob("*.png"), key=lambda file: int(file.stem))
     values = np.stack([np.asarray(Image.open(file)) for file in files]).astype(np.int16)
     return labels_of(values, [int(file.stem) for file in files])

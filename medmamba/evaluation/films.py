@@ -61,8 +61,8 @@ class FilmLabels:
         return np.asarray((self.values != UNLABELLED).any(axis=(1, 2)))
 
 
-#: What reads the masks of a film.
-Reading = Callable[[Path], FilmLabels]
+#: What reads masks of a clip, by its id and where they lie.
+Reading = Callable[[str, Path], FilmLabels]
 
 
 def evaluate_films(
@@ -84,7 +84,7 @@ def evaluate_films(
     Args:
         pairs: files or folders of masks, of the reference and the prediction.
         labels: the structures to score. Pixels with the ignore value in the reference count in neither mask.
-        read: the masks of one.
+        read: the masks of one clip.
         metrics: of `medmamba.evaluation.metrics.OF_FILMS` and `COUNTING`. Without times in any clip, what is told in
             seconds is left out.
         policy: as for `medmamba.evaluation.evaluate.evaluate`; frames in which both masks are empty follow ``empty``.
@@ -143,7 +143,7 @@ class _Asked:
 
 def _score_pair(pair: Match, read: Reading, asked: _Asked) -> CaseScore:
     try:
-        reference = read(pair.reference)
+        reference = read(pair.id, pair.reference)
         _check_reference(pair, reference, asked.labels)
     except (DataError, OSError) as error:
         return CaseScore(id=pair.id, status="failed", notes=(f"reference: {in_words(error)}",))
@@ -151,7 +151,7 @@ def _score_pair(pair: Match, read: Reading, asked: _Asked) -> CaseScore:
         status: Status = "skipped" if asked.policy.missing == "skip" else "missing"
         return _unusable(pair, NO_PREDICTION, reference, asked, status)
     try:
-        prediction = read(pair.prediction)
+        prediction = read(pair.id, pair.prediction)
         ours, theirs, film = aligned(prediction, reference)
     except (DataError, OSError) as error:
         return _unusable(pair, f"prediction: {in_words(error)}", reference, asked)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import io as streams
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,13 @@ class Sight:
     """What there is to be seen of a clip.
 
     Args:
-        pictures: (T, H, W, C) from 0 to 255, of one channel or three; None where the film is not at hand.
+        pictures: gives the frames, (H, W, C) of one channel or three, as often as it is asked; None where the film is
+            not at hand.
         reference: (T, H, W) values, `medmamba.clip.UNLABELLED` in frames without a mask.
         predictions: likewise, one per report; None where there is none.
     """
 
-    pictures: NDArray[np.uint8] | None
+    pictures: Callable[[], Iterable[NDArray[np.uint8]]] | None
     reference: Values
     predictions: tuple[Values | None, ...]
 
@@ -106,8 +108,6 @@ def pack(
     masks = [sight.reference, *(each for each in sight.predictions if each is not None)]
     if any(each.shape != sight.reference.shape for each in masks) or len(sight.reference) != len(film.numbers):
         raise ValueError(f"masks of one film have one shape, got {[each.shape for each in masks]}")
-    if sight.pictures is not None and sight.pictures.shape[:3] != sight.reference.shape:
-        raise ValueError(f"pictures of {sight.pictures.shape} do not fit masks of {sight.reference.shape}")
     if len(labels.allowed_values) >= UNMASKED:
         return None
     shown = shown_frames(scores, len(film.numbers))
@@ -139,6 +139,7 @@ def _packed(
 ) -> Player:
     rows, columns = (_kept(size, side, max(sight.reference.shape[1:])) for size in sight.reference.shape[1:])
     size = (len(rows), len(columns))
+    frames = None if sight.pictures is None else islice(sight.pictures(), shown.start, shown.stop)
 
     def masks(values: Values) -> str:
         part = values[shown][:, rows][:, :, columns]
@@ -151,7 +152,7 @@ def _packed(
         first=shown.start,
         frames=len(film.numbers),
         size=size,
-        pictures=None if sight.pictures is None else tuple(_data_url(each, size) for each in sight.pictures[shown]),
+        pictures=None if frames is None else tuple(_data_url(each, size) for each in frames),
         reference=masks(sight.reference),
         predictions=tuple(None if each is None else masks(each) for each in sight.predictions),
         scores=tuple(tuple(None if each is None else each.of(shown) for each in labels) for labels in scores),

@@ -42,7 +42,7 @@ def scored(name: str, shift: int, clips: int = 2) -> Report:
 
 def look(clip: str) -> Sight:
     grey = np.stack([np.full((40, 48, 1), 20 * frame, dtype=np.uint8) for frame in range(6)])
-    return Sight(pictures=grey, reference=reference(), predictions=(moving(shift=int(clip[-1])), None))
+    return Sight(pictures=lambda: grey, reference=reference(), predictions=(moving(shift=int(clip[-1])), None))
 
 
 def facts(page: Parsed, number: int = 0) -> dict[str, object]:
@@ -112,7 +112,7 @@ def test_large_films_become_smaller_until_they_fit() -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (6, 400, 500, 3)).astype(np.uint8)
     values = moving(shape=(400, 500))
-    sight = Sight(pictures=noise, reference=values, predictions=(values,))
+    sight = Sight(pictures=lambda: noise, reference=values, predictions=(values,))
     sizes = [made.size if made else None for made in (packed(sight), packed(sight, 500_000), packed(sight, 1000))]
     assert sizes == [(307, 384), (205, 256), None]
 

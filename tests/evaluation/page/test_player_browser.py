@@ -45,7 +45,7 @@ def grey(frame: int) -> int:
 
 def look(clip: str) -> Sight:
     pictures = np.stack([np.full((40, 48, 1), grey(frame), dtype=np.uint8) for frame in range(FRAMES)])
-    return Sight(pictures=pictures, reference=reference(), predictions=(prediction(1), prediction(3)))
+    return Sight(pictures=lambda: pictures, reference=reference(), predictions=(prediction(1), prediction(3)))
 
 
 @pytest.fixture(scope="module")
