@@ -419,8 +419,8 @@ def _of_film(measure: Callable[[FilmMasks], float], title: str, definition: str,
     )
 
 
-_MASKED = "Mean over the frames of a film that have a reference mask, of "
-_UNDEFINED = "0 if one mask of a frame is empty, left out if both are."
+_MASKED = "Mean over the frames of a film that have a reference mask, undefined ones left out, of "
+_UNDEFINED = f"a frame is 0 if one mask is empty, {BOTH_EMPTY} are."
 #: What is measured of films, by name; `metric` knows these too, and no mask of a single image has them.
 OF_FILMS: dict[str, Metric] = {
     "frame_dice": _of_film(

@@ -151,6 +151,8 @@ def test_frames_in_which_both_are_empty_follow_the_policy(tmp_path: Path) -> Non
         for empty in ("undefined", "perfect")
     }  # fmt: skip
     assert by_policy["perfect"] == pytest.approx((1 + by_policy["undefined"]) / 2)
+    assert "undefined if both are" in OF_FILMS["frame_dice"].defined(Policy())
+    assert "1 if both are" in OF_FILMS["frame_dice"].defined(Policy(empty="perfect"))
 
 
 def test_metrics_that_films_do_not_have_are_refused(tmp_path: Path) -> None:
