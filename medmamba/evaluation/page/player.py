@@ -27,8 +27,11 @@ MOST_FRAMES = 600
 #: The longer side of a picture, in pixels, and of those that take the place of ones that would take too much.
 SIDES = (384, 256, 160)
 QUALITY = 72
-#: Colours of labels, by Okabe and Ito, which people with any colour vision can tell apart; more labels share them.
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+#: Colours of labels, by Okabe and Ito and by Tol, none of which is one of an error's; more labels share them.
+COLOURS = (
+    (230, 159, 0), (0, 114, 178), (68, 170, 153), (204, 121, 167),
+    (136, 34, 85), (153, 153, 51), (102, 85, 180), (221, 204, 119),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
