@@ -279,7 +279,7 @@ def _measure(row: Metric, masks: FilmMasks, asked: _Asked) -> float:
 def _unusable(pair: Match, reason: str, reference: FilmLabels, asked: _Asked, status: Status = "failed") -> CaseScore:
     """A clip whose prediction cannot be used: the worst values, but for what is undefined of an empty one."""
     if asked.policy.missing != "fail":
-        return CaseScore(id=pair.id, status=status, notes=(reason,))
+        return CaseScore(id=pair.id, status=status, notes=(reason,), film=reference.film)
     nothing = np.zeros_like(reference.values)
     of_nothing = _scores(nothing, reference.values, reference.film, asked)
     rows = [metric(name) for name in asked.metrics]
@@ -291,4 +291,5 @@ def _unusable(pair: Match, reason: str, reference: FilmLabels, asked: _Asked, st
         )
         return LabelScore(label=score.label, values=values)
 
-    return CaseScore(id=pair.id, status=status, notes=(reason,), scores=tuple(map(worst, of_nothing)))
+    scores = tuple(map(worst, of_nothing))
+    return CaseScore(id=pair.id, status=status, notes=(reason,), scores=scores, film=reference.film)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from medmamba.clip import UNLABELLED
 from medmamba.errors import DataError
-from medmamba.evaluation.films import score_film
+from medmamba.evaluation.films import FilmLabels, evaluate_films, score_film
+from medmamba.evaluation.matching import Match
 from medmamba.evaluation.page import player
 from medmamba.evaluation.page.player import MOST_FRAMES, UNMASKED, Player, Sight, pack, shown_frames
 from medmamba.evaluation.report import Report
@@ -128,6 +129,20 @@ def test_long_films_are_stepped_through_around_their_worst_frame() -> None:
     assert shown_frames([[scores, None]], frames) == slice(MOST_FRAMES, frames)
     assert shown_frames([[None]], frames) == slice(0, MOST_FRAMES)
     assert shown_frames([[scores]], 30) == slice(0, 30)
+
+
+def test_film_without_prediction_is_shown_with_its_reference(tmp_path: Path) -> None:
+    def read(clip: str, path: Path) -> FilmLabels:
+        return FilmLabels(values=reference(), film=FILM)
+
+    lost = evaluate_films([Match(id="clip_0", reference=tmp_path, prediction=None)], TWO, read, metrics=METRICS)
+    page = parsed(
+        lost, folder=tmp_path, look=lambda clip: Sight(pictures=None, reference=reference(), predictions=(None,))
+    )
+    shown = facts(page)
+    assert shown["predictions"] == [None]
+    assert shown["pictures"] is None
+    assert "1 film without a usable prediction" in page.words
 
 
 def test_page_without_files_has_curves_and_says_why_there_is_no_player(tmp_path: Path) -> None:
