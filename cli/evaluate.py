@@ -41,7 +41,8 @@ def evaluate(
         Path,
         typer.Argument(
             exists=True,
-            help="Segmentation to judge, or a folder of them; or a folder that `medmamba register` wrote.",
+            help="Segmentation to judge, or a folder of them, of films as well; or a folder that `medmamba register` "
+            "wrote.",
             show_default=False,
         ),
     ],
@@ -49,8 +50,8 @@ def evaluate(
         Path | None,
         typer.Argument(
             exists=True,
-            help="Reference segmentation, a folder of them, or a data set, whose training labels are taken. None for "
-            "registrations, whose label maps their record names.",
+            help="Reference segmentation, a folder of them, or a data set, whose training labels are taken; of films a "
+            "data set. None for registrations, whose label maps their record names.",
             show_default=False,
         ),
     ] = None,
@@ -176,6 +177,10 @@ def evaluate(
     Dice, median HD95, folding, spread of log Jacobians, inverse consistency and error of landmarks in mm, seconds,
     memory. before.json and pairs.csv are written as well.
 
+    Of films, masks are compared frame by frame where the reference has one: Dice and boundary F over frames, flicker
+    that the reference does not explain, the delay of detection, and Dice over all pixels of a film. frames.csv has a
+    line for each frame, and a page a player.
+
     Folders of nnUNetv2_predict are taken as they lie; probabilities that it saved beside the segmentations tell
     how well a network knows what it knows: --metric ece.
 
@@ -192,12 +197,13 @@ def evaluate(
         medmamba evaluate mine.nii.gz theirs.nii.gz --json
 
         medmamba evaluate registered/ --least-ml 1 --report registered.html
+
+        medmamba evaluate predicted_films/ data/endoscopy --report films.html
     """
     from medmamba.evaluation.metrics import expand
     from medmamba.evaluation.scores import Policy
     from medmamba.io import is_image
 
-    expand(metric or ())  # a wrong name is told before anything is read
     asked = _Asked(
         prediction=prediction,
         reference=reference,
@@ -208,6 +214,8 @@ def evaluate(
         name=name,
         workers=workers,
     )
+    if not asked.of_films:
+        expand(metric or ())  # a wrong name is told before anything is read
     folder = output or (prediction.parent if is_image(prediction) else prediction)
     read = [path for path in (reference, labels and Path(labels), images, subgroups) if path and path.exists()]
     asked.check(folder, read, summary_json=summary_json)
@@ -253,10 +261,17 @@ class _Asked:
 
         return is_registered(self.prediction)
 
+    @property
+    def of_films(self) -> bool:
+        """Whether these are masks of films."""
+        from medmamba.evaluation.film_files import films_of
+
+        return self.reference is not None and not self.registered and films_of(self.reference) is not None
+
     def check(self, folder: Path, read: list[Path], *, summary_json: bool) -> None:
         """Refuse what does not go together, and a folder that is no place to write to."""
         from medmamba.evaluation import nnunet_summary, registered_folder
-        from medmamba.evaluation.report import PAIRS_FILE, REPORT_FILES
+        from medmamba.evaluation.report import FRAMES_FILE, PAIRS_FILE, REPORT_FILES
         from medmamba.io.places import check_output_folder
 
         if self.registered:
@@ -270,7 +285,10 @@ class _Asked:
                 f"{self.prediction} is no folder that `medmamba register` wrote: "
                 f"{'leave out --least-ml' if self.reference else 'name what it is to be compared with'}"
             )
-        extra = (PAIRS_FILE, registered_folder.BEFORE_FILE) if self.registered else ()
+        if self.of_films and summary_json:
+            raise UsageError("a summary as nnU-Net writes it is of images, and not of films: leave out --summary-json")
+        extra = [PAIRS_FILE, registered_folder.BEFORE_FILE] if self.registered else []
+        extra += [FRAMES_FILE] if self.of_films else []
         written = (*REPORT_FILES, *extra, *([nnunet_summary.SUMMARY] if summary_json else []))
         check_output_folder(
             folder,
@@ -282,6 +300,7 @@ class _Asked:
     def evaluate(self) -> tuple[tuple[Report, ...], Matches | None]:
         """The report, with that of the same pairs before registration behind it, and what was compared with what."""
         from medmamba.evaluation.evaluate import evaluate_files
+        from medmamba.evaluation.film_files import evaluate_film_files
 
         how: dict[str, Any] = {
             "labels": self.labels, "metrics": self.metrics, "policy": self.policy, "name": self.name,
@@ -291,7 +310,8 @@ class _Asked:
             from medmamba.evaluation.registered import evaluate_registrations  # with torch
 
             return evaluate_registrations(self.prediction, least_ml=self.least_ml, **how), None
-        report, matches = evaluate_files(self.prediction, self.reference, **how)
+        compare = evaluate_film_files if self.of_films else evaluate_files
+        report, matches = compare(self.prediction, self.reference, **how)
         return (report,), matches
 
     def save(

@@ -49,6 +49,7 @@ WITHIN = {
     "evaluation": (
         "sources page",
         "registered",
+        "film_files",
         "evaluate films comparison breakdown subgroups nnunet_summary landmarks registered_folder registered_labels",
         "report probabilities maps meaning",
         "metrics",

@@ -51,7 +51,7 @@ def write(
         title: of the page.
         viewer: ``auto`` embeds NiiVue where the extra ``medmamba[viewer]`` is installed, for a view in 3D; ``slices``
             leaves it out, which saves 2 MB; ``3d`` demands it.
-        look: of films, reads what there is to be seen of a clip; without it there are curves alone.
+        look: of films, reads what there is to be seen of a clip; None to read the files that the reports were made of.
         progress: told after each case that is drawn.
 
     Returns:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from markupsafe import Markup
 
+from medmamba.case import Case
 from medmamba.errors import DataError
+from medmamba.evaluation.film_files import FilmFiles, dataset_of_films, films_of, match_films
 from medmamba.evaluation.page import plots
 from medmamba.evaluation.page.gallery import choose
 from medmamba.evaluation.page.parts import Figure, Model, Subjects, count
@@ -17,6 +22,8 @@ from medmamba.evaluation.page.summary import order, value_words
 from medmamba.evaluation.scores import Film, FrameScores
 from medmamba.files import in_words
 from medmamba.progress import Progress
+
+log = logging.getLogger(__name__)
 
 #: What players may take together.
 PLAYER_BYTES = 24_000_000
@@ -85,6 +92,7 @@ def gather(about: Subjects, look: Looking | None, progress: Progress) -> Films |
     chosen = [(name.replace("cases", "films"), [clip for clip in clips if clip in films])
               for name, clips in choose(order(about))]  # fmt: skip
     wanted = [clip for _, clips in chosen for clip in clips]
+    look = look or _at_hand(about)
     cards: dict[str, Card] = {}
     notes: list[str] = []
     for clip in progress(wanted, title="Drawing films", total=len(wanted)):
@@ -107,6 +115,41 @@ def gather(about: Subjects, look: Looking | None, progress: Progress) -> Films |
                       for number, name in enumerate(about.labels)),
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+def _at_hand(about: Subjects) -> Looking | None:
+    """Looks at the files that the reports were made of; None where they are not where these say any more."""
+    origins = [model.report.origin for model in about.models]
+    reference = next((each.reference for each in origins if each.reference and films_of(each.reference)), None)
+    if reference is None:
+        return None
+    try:
+        cases = dataset_of_films(reference).training
+        predicted = [_predicted(each.prediction, cases) for each in origins]
+    except (DataError, OSError) as error:
+        log.info("no players: %s", in_words(error))
+        return None
+    files, references = FilmFiles.of(cases), {case.id: case.label for case in cases}
+
+    def look(clip: str) -> Sight | None:
+        label = references.get(clip)
+        if label is None:
+            return None
+        ours = [each.get(clip) for each in predicted]
+        return Sight(
+            pictures=partial(files.pictures, clip),
+            reference=files(clip, label).values,
+            predictions=tuple(None if path is None else files(clip, path).values for path in ours),
+        )
+
+    return look
+
+
+def _predicted(folder: Path | None, cases: Sequence[Case]) -> dict[str, Path | None]:
+    """The masks of each film in a folder of predictions; none where that is not known."""
+    if folder is None:
+        return {}
+    return {pair.id: pair.prediction for pair in match_films(folder, cases).pairs}
 
 
 def _scores(model: Model, clip: str, labels: Sequence[str]) -> tuple[FrameScores | None, ...]:
