@@ -226,7 +226,7 @@ def test_plain_labels_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"neither a dataset\.json"):
+    with pytest.raises(DatasetError, match=r"is no data set: it has neither .* nor a dataset\.json"):
         open_dataset(tmp_path)
     with pytest.raises(FileNotFoundError, match="absent"):
         open_dataset(tmp_path / "absent")
